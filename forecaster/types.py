@@ -213,13 +213,10 @@ class Forecast:
         share = (steps - self.horizons[low]) / (self.horizons[high] - self.horizons[low])
         return below + share * (_quantile_at(self.values[high], z) - below)
 
-    def peak(self, start: datetime, end: datetime, *, z: float) -> float:
-        """The highest quantile at score `z` over [start, end], both ends and every grid point between them."""
-        inside = (
-            self.issued_at + timedelta(seconds=(h - 1) * self.step_s)
-            for h in self.horizons
-        )
-        return max(self.quantile(at, z=z) for at in (start, end, *(t for t in inside if start < t < end)))
+    def grid_between(self, start: datetime, end: datetime) -> tuple[datetime, ...]:
+        """`start`, `end`, and the starts of the grid's bins strictly between: where a span's peak can lie."""
+        inside = (self.issued_at + timedelta(seconds=(h - 1) * self.step_s) for h in self.horizons)
+        return (start, *(at for at in inside if start < at < end), end)
 
 
 def _quantile_at(levels: tuple[float, ...], z: float) -> float:
@@ -282,4 +279,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def floor_to_step(moment: datetime, step: timedelta = STEP) -> datetime:
     """The start of the bin that holds `moment`."""
     require_utc(moment, "moment")
-    return moment - (moment - EPOCH) % step
+    into_bin: timedelta = (moment - EPOCH) % step
+    start: datetime = moment - into_bin
+    return start

@@ -1,0 +1,94 @@
+"""What every model's answer has to look like, and how a model without quantiles of its own gets them.
+
+Decides nothing about the future: it turns a point forecast and the errors that the same rule made over the last day
+into quantiles, keeps quantiles in order, and scores them. All error arithmetic is done on square roots (see
+`preprocess.roots`), so that it neither knows the unit nor ever answers a negative demand.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from forecaster.preprocess import bins_in
+from forecaster.types import LEVELS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from forecaster.types import FloatArray
+
+QUANTILE_LEVELS: FloatArray = np.array(LEVELS)
+UPPER_LEVELS: FloatArray = QUANTILE_LEVELS[1:]
+
+RESIDUAL_SPAN = timedelta(days=1)
+"""How far back errors count: one whole day, so that night and noon are both in."""
+
+RESIDUAL_STRIDE = timedelta(minutes=10)
+"""Distance of the origins whose errors are kept: 144 a day. Neighbouring minutes repeat the same error."""
+
+MIN_RESIDUALS = 12
+"""Fewer errors than these say nothing about a 95 % quantile: no opinion."""
+
+STALE_SPAN = timedelta(minutes=30)
+"""A series of which nothing is known for this long gets no forecast: yesterday's shape is not a measurement."""
+
+
+def residual_span_bins(step: timedelta, horizons: tuple[int, ...]) -> int:
+    """Bins before the panel's end that `past_origins` may touch, targets included."""
+    return bins_in(RESIDUAL_SPAN, step) + max(horizons) + 1
+
+
+def past_origins(bins: int, step: timedelta, horizons: tuple[int, ...]) -> NDArray[np.int64]:
+    """Columns (of a panel with `bins` columns) from which a forecast of every horizon could be checked by now.
+
+    Newest first, `RESIDUAL_STRIDE` apart, at most `RESIDUAL_SPAN` back. Origin o knows columns ≤ o; its horizon h
+    is column o + h.
+    """
+    newest = bins - 1 - max(horizons)
+    oldest = max(0, newest - bins_in(RESIDUAL_SPAN, step) + 1)
+    return np.arange(newest, oldest - 1, -bins_in(RESIDUAL_STRIDE, step), dtype=np.int64)
+
+
+def from_residuals(points: FloatArray, residuals: FloatArray) -> FloatArray:
+    """Quantiles around a point forecast from the errors of earlier ones.
+
+    `points` (series, horizons) and `residuals` (series, horizons, origins), truth minus forecast, are roots;
+    NaN residuals are unknown. The median is the point itself; the level τ adds the error of rank ⌈(n + 1)·τ⌉ (the
+    split-conformal rank: with 144 errors the .95 quantile is the 138th and the .99 quantile the largest).
+    Answers (series, horizons, levels) in the series' own unit; NaN where fewer than `MIN_RESIDUALS` are known.
+    """
+    ordered = np.sort(residuals, axis=-1)  # NaN sorts last
+    known = np.isfinite(residuals).sum(axis=-1)
+    rank = np.ceil((known[..., None] + 1) * UPPER_LEVELS).astype(np.int64)
+    rank = np.clip(np.minimum(rank, known[..., None]) - 1, 0, None)
+    if residuals.shape[-1]:
+        above = np.maximum(np.take_along_axis(ordered, rank, axis=-1), 0.0)
+    else:
+        above = np.full((*points.shape, UPPER_LEVELS.size), np.nan)
+    above[known < MIN_RESIDUALS] = np.nan
+    root = np.concatenate([points[..., None], points[..., None] + above], axis=-1)
+    return settled(np.square(np.maximum(root, 0.0)))
+
+
+def settled(values: FloatArray) -> FloatArray:
+    """Quantiles made fit for the contract: ≥ 0, non-decreasing along the levels, whole rows NaN if any is unsound.
+
+    `values` has shape (series, horizons, levels). A series with one bad number is a series without an opinion.
+    """
+    ordered: FloatArray = np.maximum.accumulate(np.maximum(values, 0.0), axis=-1)
+    ordered[~np.isfinite(ordered).all(axis=(1, 2))] = np.nan
+    return ordered
+
+
+def no_opinion(series: int, horizons: tuple[int, ...]) -> FloatArray:
+    """An all-NaN answer: the model says nothing about these series."""
+    return np.full((series, len(horizons), len(LEVELS)), np.nan)
+
+
+def pinball(actual: FloatArray, quantiles: FloatArray) -> FloatArray:
+    """Pinball loss of quantiles (…, levels) against actuals (…), the mean over the levels, in the series' unit."""
+    error = actual[..., None] - quantiles
+    return np.maximum(QUANTILE_LEVELS * error, (QUANTILE_LEVELS - 1.0) * error).mean(axis=-1)

@@ -1,0 +1,339 @@
+"""Every signal the product knows: its unit, its meaning, how old it may be, and the metric names it may come from.
+
+This module decides what a name such as "ttft_p95_s" means. It never reads anything, never builds a query, and never
+says what a value is good for: that is the rules' business. `docs/signals.md` is rendered from it and a test compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """How one number is made from a metric's series."""
+
+    COUNTER_RATE = "counter rate"
+    GAUGE_SUM = "gauge sum"
+    GAUGE_MAX = "gauge max"
+    GAUGE_MEAN = "gauge mean"
+    GAUGE_FLAGS = "gauges not zero"
+    COUNTER_TOTAL = "counter total"
+    HISTOGRAM_P95 = "histogram quantile"
+    COUNTER_RATIO = "ratio of counters"
+
+
+class Use(StrEnum):
+    """Who needs the signal, and so how often it is read."""
+
+    REQUIRED = "required"
+    RULES = "rules"
+    REPORTING = "reporting"
+
+
+class Origin(StrEnum):
+    """Whose label set a metric carries, and so how a query on it is kept to one workload."""
+
+    ENGINE = "engine"
+    """The workload's own pods: scoped as the selector says."""
+    FRONT_DOOR = "front door"
+    """A gateway or router before them: scoped by its model label, else as the selector says."""
+    GPU = "gpu exporter"
+    """A node exporter that names the pod it measures: scoped by that pod's name."""
+
+
+class Group(StrEnum):
+    """Signals that are asked for in one query."""
+
+    DEMAND = "demand"
+    LATENCY = "latency"
+    GAUGES = "gauges"
+    REPORTING = "reporting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One metric that can supply a signal. For a histogram `metric` is the base name, without _bucket or _count."""
+
+    metric: str
+    origin: Origin = Origin.ENGINE
+    scale: float = 1.0
+    """Factor to the signal's unit, applied once at the edge: 0.01 for percent, 2**20 for MiB, 0.001 for mJ."""
+    model_label: str | None = None
+    """The label in which a front door names the model."""
+    class_label: str | None = None
+    """The label in which it names the request class, unless the selector says otherwise."""
+    per_metric: str | None = None
+    """Denominator of a ratio."""
+    in_flight: tuple[str, ...] = ()
+    """Gauges whose change over the window is added to a rate of completions to give arrivals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One signal of the contract; `candidates` newest name first, the first one that is live is used."""
+
+    name: str
+    unit: str
+    meaning: str
+    kind: Kind
+    use: Use
+    group: Group
+    candidates: tuple[Candidate, ...]
+    max_age_s: float = 120.0
+    """Older than this is Blind(stale). 120 s forgives one missed scrape at the common 60 s interval."""
+    min_count: float = 0.0
+    """Events a window must hold for the statistic to mean anything; fewer is TooFew."""
+
+
+MIN_REQUESTS_FOR_P95 = 50.0
+"""A P95 over fewer requests rests on its two or three slowest: below 50 the rule abstains."""
+
+REPORTING_MAX_AGE_S = 300.0
+
+ARRIVALS_FROM_COMPLETIONS = Candidate(
+    metric="vllm:request_success_total", in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting")
+)
+"""Last resort for demand: completions + Δrunning + Δwaiting. It lags, and does not see what a gateway turned away."""
+
+
+def _reporting(name: str, unit: str, kind: Kind, meaning: str, *candidates: Candidate, min_count: float = 0.0) -> Signal:
+    """A signal that is only shown, read every five minutes."""
+    return Signal(
+        name=name,
+        unit=unit,
+        meaning=meaning,
+        kind=kind,
+        use=Use.REPORTING,
+        group=Group.REPORTING,
+        candidates=candidates,
+        max_age_s=REPORTING_MAX_AGE_S,
+        min_count=min_count,
+    )
+
+
+def _p95(name: str, meaning: str, *metrics: str) -> Signal:
+    """A latency percentile that a rule reads."""
+    return Signal(
+        name=name,
+        unit="s",
+        meaning=meaning,
+        kind=Kind.HISTOGRAM_P95,
+        use=Use.RULES,
+        group=Group.LATENCY,
+        candidates=tuple(Candidate(metric=metric) for metric in metrics),
+        min_count=MIN_REQUESTS_FOR_P95,
+    )
+
+
+def _gauge(name: str, unit: str, kind: Kind, meaning: str, *metrics: str) -> Signal:
+    """A gauge of the engine that a rule reads."""
+    return Signal(
+        name=name,
+        unit=unit,
+        meaning=meaning,
+        kind=kind,
+        use=Use.RULES,
+        group=Group.GAUGES,
+        candidates=tuple(Candidate(metric=metric) for metric in metrics),
+    )
+
+
+def _gpu(metric: str, scale: float = 1.0) -> Candidate:
+    """A metric of NVIDIA's DCGM exporter."""
+    return Candidate(metric=metric, origin=Origin.GPU, scale=scale)
+
+
+def _door(metric: str, model_label: str, class_label: str | None = None) -> Candidate:
+    """A counter of arrivals at a gateway or router."""
+    return Candidate(metric=metric, origin=Origin.FRONT_DOOR, model_label=model_label, class_label=class_label)
+
+
+CATALOGUE: tuple[Signal, ...] = (
+    Signal(
+        name="demand_rps",
+        unit="requests/s",
+        meaning="arrivals at the front door per request class, those that were shed or queued included",
+        kind=Kind.COUNTER_RATE,
+        use=Use.REQUIRED,
+        group=Group.DEMAND,
+        candidates=(
+            _door("headstart_gateway_requests_total", "model", "request_class"),
+            _door("vllm:num_incoming_requests_total", "model"),
+            _door("llm_d_epp_request_total", "model_name"),
+            _door("dynamo_frontend_requests_total", "model"),
+            _door("inference_objective_request_total", "model_name"),
+            _door("inference_model_request_total", "model_name"),
+            ARRIVALS_FROM_COMPLETIONS,
+        ),
+    ),
+    _p95(
+        "e2e_p95_s",
+        "95th percentile of request latency, first byte in to last byte out, as the engine sees it",
+        "vllm:e2e_request_latency_seconds",
+    ),
+    _p95("ttft_p95_s", "95th percentile of time to first token", "vllm:time_to_first_token_seconds"),
+    _p95(
+        "queue_time_p95_s",
+        "95th percentile of time spent waiting in the engine; its smallest bucket is 0.3 s",
+        "vllm:request_queue_time_seconds",
+        "vllm:time_in_queue_requests",
+    ),
+    _gauge(
+        "requests_running",
+        "requests",
+        Kind.GAUGE_SUM,
+        "requests in execution, summed over the workload's live pods",
+        "vllm:num_requests_running",
+    ),
+    _gauge(
+        "requests_waiting",
+        "requests",
+        Kind.GAUGE_SUM,
+        "requests waiting in the engines, summed over the workload's live pods",
+        "vllm:num_requests_waiting",
+    ),
+    _gauge(
+        "kv_cache_usage_ratio",
+        "ratio",
+        Kind.GAUGE_MAX,
+        "fullest KV cache of the workload's live pods over the last minute, 0 to 1",
+        "vllm:kv_cache_usage_perc",
+        "vllm:gpu_cache_usage_perc",
+    ),
+    _reporting(
+        "prompt_tokens_per_s",
+        "tokens/s",
+        Kind.COUNTER_RATE,
+        "prompt tokens prefilled",
+        Candidate(metric="vllm:prompt_tokens_total"),
+    ),
+    _reporting(
+        "output_tokens_per_s",
+        "tokens/s",
+        Kind.COUNTER_RATE,
+        "tokens generated",
+        Candidate(metric="vllm:generation_tokens_total"),
+    ),
+    _reporting(
+        "itl_p95_s",
+        "s",
+        Kind.HISTOGRAM_P95,
+        "95th percentile of the time between two tokens",
+        Candidate(metric="vllm:inter_token_latency_seconds"),
+        Candidate(metric="vllm:time_per_output_token_seconds"),
+        Candidate(metric="vllm:request_time_per_output_token_seconds"),
+        min_count=MIN_REQUESTS_FOR_P95,
+    ),
+    _reporting(
+        "preemptions_per_s",
+        "1/s",
+        Kind.COUNTER_RATE,
+        "requests evicted from the KV cache and computed again",
+        Candidate(metric="vllm:num_preemptions_total"),
+    ),
+    _reporting(
+        "prefix_cache_hit_ratio",
+        "ratio",
+        Kind.COUNTER_RATIO,
+        "share of looked-up prompt tokens that were found in the prefix cache",
+        Candidate(metric="vllm:prefix_cache_hits_total", per_metric="vllm:prefix_cache_queries_total"),
+        Candidate(metric="vllm:gpu_prefix_cache_hits_total", per_metric="vllm:gpu_prefix_cache_queries_total"),
+        min_count=1.0,
+    ),
+    _reporting(
+        "rejections_per_s",
+        "requests/s",
+        Kind.COUNTER_RATE,
+        "requests the engine refused at admission because its queue was full",
+        Candidate(metric="vllm:admission_rejections_total"),
+    ),
+    _reporting(
+        "gpu_utilisation_ratio",
+        "ratio",
+        Kind.GAUGE_MEAN,
+        "mean share of time in which a kernel ran; says little about capacity left",
+        _gpu("DCGM_FI_DEV_GPU_UTIL", 0.01),
+    ),
+    _reporting(
+        "gpu_memory_used_bytes",
+        "bytes",
+        Kind.GAUGE_SUM,
+        "framebuffer in use, summed over the workload's GPUs",
+        _gpu("DCGM_FI_DEV_FB_USED", 2.0**20),
+    ),
+    _reporting(
+        "gpu_memory_free_bytes",
+        "bytes",
+        Kind.GAUGE_SUM,
+        "framebuffer free, summed over the workload's GPUs",
+        _gpu("DCGM_FI_DEV_FB_FREE", 2.0**20),
+    ),
+    _reporting(
+        "gpu_power_watts",
+        "W",
+        Kind.GAUGE_SUM,
+        "power drawn, summed over the workload's GPUs",
+        _gpu("DCGM_FI_DEV_POWER_USAGE"),
+    ),
+    _reporting(
+        "gpu_energy_joules_total",
+        "J",
+        Kind.COUNTER_TOTAL,
+        "energy since the driver was loaded, summed over the workload's GPUs; falls when a pod leaves",
+        _gpu("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 0.001),
+    ),
+    _reporting(
+        "gpu_xid_errors",
+        "GPUs",
+        Kind.GAUGE_FLAGS,
+        "GPUs whose last XID error code is not zero",
+        _gpu("DCGM_FI_DEV_XID_ERRORS"),
+    ),
+)
+
+_BY_NAME = {signal.name: signal for signal in CATALOGUE}
+
+SIGNAL_NAMES: tuple[str, ...] = tuple(_BY_NAME)
+
+
+def signal_named(name: str) -> Signal:
+    """The signal of that name; `KeyError` that lists the known ones."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise KeyError(f"no signal {name!r}; known: {', '.join(SIGNAL_NAMES)}") from None
+
+
+def render_markdown() -> str:
+    """The page `docs/signals.md`, one row a signal."""
+    rows = [
+        "# Signals",
+        "",
+        "Rendered from `forecaster/sources/catalogue.py`; a test keeps the two equal. Candidates are tried from the left;",
+        "the first one that is live for a workload is used, and `headstart doctor` says which that is.",
+        "A metric given as `selector.demand_metric` (nginx, Envoy) goes before all candidates of `demand_rps`.",
+        "",
+        "| signal | unit | meaning | made as | use | max age | fewest events | metric names, newest first |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows += [_row(signal) for signal in CATALOGUE]
+    return "\n".join(rows) + "\n"
+
+
+def _row(signal: Signal) -> str:
+    names = "<br>".join(_candidate_text(candidate) for candidate in signal.candidates)
+    fewest = f"{signal.min_count:g}" if signal.min_count else "–"
+    cells = (f"`{signal.name}`", signal.unit, signal.meaning, signal.kind, signal.use, f"{signal.max_age_s:g} s", fewest, names)
+    return "| " + " | ".join(cells) + " |"
+
+
+def _candidate_text(candidate: Candidate) -> str:
+    text = f"`{candidate.metric}`"
+    if candidate.per_metric:
+        text += f" / `{candidate.per_metric}`"
+    if candidate.in_flight:
+        text += " + Δ(" + " + ".join(f"`{gauge}`" for gauge in candidate.in_flight) + ")"
+    if candidate.scale != 1.0:
+        text += f" × {candidate.scale:g}"
+    return text

@@ -1,0 +1,374 @@
+"""PromQL text: how a signal of many workloads is asked for in one batched query.
+
+Decides the text of every query and which row of its answer belongs to which workload and signal. Never sends one,
+and never reads a clock. Valid in Prometheus 2.42 and 3.x. Every value is a quoted literal, every regular expression
+is escaped, and every selector is scoped to its workloads, so that a hostile name cannot widen a query and gauges
+that a router exports again are not counted twice.
+
+A query is a list of terms joined by `or`; each term's rows carry its number in the label `headstart_term`, so rows
+of different terms never merge and one workload's answer is found without parsing metric names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations
+
+from forecaster.sources.catalogue import Candidate, Kind, Origin, Signal
+from forecaster.sources.selector import WorkloadSelector
+
+TERM_LABEL = "headstart_term"
+OWNER_LABEL = "headstart_owner"
+
+REPLICA_LABELS = (
+    "prometheus", "prometheus_replica", "replica", "__replica__", "prometheus_group", "monitor", "receive",
+    "job", "endpoint", "service", "container", "metrics_path",
+)  # fmt: skip
+"""Labels in which two copies of one series differ: a highly available pair of servers, or one pod scraped twice."""
+
+KV_WINDOW_S = 60
+LAST_SEEN_S = 3600
+"""How far back a vanished series is looked for."""
+
+# A pod's name is its owner's and: a template hash (a 32-bit number written with the ten signs 4-9bcdf) and five random
+# signs for a Deployment, five signs for a ReplicaSet, an ordinal for a StatefulSet. Hand-made hashes are accepted if
+# they hold a digit, so that `chat` never takes the pods of a job called `chat-preview`.
+POD_SUFFIX = "(?:(?:[4-9bcdf]{6,10}|[a-z]*[0-9][a-z0-9]{2,9})-[a-z0-9]{5}|[a-z0-9]{5}|[0-9]{1,5})"
+
+
+class Reach(StrEnum):
+    """By which labels a metric's series are tied to a workload."""
+
+    OWN = "own"
+    MODEL = "model"
+    DEMAND_LABELS = "demand labels"
+    GPU_EXPORTED = "exported_pod"
+    GPU_POD = "pod"
+
+
+class Part(StrEnum):
+    """What a term measures about a signal."""
+
+    VALUE = "value"
+    COUNT = "count"
+    AGE = "age"
+    COPIES = "copies"
+    UP = "up"
+    PRESENT = "present"
+    MODELS = "models"
+    EDGES = "edges"
+    LAST_SEEN = "last_seen"
+    SEEN = "seen"
+    SAMPLES = "samples"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Where one workload's signal comes from: the live metric, and the labels that tie it to the workload."""
+
+    candidate: Candidate
+    reach: Reach
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Workloads that one expression can read together, and how its rows are told apart.
+
+    `owners` maps the values of the labels `by`, in that order, to the workload; other rows are ignored.
+    """
+
+    matchers: str
+    by: tuple[str, ...]
+    owners: Mapping[tuple[str, ...], str]
+    rewrite: tuple[str, str] | None = None
+    """Pod label and expression whose first group is the owner's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One expression of a query, and what its rows mean."""
+
+    signal: str
+    part: Part
+    scope: Scope
+    expression: str
+    choice: Choice | None = None
+    extra: str | None = None
+    """A further label of the rows that matters: the request class, the model, the bucket edge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Terms that are asked for together; `name` is the group that goes blind if it fails."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def text(self) -> str:
+        """The PromQL of the whole query."""
+        return " or ".join(
+            f'label_replace({term.expression}, "{TERM_LABEL}", "{number}", "", "")'
+            for number, term in enumerate(self.terms)
+        )
+
+
+# ── Literals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def literal(value: str) -> str:
+    """`value` as a PromQL string. JSON's escapes are a subset of Go's as long as nothing becomes a surrogate pair."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def escape_regex(value: str) -> str:
+    """`value` as an RE2 expression that matches it alone."""
+    return "".join("\\" + c if c in r"\.+*?()|[]{}^$" else c for c in value)
+
+
+def one_of(label: str, values: Iterable[str]) -> str:
+    """A matcher for exactly these values of a label."""
+    distinct = sorted(set(values))
+    if len(distinct) == 1:
+        return f"{label}={literal(distinct[0])}"
+    return f"{label}=~{literal('|'.join(escape_regex(value) for value in distinct))}"
+
+
+# ── Scopes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def scopes(selectors: Sequence[WorkloadSelector], choice: Choice, models: Mapping[str, str]) -> tuple[Scope, ...]:
+    """The fewest scopes that cover these workloads. `models` maps a workload to the model name it serves."""
+    match choice.reach:
+        case Reach.OWN:
+            return _own_scopes(selectors)
+        case Reach.MODEL:
+            label = choice.candidate.model_label or "model_name"
+            return _label_scopes([(s, ((label, models[s.workload]),), s.namespaced) for s in selectors])
+        case Reach.DEMAND_LABELS:
+            return _label_scopes([(s, s.demand_labels, False) for s in selectors])
+        case Reach.GPU_EXPORTED:
+            return _pod_scopes(selectors, "exported_namespace", "exported_pod")
+        case Reach.GPU_POD:
+            return _pod_scopes(selectors, "namespace", "pod")
+
+
+def _own_scopes(selectors: Sequence[WorkloadSelector]) -> tuple[Scope, ...]:
+    labelled = [(s, s.labels, s.namespaced) for s in selectors if s.labels]
+    deployed = [
+        (s, ((s.deployment_label, s.name),), s.namespaced)
+        for s in selectors
+        if not s.labels and s.deployment_label is not None
+    ]
+    rest = [s for s in selectors if not s.labels and s.deployment_label is None]
+    return (*_label_scopes(labelled), *_label_scopes(deployed), *_pod_scopes(rest, "namespace", "pod"))
+
+
+def _label_scopes(
+    wanted: Sequence[tuple[WorkloadSelector, tuple[tuple[str, str], ...], bool]],
+) -> tuple[Scope, ...]:
+    """One scope for each set of label names; the matchers may cover more pairs than wanted, `owners` does not."""
+    shapes: dict[tuple[str, ...], dict[tuple[str, ...], str]] = defaultdict(dict)
+    for selector, labels, namespaced in wanted:
+        pairs = sorted({**({"namespace": selector.series_namespace} if namespaced else {}), **dict(labels)}.items())
+        shapes[tuple(name for name, _ in pairs)][tuple(value for _, value in pairs)] = selector.workload
+    return tuple(
+        Scope(
+            matchers=",".join(one_of(name, (values[i] for values in owners)) for i, name in enumerate(names)),
+            by=names,
+            owners=owners,
+        )
+        for names, owners in shapes.items()
+    )
+
+
+def _pod_scopes(selectors: Sequence[WorkloadSelector], namespace_label: str, pod_label: str) -> tuple[Scope, ...]:
+    """Scopes by the names of pods."""
+    spelled = tuple(
+        Scope(
+            matchers=f"{one_of(namespace_label, [s.series_namespace])},{pod_label}=~{literal(s.pod_pattern)}",
+            by=(),
+            owners={(): s.workload},
+        )
+        for s in selectors
+        if s.pod_pattern is not None
+    )
+    shaped = [s for s in selectors if s.pod_pattern is None]
+    return (*spelled, *(_shape_scope(group, namespace_label, pod_label) for group in _apart(shaped)))
+
+
+def _apart(selectors: Sequence[WorkloadSelector]) -> list[list[WorkloadSelector]]:
+    """One group, or one a namespace where a name in it continues another: `a/chat` must not lose pods to `b/chat-7b2x9`."""
+    names = {s.name for s in selectors}
+    if not any(b.startswith(f"{a}-") or a.startswith(f"{b}-") for a, b in combinations(sorted(names), 2)):
+        return [list(selectors)] if selectors else []
+    groups: dict[str, list[WorkloadSelector]] = defaultdict(list)
+    for selector in selectors:
+        groups[selector.series_namespace].append(selector)
+    return list(groups.values())
+
+
+def _shape_scope(selectors: Sequence[WorkloadSelector], namespace_label: str, pod_label: str) -> Scope:
+    # Longest name first: RE2 takes the first branch that matches, so `chat-large-x2x4z` is chat-large's.
+    names = sorted({s.name for s in selectors}, key=lambda name: (-len(name), name))
+    owner = f"({'|'.join(escape_regex(name) for name in names)})-{POD_SUFFIX}"
+    return Scope(
+        matchers=f"{one_of(namespace_label, (s.series_namespace for s in selectors))},{pod_label}=~{literal(owner)}",
+        by=(namespace_label, OWNER_LABEL),
+        owners={(s.series_namespace, s.name): s.workload for s in selectors},
+        rewrite=(pod_label, owner),
+    )
+
+
+# ── Expressions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def probe_metric(signal: Signal, candidate: Candidate) -> str:
+    """The series whose presence, age and copies stand for the signal's."""
+    return f"{candidate.metric}_count" if signal.kind is Kind.HISTOGRAM_P95 else candidate.metric
+
+
+def _series(metric: str, scope: Scope, window_s: int | None = None) -> str:
+    return f"{metric}{{{scope.matchers}}}" + (f"[{window_s}s]" if window_s is not None else "")
+
+
+def _rewritten(expression: str, scope: Scope) -> str:
+    if scope.rewrite is None:
+        return expression
+    label, pattern = scope.rewrite
+    return f'label_replace({expression}, "{OWNER_LABEL}", "$1", "{label}", {literal(pattern)})'
+
+
+def _by(scope: Scope, *extra: str | None) -> str:
+    return ", ".join(dict.fromkeys([*scope.by, *(label for label in extra if label)]))
+
+
+def _grouped(operator: str, expression: str, scope: Scope, *extra: str | None) -> str:
+    return f"{operator} by ({_by(scope, *extra)}) ({_rewritten(expression, scope)})"
+
+
+def _rate(metric: str, scope: Scope, window_s: int, *extra: str | None) -> str:
+    return _grouped("sum", f"rate({_series(metric, scope, window_s)})", scope, *extra)
+
+
+def value(signal: Signal, candidate: Candidate, scope: Scope, window_s: int, class_label: str | None = None) -> str:
+    """The signal's present value, in the metric's own unit."""
+    now = _series(candidate.metric, scope)
+    match signal.kind:
+        case Kind.COUNTER_RATE if candidate.in_flight:
+            return _arrivals(candidate, scope, window_s)
+        case Kind.GAUGE_SUM | Kind.COUNTER_TOTAL:
+            return _grouped("sum", now, scope)
+        case Kind.GAUGE_MEAN:
+            return _grouped("avg", now, scope)
+        case Kind.GAUGE_FLAGS:
+            return _grouped("sum", f"({now} != bool 0)", scope)
+        case Kind.GAUGE_MAX:
+            # `and` drops pods that are gone: their last minute would otherwise outlive them.
+            peak = f"(max_over_time({_series(candidate.metric, scope, KV_WINDOW_S)}) and {now})"
+            return _grouped("max", peak, scope)
+        case _:
+            return _windowed(signal, candidate, scope, window_s, class_label)
+
+
+def past_value(signal: Signal, candidate: Candidate, scope: Scope, window_s: int, class_label: str | None = None) -> str:
+    """The signal over the window that ends at the evaluation time; nothing where copies of a series exist."""
+    window = _series(candidate.metric, scope, window_s)
+    match signal.kind:
+        case Kind.GAUGE_SUM:
+            expression = _grouped("sum", f"avg_over_time({window})", scope)
+        case Kind.GAUGE_MEAN:
+            expression = _grouped("avg", f"avg_over_time({window})", scope)
+        case Kind.GAUGE_MAX:
+            expression = _grouped("max", f"max_over_time({window})", scope)
+        case Kind.GAUGE_FLAGS:
+            expression = _grouped("sum", f"(max_over_time({window}) != bool 0)", scope)
+        case Kind.COUNTER_TOTAL:
+            expression = _grouped("sum", f"last_over_time({window})", scope)
+        case _:
+            expression = value(signal, candidate, scope, window_s, class_label)
+    return f"({expression} unless on ({_by(scope)}) {copies(signal, candidate, scope)})"
+
+
+def _windowed(signal: Signal, candidate: Candidate, scope: Scope, window_s: int, class_label: str | None) -> str:
+    if signal.kind is Kind.HISTOGRAM_P95:
+        return f"histogram_quantile(0.95, {_rate(f'{candidate.metric}_bucket', scope, window_s, 'le')})"
+    if signal.kind is Kind.COUNTER_RATIO and candidate.per_metric is not None:
+        return f"({_rate(candidate.metric, scope, window_s)} / {_rate(candidate.per_metric, scope, window_s)})"
+    return _rate(candidate.metric, scope, window_s, class_label)
+
+
+def _arrivals(candidate: Candidate, scope: Scope, window_s: int) -> str:
+    """Completions plus the change of what is in flight, never below zero: an aborted pod takes its requests with it."""
+    changes = " + ".join(
+        _grouped("sum", f"delta({_series(gauge, scope, window_s)})", scope) for gauge in candidate.in_flight
+    )
+    return f"clamp_min({_rate(candidate.metric, scope, window_s)} + ({changes}) / {window_s}, 0)"
+
+
+def count(signal: Signal, candidate: Candidate, scope: Scope, window_s: int) -> str:
+    """Events in the window, for signals that need a minimum."""
+    metric = candidate.per_metric or probe_metric(signal, candidate)
+    return _grouped("sum", f"increase({_series(metric, scope, window_s)})", scope)
+
+
+def age(signal: Signal, candidate: Candidate, scope: Scope) -> str:
+    """Seconds since the newest sample."""
+    return f"(time() - {_grouped('max', f'timestamp({_series(probe_metric(signal, candidate), scope)})', scope)})"
+
+
+def copies(signal: Signal, candidate: Candidate, scope: Scope) -> str:
+    """How many copies of a series there are, where there is more than one."""
+    ignored = ", ".join(label for label in REPLICA_LABELS if label not in scope.by)
+    return f"({_grouped('max', f'count without ({ignored}) ({_series(probe_metric(signal, candidate), scope)})', scope)} > 1)"
+
+
+def up_joined(metric: str, scope: Scope) -> str:
+    """Share of up targets among those that exported this metric within the last hour; 0 is "all down"."""
+    namespace = next((m for m in scope.matchers.split(",") if m.startswith("namespace=")), "")
+    seen = f"(count_over_time({_series(metric, scope, LAST_SEEN_S)}) * 0 + 1)"
+    up = f"max by (job, instance) (up{{{namespace}}})"
+    return _grouped("avg", f"({seen} * on (job, instance) group_left () {up})", scope)
+
+
+def up_direct(scope: Scope) -> str:
+    """Share of up targets among those that carry the scope's own labels."""
+    return _grouped("avg", f"up{{{scope.matchers}}}", scope)
+
+
+def last_seen(metric: str, scope: Scope) -> str:
+    """Seconds since the newest sample of the last hour, vanished series included."""
+    return f"(time() - {_grouped('max', f'max_over_time(timestamp({_series(metric, scope)})[{LAST_SEEN_S}s:60s])', scope)})"
+
+
+def seen_anywhere(metric: str) -> str:
+    """Up to three series of this name, with all labels: for a diagnosis, never for a reading."""
+    return f"topk(3, {metric})"
+
+
+def present(metric: str, scope: Scope, *extra: str) -> str:
+    """How many series there are, by workload."""
+    return _grouped("count", _series(metric, scope), scope, *extra)
+
+
+def samples(metric: str, scope: Scope, window_s: int) -> str:
+    """Samples of one series within the window: the scrape interval is window / samples."""
+    return _grouped("max", f"count_over_time({_series(metric, scope, window_s)})", scope)
+
+
+def reaches(candidate: Candidate, selector: WorkloadSelector, model: str | None) -> tuple[Reach, ...]:
+    """The ways this metric could be tied to the workload, best first."""
+    match candidate.origin:
+        case Origin.GPU:
+            return (Reach.GPU_EXPORTED, Reach.GPU_POD)
+        case Origin.FRONT_DOOR if selector.demand_labels:
+            return (Reach.DEMAND_LABELS,)
+        case Origin.FRONT_DOOR if candidate.model_label and model is not None:
+            return (Reach.MODEL, Reach.OWN)
+        case _:
+            return (Reach.OWN,)

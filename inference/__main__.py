@@ -1,0 +1,66 @@
+"""`python -m inference`: list the variants, show how one is started, and print its manifests.
+
+Reads a catalogue and writes to standard output; it never talks to a cluster. Exit 0 ok, 2 usage or a bad catalogue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from inference.errors import InferenceError
+from inference.launch import serve_arguments
+from inference.manifests import Placement, deployment, disruption_budget, pod_monitor, render, service
+from inference.variants import Variant, read_catalogue, shipped_catalogue, variant_named
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` default to the process's own."""
+    options = _parser().parse_args(arguments)
+    try:
+        variants = read_catalogue(options.catalogue) if options.catalogue else shipped_catalogue()
+        sys.stdout.write(_answer(options, variants))
+    except InferenceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _answer(options: argparse.Namespace, variants: tuple[Variant, ...]) -> str:
+    if options.command == "list":
+        return "".join(f"{each.name}\t{each.gpus} × {each.gpu_memory_gib:g} GiB\t{each.model}\n" for each in variants)
+    variant = variant_named(options.variant, variants)
+    if options.command == "arguments":
+        return shlex.join(("vllm", "serve", *serve_arguments(variant, port=options.port))) + "\n"
+    placement = Placement(namespace=options.namespace)
+    objects = [
+        deployment(variant, placement=placement, replicas=options.replicas),
+        service(variant, placement=placement),
+        disruption_budget(variant, placement=placement),
+    ]
+    if options.pod_monitor:
+        objects.append(pod_monitor(variant, placement=placement))
+    return render(*objects)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m inference", description="How each served variant is started.")
+    parser.add_argument("--catalogue", type=Path, help="a catalogue of your own instead of the shipped one")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the variants of the catalogue")
+    arguments = commands.add_parser("arguments", help="the command line that starts one replica")
+    manifests = commands.add_parser("manifests", help="Deployment, Service and PodDisruptionBudget as YAML")
+    for command in (arguments, manifests):
+        command.add_argument("variant", help="its name in the catalogue")
+    arguments.add_argument("--port", type=int, default=8000)
+    manifests.add_argument("--namespace", default="llm")
+    manifests.add_argument("--replicas", type=int, help="state a number; leave out when a scaler owns it")
+    manifests.add_argument("--pod-monitor", action="store_true", help="add a PodMonitor for the Prometheus operator")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Every error this package raises on purpose.
+
+    InferenceError
+    ├── InvalidValue      a launch spec or placement that cannot work; `subject`, `field`, `value`, `fix`
+    └── CatalogueError    a catalogue file that cannot be read as one; `source`, `problem`
+
+Facts are fields, so that a caller can act on them; the text says what failed, on what, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class InferenceError(Exception):
+    """Base of this package's errors."""
+
+
+class InvalidValue(InferenceError):
+    """One value of a launch spec that vLLM or Kubernetes would refuse, found before a GPU is spent on it."""
+
+    def __init__(self, *, subject: str, field: str, value: object, problem: str, fix: str) -> None:
+        self.subject = subject
+        self.field = field
+        self.value = value
+        self.problem = problem
+        self.fix = fix
+        super().__init__(f"{subject}: {field} = {value!r} {problem}; {fix}")
+
+
+class CatalogueError(InferenceError):
+    """A catalogue that is not what `read_catalogue` promises to read; `problem` names the place in it."""
+
+    def __init__(self, *, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        super().__init__(f"{source}: {problem}")

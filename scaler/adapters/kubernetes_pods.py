@@ -1,0 +1,162 @@
+"""From a workload's pods to its `ReplicaState`: which pod is ready, coming, waiting for a GPU, or broken.
+
+Pure functions over the API's JSON. They never decide how many replicas there should be, and never count more pods
+than `spec.replicas`: a rollout's surge pods would otherwise read as demand and ratchet upward (383 became 664 in
+kubernetes#72775).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from scaler.policy.types import ReplicaState
+
+CRASH_RESTARTS = 2
+"""Restarts from which an unready pod counts as broken. One restart is common while a model loads; from the second
+on the pod alternates between Running and CrashLoopBackOff, and must not flicker between starting and failed."""
+
+_BROKEN = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons of a waiting container that do not go away by waiting a little."""
+
+_UNPLACED = frozenset({"Unschedulable", "SchedulingGated"})
+"""Why `PodScheduled` is False: no node fits, or a quota holds the pod back. Either way no GPU is coming by itself."""
+
+
+class PodPhase(StrEnum):
+    """What a pod is to a scaler. `GONE` pods (terminating, finished) count as nothing."""
+
+    READY = "ready"
+    STARTING = "starting"
+    UNSCHEDULABLE = "unschedulable"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodStart:
+    """One pod's way to Ready: what the measured start time is made of.
+
+    `ready_at` is the time of its latest turn to Ready, None while it is not; `phase` tells a start that goes on
+    (a lower bound of the start time) from one that failed (no measurement at all). Kubernetes' times are whole seconds.
+    """
+
+    name: str
+    uid: str
+    created_at: datetime
+    phase: PodPhase
+    scheduled_at: datetime | None = None
+    ready_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadPods:
+    """A workload's replicas and its pods' starts, oldest first, as they were at `read_at` (the caller's clock)."""
+
+    replicas: ReplicaState
+    starts: tuple[PodStart, ...]
+    read_at: datetime
+
+
+def phase_of(pod: Mapping[str, Any]) -> PodPhase:
+    """What one pod of the API's JSON counts as."""
+    status = pod.get("status") or {}
+    if pod["metadata"].get("deletionTimestamp") or status.get("phase") == "Succeeded":
+        return PodPhase.GONE
+    if status.get("phase") == "Failed":
+        return PodPhase.FAILED
+    conditions = _conditions(status)
+    if conditions.get("Ready", {}).get("status") == "True":
+        return PodPhase.READY
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False" and scheduled.get("reason") in _UNPLACED:
+        return PodPhase.UNSCHEDULABLE
+    containers = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return PodPhase.FAILED if any(_is_broken(container) for container in containers) else PodPhase.STARTING
+
+
+def _is_broken(container: Mapping[str, Any]) -> bool:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    return waiting.get("reason") in _BROKEN or int(container.get("restartCount") or 0) >= CRASH_RESTARTS
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {condition["type"]: condition for condition in status.get("conditions") or ()}
+
+
+def is_owned(pod: Mapping[str, Any], *, kind: str, name: str) -> bool:
+    """Whether the pod belongs to this workload and not to another one whose pods its selector matches too.
+
+    A Deployment owns pods through a ReplicaSet named after it and the pod's template hash. Of other kinds the
+    selector is all that is known.
+    """
+    if kind not in ("Deployment", "StatefulSet"):
+        return True
+    metadata = pod["metadata"]
+    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
+    owner = owners[0] if owners else {}
+    if kind == "StatefulSet":
+        return owner.get("kind") == "StatefulSet" and owner.get("name") == name
+    template_hash = (metadata.get("labels") or {}).get("pod-template-hash")
+    return owner.get("kind") == "ReplicaSet" and owner.get("name") == f"{name}-{template_hash}"
+
+
+def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime) -> WorkloadPods:
+    """Count a workload's pods against `spec.replicas`.
+
+    Together the counts are at most `desired`, filled in the order ready, starting, unschedulable, failed. So a surge
+    pod that starts beside a full set counts as nothing, and neither does an evicted pod (phase Failed, kept for ever)
+    that was replaced long ago: 8 desired, 8 ready and 2 starting reads 8 ready.
+    """
+    starts = tuple(sorted((_start(pod) for pod in pods), key=lambda start: (start.created_at, start.name)))
+    found = Counter(start.phase for start in starts)
+    left, counted = desired, {}
+    for phase in (PodPhase.READY, PodPhase.STARTING, PodPhase.UNSCHEDULABLE, PodPhase.FAILED):
+        counted[phase] = min(found[phase], left)
+        left -= counted[phase]
+    replicas = ReplicaState(
+        desired=desired,
+        ready=counted[PodPhase.READY],
+        starting=counted[PodPhase.STARTING],
+        unschedulable=counted[PodPhase.UNSCHEDULABLE],
+        failed=counted[PodPhase.FAILED],
+    )
+    return WorkloadPods(replicas=replicas, starts=starts, read_at=now)
+
+
+def _start(pod: Mapping[str, Any]) -> PodStart:
+    metadata, phase = pod["metadata"], phase_of(pod)
+    conditions = _conditions(pod.get("status") or {})
+    return PodStart(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        created_at=_moment(metadata["creationTimestamp"]),
+        phase=phase,
+        scheduled_at=_turned_true(conditions.get("PodScheduled")),
+        ready_at=_turned_true(conditions.get("Ready")),
+    )
+
+
+def _turned_true(condition: Mapping[str, Any] | None) -> datetime | None:
+    if condition is None or condition.get("status") != "True" or not condition.get("lastTransitionTime"):
+        return None
+    return _moment(condition["lastTransitionTime"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,200 @@
+"""Reading many workloads in few calls: their Scales, their pods, and which of them could not be read.
+
+It decides which LISTs cover the targets of a namespace. A failure blinds the targets it concerns and no others; it
+never raises, never lists without a page limit, never asks pod by pod, and never reads from the API server's cache
+(`resourceVersion=0` answers in 10 ms while etcd is down: stale data looks healthy).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from forecaster.types import Blind, BlindReason
+from scaler.adapters.kubernetes_errors import (
+    Expired,
+    Forbidden,
+    KubernetesError,
+    NotFound,
+    TimedOut,
+    Unauthorised,
+    Unavailable,
+)
+from scaler.adapters.kubernetes_http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes_pods import WorkloadPods, count, is_owned
+from scaler.adapters.kubernetes_selectors import Selector, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes_targets import Budget, ScaleApi, TargetRef
+
+LIST_FROM = 4
+"""From this many workloads of one kind in a namespace on, one LIST is cheaper than a GET each (1.5 ms)."""
+
+PAGE_LIMIT = 500
+"""Items a page: 2-5 MB of pods."""
+
+_LISTED = frozenset({("apps/v1", "Deployment"), ("apps/v1", "StatefulSet")})
+"""Kinds whose objects hold both `spec.replicas` and a full `spec.selector`; of others only their Scale is known."""
+
+_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
+"""What parsing raises on JSON that is not shaped as the API promises; a bad selector is a ValueError too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A target's `spec.replicas` and which pods may be its own."""
+
+    desired: int
+    selector: Selector
+
+
+class PodReader:
+    """Reads targets through one connection."""
+
+    def __init__(self, api: ApiConnection, scales: ScaleApi) -> None:
+        self._api = api
+        self._scales = scales
+
+    def read(
+        self, targets: Sequence[TargetRef], budget: Budget, *, now: datetime
+    ) -> dict[TargetRef, WorkloadPods | Blind]:
+        """The pods of every target, or why they are not known."""
+        namespaces: dict[str, list[TargetRef]] = defaultdict(list)
+        for target in targets:
+            namespaces[target.namespace].append(target)
+        seen: dict[TargetRef, WorkloadPods | Blind] = {}
+        refused: Blind | None = None
+        for group in namespaces.values():
+            if refused is None:
+                try:
+                    seen |= self._read_namespace(group, budget, now)
+                    continue
+                except Unauthorised as error:  # the next namespace would only hear the same, a token reload later
+                    refused = _blind(error)
+            seen |= dict.fromkeys(group, refused)
+        return {target: seen[target] for target in targets}
+
+    def _read_namespace(
+        self, targets: Sequence[TargetRef], budget: Budget, now: datetime
+    ) -> dict[TargetRef, WorkloadPods | Blind]:
+        kinds: dict[tuple[str, str], list[TargetRef]] = defaultdict(list)
+        for target in targets:
+            kinds[target.api_version, target.kind].append(target)
+        seen: dict[TargetRef, WorkloadPods | Blind] = {}
+        wanted: dict[TargetRef, _Wanted] = {}
+        for group in kinds.values():
+            for target, found in self._wanted(group, budget).items():
+                if isinstance(found, Blind):
+                    seen[target] = found
+                else:
+                    wanted[target] = found
+        return seen | (self._counted(wanted, budget, now) if wanted else {})
+
+    def _counted(
+        self, wanted: dict[TargetRef, _Wanted], budget: Budget, now: datetime
+    ) -> dict[TargetRef, WorkloadPods | Blind]:
+        """The pods of targets of one namespace, from one LIST."""
+        namespace = next(iter(wanted)).namespace
+        labels = query_for([found.selector for found in wanted.values()])
+        # Pods of finished jobs stay on the server.
+        query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
+        call = Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
+        try:
+            pods = self._list(call, budget)
+        except Unauthorised:
+            raise
+        except KubernetesError as error:
+            return dict.fromkeys(wanted, _blind(error))
+        seen: dict[TargetRef, WorkloadPods | Blind] = {}
+        for target, found in wanted.items():
+            try:
+                own = [pod for pod in pods if _belongs(pod, target, found.selector)]
+                seen[target] = count(own, desired=found.desired, now=now)
+            except _MISSHAPEN as error:
+                seen[target] = _misshapen(target, error)
+        return seen
+
+    def _wanted(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
+        """What targets of one kind in one namespace want: by one LIST where that pays, else by a GET each."""
+        kind = (targets[0].api_version, targets[0].kind)
+        if kind in _LISTED and len(targets) >= LIST_FROM:
+            try:
+                return self._listed(targets, budget)
+            except Forbidden:
+                pass  # an account that may touch only scales is a supported one: ask for each scale instead
+            except Unauthorised:
+                raise
+            except KubernetesError as error:
+                return dict.fromkeys(targets, _blind(error))
+        return {target: self._asked(target, budget) for target in targets}
+
+    def _asked(self, target: TargetRef, budget: Budget) -> _Wanted | Blind:
+        try:
+            scale = self._scales.get(target, budget)
+            return _Wanted(desired=scale.replicas, selector=parse_selector(scale.selector))
+        except Unauthorised:
+            raise
+        except KubernetesError as error:
+            return _blind(error)
+        except _MISSHAPEN as error:
+            return _misshapen(target, error)
+
+    def _listed(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
+        call = self._scales.call_for(Verb.LIST, targets[0], budget, named=False)
+        objects = {(item.get("metadata") or {}).get("name"): item for item in self._list(call, budget)}
+        return {target: _wanted_by(target, objects.get(target.name)) for target in targets}
+
+    def _list(self, call: Call, budget: Budget) -> list[Json]:
+        """Every item of a list; begun again once when its continuation was compacted away meanwhile."""
+        try:
+            return self._pages(call, budget)
+        except Expired:
+            return self._pages(call, budget)
+
+    def _pages(self, call: Call, budget: Budget) -> list[Json]:
+        items: list[Json] = []
+        token = ""
+        while True:
+            paging = (("limit", str(PAGE_LIMIT)), *((("continue", token),) if token else ()))
+            page = self._api.call(replace(call, query=(*call.query, *paging)), timeout_s=budget.left_s())
+            items.extend(page.get("items") or ())
+            token = str((page.get("metadata") or {}).get("continue") or "")
+            if not token:
+                return items
+
+
+def _belongs(pod: Json, target: TargetRef, selector: Selector) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    return selector.matches(labels) and is_owned(pod, kind=target.kind, name=target.name)
+
+
+def _wanted_by(target: TargetRef, item: Json | None) -> _Wanted | Blind:
+    """What a listed object says; `item` is None where the list did not have it."""
+    if item is None:
+        return Blind(reason=BlindReason.NOT_FOUND, detail=f"{target} does not exist")
+    try:
+        spec = item["spec"]
+        return _Wanted(desired=int(spec.get("replicas", 0)), selector=selector_of(spec.get("selector") or {}))
+    except _MISSHAPEN as error:
+        return _misshapen(target, error)
+
+
+def _misshapen(target: TargetRef, error: Exception) -> Blind:
+    return Blind(reason=BlindReason.MALFORMED, detail=f"{target}: {type(error).__name__}: {error}")
+
+
+def _blind(error: KubernetesError) -> Blind:
+    match error:
+        case Forbidden():
+            reason = BlindReason.FORBIDDEN
+        case NotFound():
+            reason = BlindReason.NOT_FOUND
+        case TimedOut():
+            reason = BlindReason.TIMEOUT
+        case Unavailable(status=None):
+            reason = BlindReason.UNREACHABLE
+        case Unavailable(status=200):
+            reason = BlindReason.MALFORMED
+        case _:
+            reason = BlindReason.REFUSED
+    return Blind(reason=reason, detail=str(error))

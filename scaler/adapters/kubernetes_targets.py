@@ -1,0 +1,174 @@
+"""Scale targets: which REST path a kind has, what its Scale says, and what an account needs to touch it.
+
+It asks API discovery and the scale subresource, one object at a time. It never counts pods and never decides
+whether a write is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from scaler.adapters.kubernetes_errors import Invalid, NotFound, TimedOut, Unavailable
+from scaler.adapters.kubernetes_http import ApiConnection, Call, Json, Verb
+
+FIELD_MANAGER = "headstart"
+"""How our writes are signed in `metadata.managedFields`; another name on `spec.replicas` is another writer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRef:
+    """A workload to scale: any object with a scale subresource (Deployment, LeaderWorkerSet, …)."""
+
+    namespace: str
+    api_version: str
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """The part of a scale subresource that matters; `selector` is the text form, "" where the kind reports none."""
+
+    replicas: int
+    selector: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One RBAC permission; `resource` may end in a subresource ("deployments/scale")."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+
+
+class Budget:
+    """Seconds left of a whole operation, as the time limit of its next call."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left_s(self) -> float:
+        """Seconds left; `TimedOut` when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimedOut(f"not asked: the {self._seconds:g} s for this operation are over")
+        return left
+
+
+class ScaleApi:
+    """The scale subresource of any kind, found through discovery."""
+
+    def __init__(self, api: ApiConnection) -> None:
+        self._api = api
+        self._plurals: dict[tuple[str, str], str] = {}  # (api version, kind) -> plural, for kinds with a scale
+
+    def get(self, target: TargetRef, budget: Budget) -> Scale:
+        """The target's Scale as the server holds it now."""
+        call = self.call_for(Verb.GET, target, budget, subresource="scale")
+        return _scale_from(call, self._api.call(call, timeout_s=budget.left_s()))
+
+    def patch(self, target: TargetRef, found: Scale, replicas: int, budget: Budget) -> Scale:
+        """Write `replicas` over `found`, and nothing but `found`: any change since is a `Conflict`."""
+        # The uid refuses a workload that was deleted and made anew under the same name.
+        body = {"metadata": {"resourceVersion": found.version, "uid": found.uid}, "spec": {"replicas": replicas}}
+        call = self.call_for(Verb.PATCH, target, budget, subresource="scale")
+        call = replace(call, query=(("fieldManager", FIELD_MANAGER),))
+        return _scale_from(call, self._api.call(call, body=body, timeout_s=budget.left_s()))
+
+    def call_for(
+        self, verb: Verb, target: TargetRef, budget: Budget, *, subresource: str = "", named: bool = True
+    ) -> Call:
+        """The call on a target's object or subresource, or with `named=False` on all of its kind in its namespace."""
+        group, _, version = target.api_version.rpartition("/")
+        plural = self.plural(target, budget)
+        return Call(
+            verb=verb,
+            group=group,
+            version=version,
+            resource=f"{plural}/{subresource}" if subresource else plural,
+            namespace=target.namespace,
+            name=target.name if named else None,
+        )
+
+    def plural(self, target: TargetRef, budget: Budget) -> str:
+        """The kind's name in REST paths, from discovery. Only finds are kept: a CRD may be installed later."""
+        known = self._plurals.get((target.api_version, target.kind))
+        if known is not None:
+            return known
+        group, _, version = target.api_version.rpartition("/")
+        try:
+            served = self._api.call(Call(verb=Verb.GET, group=group, version=version), timeout_s=budget.left_s())
+        except NotFound as error:
+            message = f"{target}: the cluster does not serve {target.api_version}; is its CRD installed?"
+            raise NotFound(message, status=error.status, path=error.path) from error
+        entries = served.get("resources") or ()
+        scalable = {entry["name"].removesuffix("/scale") for entry in entries if entry["name"].endswith("/scale")}
+        plurals = [entry["name"] for entry in entries if entry["kind"] == target.kind and "/" not in entry["name"]]
+        for plural in plurals:
+            if plural in scalable:
+                self._plurals[target.api_version, target.kind] = plural
+                return plural
+        if plurals:
+            raise Invalid(f"{target}: {plurals[0]} of {target.api_version} have no scale subresource")
+        raise NotFound(f"{target}: {target.api_version} has no kind {target.kind}", status=404)
+
+    def missing_permissions(
+        self, targets: Sequence[TargetRef], budget: Budget, *, active: bool
+    ) -> tuple[Permission, ...]:
+        """What this account lacks to observe `targets`, or to scale them if `active`; asks, and changes nothing.
+
+        `KubernetesError` where the server cannot be asked.
+        """
+        needed = dict.fromkeys(
+            permission for target in targets for permission in self._needed(target, active=active, budget=budget)
+        )
+        return tuple(permission for permission in needed if not self._is_allowed(permission, budget))
+
+    def _needed(self, target: TargetRef, *, active: bool, budget: Budget) -> Iterator[Permission]:
+        group = target.api_version.rpartition("/")[0]
+        scale = f"{self.plural(target, budget)}/scale"
+        yield Permission(verb="get", group=group, resource=scale, namespace=target.namespace)
+        yield Permission(verb="list", group="", resource="pods", namespace=target.namespace)
+        if active:
+            yield Permission(verb="patch", group=group, resource=scale, namespace=target.namespace)
+
+    def _is_allowed(self, permission: Permission, budget: Budget) -> bool:
+        resource, _, subresource = permission.resource.partition("/")
+        attributes = {
+            "verb": permission.verb,
+            "group": permission.group,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": permission.namespace,
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        call = Call(verb=Verb.CREATE, group="authorization.k8s.io", version="v1", resource="selfsubjectaccessreviews")
+        answer = self._api.call(call, body=review, timeout_s=budget.left_s())
+        return bool((answer.get("status") or {}).get("allowed"))
+
+
+def _scale_from(call: Call, body: Json) -> Scale:
+    try:
+        metadata, status = body["metadata"], body.get("status") or {}
+        return Scale(
+            replicas=int((body.get("spec") or {}).get("replicas", 0)),  # zero is left out of the API's JSON
+            selector=str(status.get("selector") or ""),
+            uid=str(metadata["uid"]),
+            version=str(metadata["resourceVersion"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unavailable(f"{call.path} answered something that is no Scale", status=200, path=call.path) from error

@@ -1,0 +1,302 @@
+"""The composition: four proposals in, one decision out, every clamp on record. The only place that knows the order.
+
+    highest want above the scale  → out to it
+    highest keep below the scale  → in to it, if the guard agrees
+    between the two               → hold
+
+then step limits, then bounds. A function of its arguments: the daemon, the simulator, the notebook and the replay of
+a journal all call this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from forecaster.types import Blind, value_of
+from scaler.policy import guard, latency, limits, load, memory, predictive, scheduled, steering, trust
+from scaler.policy.budget import grant
+from scaler.policy.capacity import CapacityProfile
+from scaler.policy.guard import GuardRule
+from scaler.policy.latency import LatencyRule
+from scaler.policy.limits import Bounds, StepRule
+from scaler.policy.load import LoadRule
+from scaler.policy.predictive import PredictiveRule
+from scaler.policy.scheduled import ScheduledRule
+from scaler.policy.steering import SteeringRule
+from scaler.policy.trust import TrustRule
+from scaler.policy.types import (
+    Adjustment,
+    Decision,
+    Mode,
+    PolicyState,
+    Proposal,
+    Reason,
+    ReplicaState,
+    Snapshot,
+    Trust,
+    demand_of,
+)
+
+__all__ = ["WorkloadPolicy", "decide", "decide_within"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadPolicy:
+    """All settings of one workload's decision; each rule's parameters are documented beside the rule."""
+
+    workload: str
+    profile: CapacityProfile
+    mode: Mode = Mode.OBSERVE
+    start_time: timedelta = timedelta(minutes=5)
+    """Pod created → Ready, as configured; used until it has been measured."""
+    tick: timedelta = timedelta(minutes=1)
+    priority: int = 0
+    """Who grows first when the GPU budget is short: higher first."""
+    load: LoadRule = field(default_factory=LoadRule)
+    predictive: PredictiveRule = field(default_factory=PredictiveRule)
+    latency: LatencyRule = field(default_factory=LatencyRule)
+    scheduled: ScheduledRule = field(default_factory=ScheduledRule)
+    trust: TrustRule = field(default_factory=TrustRule)
+    steering: SteeringRule = field(default_factory=SteeringRule)
+    guard: GuardRule = field(default_factory=GuardRule)
+    bounds: Bounds = field(default_factory=Bounds)
+    step: StepRule = field(default_factory=StepRule)
+
+    def __post_init__(self) -> None:
+        if self.tick <= timedelta(0):
+            raise ValueError(f"tick of {self.workload} must be above 0, got {self.tick}")
+        if self.start_time < timedelta(0):
+            raise ValueError(f"start_time of {self.workload} must be at least 0, got {self.start_time}")
+
+
+def decide(
+    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, *, now: datetime
+) -> tuple[Decision, PolicyState]:
+    """One workload's decision at `now`, and what to remember. Same inputs and state ⇒ same decision.
+
+    An empty `state` holds the present scale until a full look-back has been seen; growth is allowed at once.
+    """
+    state = memory.carry(state, tick=policy.tick, now=now)
+    replicas = snapshot.replicas
+    if isinstance(replicas, Blind):
+        blind = Decision(workload=snapshot.workload, at=now, current=None, target=None, reason=Reason.BLIND_REPLICAS)
+        return blind, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
+    state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
+    state = memory.observe_model(state, snapshot, now=now)
+    if replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0):
+        return _hands_off(snapshot, state, now=now)
+    moment = _Moment.of(snapshot, policy, replicas, now=now)
+    state = _steer(moment, state)
+    proposals, state = _propose(moment, state)
+    state = _remember(moment, state, proposals)
+    target, adjustments, reason = _compose(moment, state, proposals)
+    decision = Decision(
+        workload=snapshot.workload,
+        at=now,
+        current=replicas.desired,
+        target=target,
+        reason=reason,
+        proposals=proposals,
+        adjustments=adjustments,
+        trust=moment.trust,
+        z=moment.z(state),
+    )
+    return decision, _order(moment, state, decision)
+
+
+def decide_within(
+    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, allowed: int | None, *, now: datetime
+) -> tuple[Decision, PolicyState]:
+    """`decide`, then the fleet's cut: what a replay calls with the recorded grant."""
+    decision, after = decide(snapshot, state, policy, now=now)
+    return grant(decision, after, allowed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """What every step of one decision looks at: the inputs, and what follows from them alone."""
+
+    snapshot: Snapshot
+    policy: WorkloadPolicy
+    replicas: ReplicaState
+    demand_rps: dict[str, float] | None
+    trust: Trust
+    least: int
+    most: int
+    lead_time: timedelta
+    now: datetime
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime) -> _Moment:
+        bounds = policy.bounds
+        least, most = scheduled.bounds_at(
+            policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now
+        )
+        enabled = policy.predictive.enabled
+        return cls(
+            snapshot=snapshot,
+            policy=policy,
+            replicas=replicas,
+            demand_rps=demand_of(snapshot.classes),
+            trust=trust.judge(snapshot, policy.trust, now=now) if enabled else Trust.NO_FORECAST,
+            least=least,
+            most=most,
+            lead_time=timedelta(seconds=snapshot.lead_time_s),
+            now=now,
+        )
+
+    @property
+    def current(self) -> int:
+        return self.replicas.desired
+
+    def z(self, state: PolicyState) -> float:
+        return self.policy.steering.first_z if state.z is None else state.z
+
+    def load(self) -> float:
+        """Present load and backlog, in exactly full replicas; 0 while demand is unknown."""
+        demand_rps = self.demand_rps or {}
+        waiting = value_of(self.snapshot.requests_waiting) or 0.0
+        profile = self.policy.profile
+        return profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=self.snapshot.lead_time_s)
+
+
+def _hands_off(snapshot: Snapshot, state: PolicyState, *, now: datetime) -> tuple[Decision, PolicyState]:
+    """A zero that we did not write: somebody switched the workload off, and it stays off."""
+    decision = Decision(workload=snapshot.workload, at=now, current=0, target=0, reason=Reason.HANDS_OFF)
+    return decision, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
+
+
+def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
+    """Move z by what the last minute showed: its demand against what was Ready when it began."""
+    policy, snapshot = moment.policy, moment.snapshot
+    fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
+    if moment.demand_rps is None or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
+        return state
+    if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
+        return state
+    load_then = policy.profile.load(moment.demand_rps)
+    return replace(state, z=steering.steer(moment.z(state), policy.steering, load=load_then, ready=state.ready))
+
+
+def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...], PolicyState]:
+    """Ask each rule; the ones with nothing to say are left out."""
+    snapshot, policy, now = moment.snapshot, moment.policy, moment.now
+    by_latency, remembered = latency.propose(snapshot, policy.latency, policy.profile, state.latency, now=now)
+    proposals = (
+        load.propose(snapshot, policy.load, policy.profile, trusted=moment.trust is Trust.TRUSTED),
+        predictive.propose(snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now),
+        by_latency,
+        scheduled.propose(snapshot, policy.scheduled, policy.profile, now=now),
+    )
+    active_at = state.latency_active_at if by_latency is None else now
+    state = replace(state, latency=remembered, latency_active_at=active_at)
+    return tuple(each for each in proposals if each is not None), state
+
+
+def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ...]) -> PolicyState:
+    """Note what this tick saw, for the guard of this and the coming ticks."""
+    now = moment.now
+    known = moment.demand_rps is not None
+    keep = max((each.keep for each in proposals), default=0)
+    calm = known and keep < moment.current
+    window = guard.look_back(moment.lead_time)
+    return replace(
+        state,
+        last_tick_at=now,
+        known_since=(state.known_since or now) if known else None,
+        calm_since=(state.calm_since or now) if calm else None,
+        peaks=guard.falling_peaks(state.peaks, keep, window=window, now=now) if proposals else state.peaks,
+        ready=moment.replicas.ready,
+    )
+
+
+def _compose(
+    moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ...]
+) -> tuple[int, tuple[Adjustment, ...], Reason]:
+    """Target, clamps and main reason, in the one order that there is."""
+    current, now, step = moment.current, moment.now, moment.policy.step
+    known = moment.demand_rps is not None
+    highest = max(proposals, key=lambda each: each.want, default=None)
+    keep = max((each.keep for each in proposals), default=current)
+    target, reason = current, Reason.STEADY if known else Reason.BLIND_DEMAND
+    adjustments: tuple[Adjustment, ...] = ()
+    if highest is not None and highest.want > current:
+        target, reason = highest.want, highest.reason
+        target, trace = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
+        adjustments += trace
+        target, trace = limits.step_out(target, step, state.desired, current=current, now=now)
+        adjustments += trace
+    elif known and keep < current:
+        target, adjustments = _release(moment, state, keep)
+        reason = Reason.LOAD
+    target, trace = _bound(moment, state, target)
+    adjustments += trace
+    return target, adjustments, _main_reason(current, target, adjustments, reason)
+
+
+def _release(moment: _Moment, state: PolicyState, keep: int) -> tuple[int, tuple[Adjustment, ...]]:
+    """Put the release down to `keep` before the guard."""
+    window = guard.look_back(moment.lead_time)
+    was_active = state.latency_active_at is not None and moment.now - state.latency_active_at < window
+    blind = latency.blind_classes(moment.snapshot, moment.policy.latency) if was_active else ()
+    release = guard.Release(
+        current=moment.current,
+        target=keep,
+        replicas=moment.replicas,
+        load=moment.load(),
+        trusted=moment.trust is Trust.TRUSTED,
+        blind_rule=", ".join(blind),
+    )
+    return guard.hold(release, moment.policy.guard, state, lead_time=moment.lead_time, now=moment.now)
+
+
+def _bound(moment: _Moment, state: PolicyState, target: int) -> tuple[int, tuple[Adjustment, ...]]:
+    """Bounds come last. Below the minimum always; above the maximum too, but never inward while blind (I2).
+
+    A scale above the maximum that we may not reduce yet is left as it is: nothing is written.
+    """
+    bounded, trace = limits.clamp(target, least=moment.least, most=moment.most)
+    if bounded >= moment.current or target < moment.current:
+        return bounded, trace
+    window = guard.look_back(moment.lead_time)
+    if state.known_since is None:
+        hold = Reason.BLIND_DEMAND
+    elif moment.now - state.known_since < window:
+        hold = Reason.REWARM
+    else:
+        return bounded, trace
+    kept = Adjustment(
+        rule=guard.RULE,
+        before=bounded,
+        after=moment.current,
+        reason=hold,
+        detail=f"above the maximum {moment.most}, but no release while blind or re-warming",
+    )
+    return moment.current, (*trace, kept)
+
+
+def _main_reason(current: int, target: int, adjustments: tuple[Adjustment, ...], proposed: Reason) -> Reason:
+    """The rule's reason, unless a clamp stopped or turned the movement: then that clamp's."""
+    if not adjustments:
+        return proposed
+    last = adjustments[-1]
+    stopped = target == current
+    turned = (target > current) != (last.before > current)
+    return last.reason if stopped or turned else proposed
+
+
+def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicyState:
+    """Note what was asked for, and what the latency rule now waits for."""
+    target = decision.target
+    if target is None or target == moment.current:
+        return state
+    state = replace(state, asked=target)
+    by_latency = next((each for each in decision.proposals if each.rule == latency.RULE), None)
+    fired = by_latency is not None and by_latency.reason in (Reason.P95_BREACH, Reason.PROFILE_DOUBTED)
+    if not fired or by_latency is None or target < moment.current:
+        return state
+    waits_for = replace(
+        state.latency, ordered=min(by_latency.want, moment.most), ordered_at=moment.now, settled_at=None
+    )
+    return replace(state, latency=waits_for)

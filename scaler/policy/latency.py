@@ -1,0 +1,170 @@
+"""The latency rule (P95 over its SLO for two minutes): catches what nobody forecast. It only ever raises.
+
+Latency is the trigger, load is the size: the order is what the arrivals and the backlog need, and at least one more
+than now. After an order the rule waits until what it ordered is Ready or has failed and one full rate window has
+passed, else it would fire all through a three-minute start. GPU utilisation is no trigger: a vision model can be
+slow on an idle-looking GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from forecaster.types import Blind, Reading, value_of
+from scaler.policy.capacity import CapacityProfile, replicas_for
+from scaler.policy.types import (
+    Breach,
+    ClassReadings,
+    LatencyState,
+    Proposal,
+    Reason,
+    ReplicaState,
+    Snapshot,
+    demand_of,
+)
+
+RULE = "latency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """Latency targets of one request class, or of every class that has no entry of its own; None is not judged."""
+
+    request_class: str | None = None
+    """Which class; None stands for all the others."""
+    e2e_p95_s: float | None = None
+    """End to end, seconds."""
+    ttft_p95_s: float | None = None
+    """Time to first token, seconds."""
+    queue_time_p95_s: float | None = None
+    """Waiting in the replica's queue, seconds."""
+
+    def __post_init__(self) -> None:
+        for name in ("e2e_p95_s", "ttft_p95_s", "queue_time_p95_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise ValueError(f"latency.slos[].{name} must be above 0 seconds, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRule:
+    """Parameters of the latency rule; without an SLO it stays silent."""
+
+    slos: tuple[Slo, ...] = ()
+    """The targets; the entry that names the class wins over the one that names none."""
+    hold: timedelta = timedelta(minutes=2)
+    """How long a signal must stay above its SLO before it counts."""
+    rate_window: timedelta = timedelta(minutes=2)
+    """Window of the latency queries: after an order settles, one of it must pass before the rule looks again."""
+
+    def slo_for(self, request_class: str) -> Slo | None:
+        """The targets of one class."""
+        named = (slo for slo in self.slos if slo.request_class == request_class)
+        others = (slo for slo in self.slos if slo.request_class is None)
+        return next(named, next(others, None))
+
+
+def propose(
+    snapshot: Snapshot, rule: LatencyRule, profile: CapacityProfile, state: LatencyState, *, now: datetime
+) -> tuple[Proposal | None, LatencyState]:
+    """The rule's opinion and its memory after this tick; None while nothing is, or was just, over an SLO."""
+    if isinstance(snapshot.replicas, Blind):
+        return None, state
+    breaches = _track(snapshot, rule, state, now=now)
+    state = replace(_settle(state, snapshot, now=now), breaches=breaches)
+    if state.ordered is not None:
+        return _pending(state.ordered), state
+    held = [breach for breach in breaches if now - breach.since >= rule.hold]
+    resting = state.settled_at is not None and now - state.settled_at < rule.rate_window
+    if not held or resting:
+        return (_watch(snapshot.replicas, breaches) if breaches else None), state
+    return _fire(snapshot, profile, held, replicas=snapshot.replicas), state
+
+
+def blind_classes(snapshot: Snapshot, rule: LatencyRule) -> tuple[str, ...]:
+    """Classes with an SLO on a signal that cannot be read now, as "class/signal"."""
+    return tuple(
+        f"{readings.request_class}/{signal}"
+        for readings in snapshot.classes
+        for signal, _, reading in _judged(readings, rule)
+        if isinstance(reading, Blind)
+    )
+
+
+def _judged(readings: ClassReadings, rule: LatencyRule) -> Iterator[tuple[str, float, Reading]]:
+    """Each signal of a class that has a target: its name, the target in seconds, the reading."""
+    slo = rule.slo_for(readings.request_class)
+    if slo is None:
+        return
+    for signal in ("e2e_p95_s", "ttft_p95_s", "queue_time_p95_s"):
+        target_s = getattr(slo, signal)
+        if target_s is not None:
+            yield signal, target_s, getattr(readings, signal)
+
+
+def _track(snapshot: Snapshot, rule: LatencyRule, state: LatencyState, *, now: datetime) -> tuple[Breach, ...]:
+    """Open breaches after this tick. A signal that is fine, unknown, or has too few requests closes its breach."""
+    since = {(breach.request_class, breach.signal): breach.since for breach in state.breaches}
+    breaches = []
+    for readings in snapshot.classes:
+        for signal, target_s, reading in _judged(readings, rule):
+            value = value_of(reading)
+            if value is not None and value > target_s:
+                key = (readings.request_class, signal)
+                breaches.append(Breach(request_class=key[0], signal=key[1], since=since.get(key, now)))
+    return tuple(breaches)
+
+
+def _settle(state: LatencyState, snapshot: Snapshot, *, now: datetime) -> LatencyState:
+    """Close the open order once it is Ready, has failed, was undone by others, or took twice the lead time."""
+    replicas = snapshot.replicas
+    if state.ordered is None or state.ordered_at is None or isinstance(replicas, Blind):
+        return state
+    arrived = replicas.ready >= state.ordered
+    failed = replicas.failed > 0 and replicas.starting == 0
+    overdue = now - state.ordered_at >= timedelta(seconds=2.0 * snapshot.lead_time_s + 60.0)
+    if arrived or failed or overdue:
+        return replace(state, ordered=None, ordered_at=None, settled_at=now)
+    return state
+
+
+def _pending(ordered: int) -> Proposal:
+    """Hold what was ordered until it is there: no further raise, and no release of pods that are still starting."""
+    return Proposal(
+        rule=RULE, want=ordered, keep=ordered, reason=Reason.P95_PENDING, detail=f"waiting for {ordered} Ready"
+    )
+
+
+def _watch(replicas: ReplicaState, breaches: tuple[Breach, ...]) -> Proposal:
+    """Over an SLO, but not for long enough, or just after an order settled: release nothing."""
+    return Proposal(
+        rule=RULE, want=0, keep=replicas.desired, reason=Reason.P95_WATCH, detail=f"{_names(breaches)} above SLO"
+    )
+
+
+def _fire(snapshot: Snapshot, profile: CapacityProfile, held: list[Breach], *, replicas: ReplicaState) -> Proposal:
+    """ceil((arrivals + backlog / lead time) / max_rps), and at least one more than now.
+
+    Pods that already start are the remedy under way: while there are any, only a larger size raises. If the load
+    fits what is Ready and still the SLO breaks, the profile promises too much: raise one and flag it.
+    """
+    demand_rps = demand_of(snapshot.classes) or {}
+    waiting = value_of(snapshot.requests_waiting) or 0.0
+    load = profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=snapshot.lead_time_s)
+    size = replicas_for(load)
+    under_way = replicas.starting > 0 or replicas.unschedulable > 0
+    target = max(size, replicas.desired + (0 if under_way else 1))
+    doubted = bool(demand_rps) and size <= replicas.ready
+    return Proposal(
+        rule=RULE,
+        want=target,
+        keep=target,
+        reason=Reason.PROFILE_DOUBTED if doubted else Reason.P95_BREACH,
+        detail=f"{_names(held)} above SLO since {min(b.since for b in held):%H:%M:%S}; load with backlog {load:.3f}",
+    )
+
+
+def _names(breaches: list[Breach] | tuple[Breach, ...]) -> str:
+    return ", ".join(f"{breach.request_class}/{breach.signal}" for breach in breaches)

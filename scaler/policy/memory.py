@@ -1,0 +1,63 @@
+"""What one tick remembers for the next: ages out, drops what a clock jump made absurd, restarts after a break.
+
+Pure bookkeeping over `PolicyState`; it proposes nothing and clamps nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from scaler.policy.types import At, LatencyState, PolicyState, ReplicaState, Snapshot
+
+
+def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
+    """The part of `state` that still holds at `now`.
+
+    A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
+    calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
+    What was measured or written stays: the steered score, the last scale-in, the scale asked for. A moment in the
+    future is dropped, it was stamped by a clock that has been corrected since.
+    """
+    if state.last_tick_at is None:
+        return state
+    gap = now - state.last_tick_at
+    if timedelta(0) <= gap <= 3 * tick:
+        return state
+    return PolicyState(
+        last_scale_in_at=_not_after(state.last_scale_in_at, now),
+        model=state.model,
+        model_since=_not_after(state.model_since, now),
+        z=state.z,
+        asked=state.asked,
+        latency=LatencyState(),
+    )
+
+
+def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: timedelta, now: datetime) -> PolicyState:
+    """Note the scale that the cluster reports: its recent course, and a scale-in since the last tick, ours or not.
+
+    The scale-in is dated to the tick before, when it was ordered.
+    """
+    last = state.desired[-1].replicas if state.desired else None
+    shrunk = last is not None and replicas.desired < last
+    recent = tuple(each for each in state.desired if now - each.at < period)
+    waits = replicas.unschedulable > 0
+    return replace(
+        state,
+        desired=(*recent, At(at=now, replicas=replicas.desired)),
+        last_scale_in_at=state.last_tick_at if shrunk else state.last_scale_in_at,
+        unschedulable_since=(state.unschedulable_since or now) if waits else None,
+    )
+
+
+def observe_model(state: PolicyState, snapshot: Snapshot, *, now: datetime) -> PolicyState:
+    """Note when the model behind the forecasts changed; the first one is no change."""
+    model = ",".join(sorted({each.forecast.model for each in snapshot.forecasts}))
+    if not model or model == state.model:
+        return state
+    return replace(state, model=model, model_since=now if state.model else None)
+
+
+def _not_after(moment: datetime | None, now: datetime) -> datetime | None:
+    return moment if moment is not None and moment <= now else None

@@ -1,0 +1,67 @@
+"""The predictive rule: have replicas Ready when the demand is there. A floor; it never lets replicas fall.
+
+Order and release look at different times. An order placed now can only change the moment `now + lead time`, so it is
+sized for the demand there, at the steered score z. A release can hurt every moment from now until a replacement
+could be Ready, so only what lies above the higher score z + margin over that whole span is given back. This
+hysteresis in quantile space replaces a look-back window (measured: cheaper, with half the pod starts).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from scaler.policy.capacity import CapacityProfile, replicas_for
+from scaler.policy.types import Proposal, Reason, Snapshot, demand_of
+
+RULE = "predictive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictiveRule:
+    """Parameters of the predictive rule."""
+
+    enabled: bool = True
+    """False removes the rule; the load rule then keeps its own margin."""
+    release_margin_z: float = 0.5
+    """How much higher, in normal score, a release looks than an order; at least 0."""
+
+    def __post_init__(self) -> None:
+        if not self.release_margin_z >= 0.0:
+            raise ValueError(f"predictive.release_margin_z must be at least 0, got {self.release_margin_z}")
+
+
+def propose(
+    snapshot: Snapshot, rule: PredictiveRule, profile: CapacityProfile, *, z: float, tick: timedelta, now: datetime
+) -> Proposal | None:
+    """Order for `now + lead time` at `z`; keep what the span to one tick later needs at `z + margin`.
+
+    Quantiles of several classes are added as if they peaked together: never too little, exact for one class. None
+    while the rule is off, or no unexpired, finite forecast is at hand.
+    """
+    fresh = [each.forecast for each in snapshot.forecasts if not each.forecast.expired(now=now)]
+    if not rule.enabled or not fresh:
+        return None
+
+    def load_at(moment: datetime, score: float) -> float:
+        return profile.load({each.request_class: each.quantile(moment, z=score) for each in fresh})
+
+    arrival = now + timedelta(seconds=snapshot.lead_time_s)
+    order = load_at(arrival, z)
+    span = fresh[0].grid_between(now, arrival + tick)
+    release = max(load_at(moment, z + rule.release_margin_z) for moment in span)
+    if not (math.isfinite(order) and math.isfinite(release)):
+        return None
+    present = profile.load(demand_of(snapshot.classes) or {})
+    want = replicas_for(order)
+    return Proposal(
+        rule=RULE,
+        want=want,
+        keep=max(want, replicas_for(max(release, present))),
+        reason=Reason.FORECAST,
+        detail=(
+            f"{fresh[0].model}: load {order:.3f} at {arrival:%H:%M:%S} (z {z:.2f}), "
+            f"peak {release:.3f} until {arrival + tick:%H:%M:%S} (z {z + rule.release_margin_z:.2f})"
+        ),
+    )

@@ -1,0 +1,238 @@
+"""The values that the rules read and return: snapshot in, proposals and decision out, state handed back.
+
+Nothing here decides. Every value is frozen and made of plain numbers, texts and tuples, so that a decision can be
+journalled, compared, hashed and made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from forecaster.types import DEFAULT_CLASS, Blind, BlindReason, Forecast, ForecastQuality, Reading, value_of
+
+NOT_READ = Blind(reason=BlindReason.NOT_READ)
+"""A signal that nobody asked for: its rule stays silent."""
+
+
+class Mode(StrEnum):
+    """Whether decisions are carried out: `observe` never writes, `active` does."""
+
+    OBSERVE = "observe"
+    ACTIVE = "active"
+
+
+class Action(StrEnum):
+    """What a decision does to the number of replicas."""
+
+    OUT = "out"
+    IN = "in"
+    HOLD = "hold"
+
+
+class Reason(StrEnum):
+    """Machine reason of a proposal, of a clamp, or of the whole decision. Add, don't rename."""
+
+    # proposals
+    LOAD = "load"
+    FORECAST = "forecast"
+    FORECAST_EXPIRED = "forecast_expired"
+    P95_BREACH = "p95_breach"
+    P95_PENDING = "p95_pending"
+    P95_WATCH = "p95_watch"
+    PROFILE_DOUBTED = "profile_doubted"
+    SCHEDULED = "scheduled"
+    # why it holds, or why less moves than proposed
+    STEADY = "steady"
+    BLIND_DEMAND = "blind_demand"
+    BLIND_REPLICAS = "blind_replicas"
+    BLIND_RULE = "blind_rule"
+    REWARM = "rewarm"
+    NOT_CALM = "not_calm"
+    RECENT_SCALE_IN = "recent_scale_in"
+    RECENT_PEAK = "recent_peak"
+    SURVIVORS = "survivors"
+    STEP_OUT = "step_out"
+    STEP_IN = "step_in"
+    AT_MIN = "at_min"
+    AT_MAX = "at_max"
+    GPU_BUDGET = "gpu_budget"
+    UNSCHEDULABLE = "unschedulable"
+    HANDS_OFF = "hands_off"
+
+
+class Trust(StrEnum):
+    """Whether the forecast may carry the safety margin, and if not, why."""
+
+    TRUSTED = "trusted"
+    NO_FORECAST = "no_forecast"
+    EXPIRED = "expired"
+    UNSCORED = "unscored"
+    WORSE_THAN_LAST_VALUE = "worse_than_last_value"
+    COVERAGE_LOW = "coverage_low"
+    COVERAGE_HIGH = "coverage_high"
+    CLASS_MISSING = "class_missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """What the cluster says of a workload. Terminating pods are in none of the counts.
+
+    `desired` is spec.replicas, `starting` pods are created and neither Ready nor failed, `unschedulable` ones wait
+    for a GPU (they are not in `starting`), `failed` ones crash or were refused.
+    """
+
+    desired: int
+    ready: int
+    starting: int = 0
+    unschedulable: int = 0
+    failed: int = 0
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassReadings:
+    """The signals of one request class; latencies are 95th percentiles in seconds over the rate window."""
+
+    request_class: str = DEFAULT_CLASS
+    demand_rps: Reading = NOT_READ
+    e2e_p95_s: Reading = NOT_READ
+    ttft_p95_s: Reading = NOT_READ
+    queue_time_p95_s: Reading = NOT_READ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandForecast:
+    """One class's forecast of demand in requests per second, and how far it has earned trust."""
+
+    forecast: Forecast
+    quality: ForecastQuality | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything `decide` may know about one workload at one tick."""
+
+    workload: str
+    replicas: ReplicaState | Blind
+    classes: tuple[ClassReadings, ...]
+    lead_time_s: float
+    requests_waiting: Reading = NOT_READ
+    forecasts: tuple[DemandForecast, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One rule's opinion: order up to `want`, do not release below `keep` (`keep` ≥ `want`)."""
+
+    rule: str
+    want: int
+    keep: int
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """One clamp: `rule` moved the target from `before` to `after`, and why."""
+
+    rule: str
+    before: int
+    after: int
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do with one workload now, and the whole chain that led there.
+
+    `current` and `target` are None when the cluster could not be read: nothing is written then.
+    """
+
+    workload: str
+    at: datetime
+    current: int | None
+    target: int | None
+    reason: Reason
+    proposals: tuple[Proposal, ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
+    trust: Trust = Trust.NO_FORECAST
+    z: float = 0.0
+
+    @property
+    def action(self) -> Action:
+        """Out, in or hold: derived, never stored."""
+        if self.current is None or self.target is None or self.target == self.current:
+            return Action.HOLD
+        return Action.OUT if self.target > self.current else Action.IN
+
+
+# ── State: what one decision leaves for the next ──────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breach:
+    """A latency signal above its SLO without a break since `since`."""
+
+    request_class: str
+    signal: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyState:
+    """What the latency rule remembers: open breaches, and the order it waits for."""
+
+    breaches: tuple[Breach, ...] = ()
+    ordered: int | None = None
+    ordered_at: datetime | None = None
+    settled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """A number of replicas at a moment."""
+
+    at: datetime
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """All memory of the decision for one workload; an empty one holds the current scale.
+
+    `known_since` starts with the first tick of an unbroken run in which every required signal was known;
+    `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
+    the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
+    `asked` is the last scale we asked for, `ready` what was Ready at the last tick, `z` the steered score.
+    """
+
+    last_tick_at: datetime | None = None
+    known_since: datetime | None = None
+    calm_since: datetime | None = None
+    last_scale_in_at: datetime | None = None
+    desired: tuple[At, ...] = ()
+    peaks: tuple[At, ...] = ()
+    latency: LatencyState = field(default_factory=LatencyState)
+    latency_active_at: datetime | None = None
+    model: str = ""
+    model_since: datetime | None = None
+    z: float | None = None
+    ready: int | None = None
+    asked: int | None = None
+    unschedulable_since: datetime | None = None
+    over_budget: bool = False
+
+
+def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
+    """Requests per second by class, or None as soon as one class cannot be told (unknown is not zero)."""
+    demand: dict[str, float] = {}
+    for readings in classes:
+        value = value_of(readings.demand_rps)
+        if value is None:
+            return None
+        demand[readings.request_class] = value
+    return demand or None

