@@ -197,6 +197,11 @@ class Forecast:
         """Whether this forecast is too old to act on at `now`."""
         return now >= self.expires_at
 
+    @property
+    def plausible(self) -> bool:
+        """Whether every value is finite and at least zero: nothing else may be acted on."""
+        return all(0.0 <= value < math.inf for levels in self.values for value in levels)
+
     def quantile(self, at: datetime, *, z: float) -> float:
         """Demand in the bin that holds `at`, at the normal score `z` (0 = median, 1.645 = 95 %).
 
@@ -224,7 +229,7 @@ def _quantile_at(levels: tuple[float, ...], z: float) -> float:
     upper = next((i for i in range(1, len(LEVEL_Z) - 1) if z <= LEVEL_Z[i]), len(LEVEL_Z) - 1)
     lower = upper - 1
     slope = (levels[upper] - levels[lower]) / (LEVEL_Z[upper] - LEVEL_Z[lower])
-    return max(0.0, levels[lower] + slope * (z - LEVEL_Z[lower]))
+    return max(levels[lower] + slope * (z - LEVEL_Z[lower]), 0.0)  # this order keeps a NaN a NaN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

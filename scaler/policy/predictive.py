@@ -8,7 +8,6 @@ hysteresis in quantile space replaces a look-back window (measured: cheaper, wit
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -38,21 +37,21 @@ def propose(
     """Order for `now + lead time` at `z`; keep what the span to one tick later needs at `z + margin`.
 
     Quantiles of several classes are added as if they peaked together: never too little, exact for one class. None
-    while the rule is off, or no unexpired, finite forecast is at hand.
+    while the rule is off, or no unexpired, plausible forecast is at hand.
     """
-    fresh = [each.forecast for each in snapshot.forecasts if not each.forecast.expired(now=now)]
-    if not rule.enabled or not fresh:
+    usable = [
+        each.forecast for each in snapshot.forecasts if not each.forecast.expired(now=now) and each.forecast.plausible
+    ]
+    if not rule.enabled or not usable:
         return None
 
     def load_at(moment: datetime, score: float) -> float:
-        return profile.load({each.request_class: each.quantile(moment, z=score) for each in fresh})
+        return profile.load({each.request_class: each.quantile(moment, z=score) for each in usable})
 
     arrival = now + timedelta(seconds=snapshot.lead_time_s)
     order = load_at(arrival, z)
-    span = fresh[0].grid_between(now, arrival + tick)
+    span = usable[0].grid_between(now, arrival + tick)
     release = max(load_at(moment, z + rule.release_margin_z) for moment in span)
-    if not (math.isfinite(order) and math.isfinite(release)):
-        return None
     present = profile.load(demand_of(snapshot.classes) or {})
     want = replicas_for(order)
     return Proposal(
@@ -61,7 +60,7 @@ def propose(
         keep=max(want, replicas_for(max(release, present))),
         reason=Reason.FORECAST,
         detail=(
-            f"{fresh[0].model}: load {order:.3f} at {arrival:%H:%M:%S} (z {z:.2f}), "
+            f"{usable[0].model}: load {order:.3f} at {arrival:%H:%M:%S} (z {z:.2f}), "
             f"peak {release:.3f} until {arrival + tick:%H:%M:%S} (z {z + rule.release_margin_z:.2f})"
         ),
     )

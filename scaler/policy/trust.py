@@ -34,6 +34,8 @@ def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Trust:
     for each in snapshot.forecasts:
         if each.forecast.expired(now=now):
             return Trust.EXPIRED
+        if not each.forecast.plausible:
+            return Trust.IMPLAUSIBLE
         quality = each.quality
         if quality is None or quality.scored_bins < rule.least_scored_bins:
             return Trust.UNSCORED

@@ -69,6 +69,7 @@ class Trust(StrEnum):
     TRUSTED = "trusted"
     NO_FORECAST = "no_forecast"
     EXPIRED = "expired"
+    IMPLAUSIBLE = "implausible"
     UNSCORED = "unscored"
     WORSE_THAN_LAST_VALUE = "worse_than_last_value"
     COVERAGE_LOW = "coverage_low"

@@ -1,0 +1,354 @@
+"""The composition: which proposal wins, in which order the clamps come, what the decision says of itself."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from forecaster.types import Blind, BlindReason, Known, Reading, TooFew, Zero
+from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, run, settled
+from scaler.policy.decide import WorkloadPolicy, decide, decide_within
+from scaler.policy.limits import StepRule
+from scaler.policy.predictive import PredictiveRule
+from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule, TimeWindow
+from scaler.policy.types import Action, Decision, Mode, PolicyState, Reason, ReplicaState, Snapshot, Trust
+
+BLIND = Blind(reason=BlindReason.TIMEOUT)
+
+
+def decided(snapshot: Snapshot, policy: WorkloadPolicy | None = None, *, state: PolicyState | None = None) -> Decision:
+    return decide(snapshot, state or PolicyState(), policy or a_policy(), now=NOON)[0]
+
+
+def calmly(snapshot: Snapshot, policy: WorkloadPolicy | None = None) -> Decision:
+    """The decision after ten minutes of the same."""
+    policy = policy or a_policy()
+    return decided(snapshot, policy, state=settled(snapshot, policy))
+
+
+def test_the_highest_want_orders() -> None:
+    """Load wants 3 (20 rps at 70 % of 10), the forecast 5, the event 4: out to 5, and it says why."""
+    event = ScheduledEvent(
+        name="live",
+        start=NOON,
+        end=NOON + timedelta(hours=1),
+        expected_peak=(ExpectedDemand(request_class="x", rps=40.0),),
+    )
+    policy = a_policy(scheduled=ScheduledRule(events=(event,)))
+    decision = decided(a_snapshot(rps=20.0, desired=2, forecasts=(a_forecast(50.0),), quality=None), policy)
+    assert [(each.rule, each.want) for each in decision.proposals] == [("load", 3), ("predictive", 5), ("scheduled", 4)]
+    assert (decision.current, decision.target, decision.action, decision.reason) == (2, 5, Action.OUT, Reason.FORECAST)
+
+
+def test_between_want_and_keep_nothing_moves() -> None:
+    """The forecast sinks towards the end of a start (want 2) but holds until then (keep 6): 4 stays 4."""
+    forecast = a_forecast(60.0, later_rps={4: 20.0})
+    decision = calmly(a_snapshot(rps=10.0, desired=4, forecasts=(forecast,)))
+    assert (decision.target, decision.reason, decision.adjustments) == (4, Reason.STEADY, ())
+
+
+def test_the_highest_keep_limits_the_release() -> None:
+    decision = calmly(a_snapshot(rps=10.0, desired=8, forecasts=(a_forecast(50.0),)))
+    assert (decision.target, decision.action, decision.reason) == (5, Action.IN, Reason.LOAD)
+
+
+def test_trust_carries_the_margin() -> None:
+    """30 rps at 10 a replica: ceil(30 / 7) = 5 without trust, 3 with it."""
+    forecast = (a_forecast(30.0),)
+    assert decided(a_snapshot(rps=30.0, forecasts=forecast, quality=None)).target == 5
+    trusted = decided(a_snapshot(rps=30.0, forecasts=forecast, quality=GOOD))
+    assert (trusted.target, trusted.trust) == (3, Trust.TRUSTED)
+
+
+def test_switching_the_forecast_off_restores_the_margin() -> None:
+    decision = decided(
+        a_snapshot(rps=30.0, forecasts=(a_forecast(99.0),)), a_policy(predictive=PredictiveRule(enabled=False))
+    )
+    assert (decision.target, decision.trust) == (5, Trust.NO_FORECAST)
+
+
+@pytest.mark.parametrize(
+    ("rps", "target", "reason"),
+    [
+        pytest.param(BLIND, 6, Reason.BLIND_DEMAND, id="blind"),
+        pytest.param(TooFew(count=2), 6, Reason.BLIND_DEMAND, id="too few"),
+        pytest.param(Known(value=float("nan")), 6, Reason.BLIND_DEMAND, id="NaN without evidence"),
+        pytest.param(Known(value=float("-inf")), 6, Reason.BLIND_DEMAND, id="-inf"),
+        pytest.param(Zero(evidence="up"), 3, Reason.LOAD, id="zero with evidence scales in, by half"),
+        pytest.param(Known(value=1e300), 12, Reason.LOAD, id="1e300 grows by one step"),
+    ],
+)
+def test_unknown_is_not_zero(rps: Reading, target: int, reason: Reason) -> None:
+    """Six replicas after ten quiet minutes; then this reading."""
+    policy = a_policy()
+    state = settled(a_snapshot(rps=1.0, desired=6), policy, minutes=4)
+    state = replace(state, known_since=NOON - timedelta(hours=1), calm_since=NOON - timedelta(minutes=5))
+    decision = decided(a_snapshot(rps=rps, desired=6), policy, state=state)
+    assert (decision.target, decision.reason) == (target, reason)
+
+
+def test_blind_holds_and_a_fresh_forecast_may_still_raise() -> None:
+    decision = decided(a_snapshot(rps=BLIND, desired=2, forecasts=(a_forecast(50.0),)))
+    assert (decision.target, decision.reason) == (5, Reason.FORECAST)
+    falling = calmly(a_snapshot(rps=BLIND, desired=9, forecasts=(a_forecast(50.0),)))
+    assert (falling.target, falling.reason) == (9, Reason.BLIND_DEMAND)
+
+
+def test_after_blindness_a_full_look_back_passes_before_a_release() -> None:
+    policy, quiet = a_policy(), a_snapshot(rps=10.0, desired=6)
+    minutes = [quiet] * 4 + [a_snapshot(rps=BLIND, desired=6)] + [quiet] * 8
+    decisions = run(
+        minutes, policy, state=replace(settled(quiet, policy), last_scale_in_at=NOON - timedelta(minutes=5))
+    )
+    reasons = [decision.reason for decision in decisions]
+    assert reasons[:5] == [Reason.RECENT_SCALE_IN] * 4 + [Reason.BLIND_DEMAND]
+    assert reasons[5:10] == [Reason.REWARM] * 5
+    assert (decisions[10].action, decisions[10].target) == (Action.IN, 3)
+
+
+def test_unreadable_replicas_mean_no_decision() -> None:
+    snapshot = replace(a_snapshot(rps=500.0), replicas=BLIND)
+    decision, state = decide(snapshot, settled(a_snapshot(rps=9.0), a_policy()), a_policy(), now=NOON)
+    assert (decision.current, decision.target, decision.action) == (None, None, Action.HOLD)
+    assert decision.reason is Reason.BLIND_REPLICAS
+    assert (state.known_since, state.calm_since, state.ready, state.last_tick_at) == (None, None, None, NOON)
+
+
+def test_restart_holds_the_scale() -> None:
+    """An empty state, eight replicas, hardly any load: five minutes of holding, then a release by half."""
+    decisions = run([a_snapshot(rps=3.0, desired=8)] * 6, a_policy())
+    assert [decision.target for decision in decisions] == [8] * 5 + [4]
+    assert decisions[0].reason is Reason.REWARM
+
+
+def test_a_zero_that_we_did_not_write_means_hands_off() -> None:
+    for policy in (a_policy(), a_policy(least=0)):
+        decision, state = decide(a_snapshot(rps=99.0, desired=0), PolicyState(known_since=NOON), policy, now=NOON)
+        assert (decision.current, decision.target, decision.reason) == (0, 0, Reason.HANDS_OFF)
+        assert state.known_since is None
+
+
+def test_a_zero_that_we_wrote_wakes_on_demand() -> None:
+    policy, asleep = a_policy(least=0), PolicyState(asked=0, last_tick_at=NOON - MINUTE)
+    assert decided(a_snapshot(rps=3.0, desired=0), policy, state=asleep).target == 1
+    assert decided(a_snapshot(rps=Zero(evidence="up"), desired=0), policy, state=asleep).target == 0
+    assert decided(a_snapshot(rps=3.0, desired=0), a_policy(), state=asleep).reason is Reason.HANDS_OFF, (
+        "min 1 never sleeps"
+    )
+
+
+def test_sleep_is_reached_only_with_min_zero() -> None:
+    silence = a_snapshot(rps=Zero(evidence="up"), desired=1)
+    assert calmly(silence, a_policy(least=0)).target == 0
+    assert calmly(silence).target == 1
+
+
+def test_minimum_is_enforced_even_if_nothing_is_known() -> None:
+    decision = decided(a_snapshot(rps=BLIND, desired=1), a_policy(least=3))
+    assert (decision.target, decision.reason, decision.action) == (3, Reason.AT_MIN, Action.OUT)
+
+
+def test_a_release_stops_at_the_minimum() -> None:
+    decision = calmly(a_snapshot(rps=1.0, desired=4), a_policy(least=3))
+    assert (decision.target, decision.reason) == (3, Reason.LOAD)
+    assert [each.reason for each in decision.adjustments] == [Reason.STEP_IN, Reason.AT_MIN]
+
+
+def test_growth_stops_at_the_maximum_and_says_so() -> None:
+    decision = decided(a_snapshot(rps=999.0, desired=8), a_policy(most=8))
+    assert (decision.target, decision.action, decision.reason) == (8, Action.HOLD, Reason.AT_MAX)
+    partly = decided(a_snapshot(rps=999.0, desired=6), a_policy(most=8))
+    assert (partly.target, partly.reason) == (8, Reason.LOAD)
+    assert [each.reason for each in partly.adjustments] == [Reason.STEP_OUT, Reason.AT_MAX]
+
+
+def test_a_scale_above_the_maximum_comes_down_unless_blind() -> None:
+    """Somebody set 12 with a maximum of 8. Blind or re-warming it stays; in sight it comes down to the limit."""
+    busy = a_snapshot(rps=500.0, desired=12)
+    seen = calmly(busy, a_policy(most=8))
+    assert (seen.target, seen.action, seen.reason) == (8, Action.IN, Reason.AT_MAX)
+    blind = calmly(a_snapshot(rps=BLIND, desired=12), a_policy(most=8))
+    assert (blind.target, blind.reason) == (12, Reason.BLIND_DEMAND)
+    fresh = decided(busy, a_policy(most=8))
+    assert (fresh.target, fresh.reason) == (12, Reason.REWARM)
+    quiet = decided(
+        a_snapshot(rps=1.0, desired=12),
+        a_policy(most=8),
+        state=settled(a_snapshot(rps=1.0, desired=12), a_policy(most=8)),
+    )
+    assert quiet.target == 6, "an agreed release may go further than the limit"
+
+
+def test_a_window_moves_the_bounds() -> None:
+    noon = TimeWindow(name="lunch", start=NOON.time(), end=(NOON + timedelta(hours=1)).time(), min_replicas=5)
+    decision = decided(a_snapshot(rps=1.0), a_policy(scheduled=ScheduledRule(windows=(noon,))))
+    assert (decision.target, decision.reason) == (5, Reason.AT_MIN)
+
+
+def test_pods_without_gpu_stop_growth_after_ten_minutes() -> None:
+    policy = a_policy()
+    waits = a_snapshot(rps=90.0, desired=6, ready=4, unschedulable=2)
+    assert decided(waits, policy).target == 12
+    stuck = decided(
+        waits, policy, state=replace(settled(waits, policy), unschedulable_since=NOON - timedelta(minutes=10))
+    )
+    assert (stuck.target, stuck.reason) == (6, Reason.UNSCHEDULABLE)
+
+
+def test_latency_orders_are_remembered_until_they_are_ready() -> None:
+    policy = a_policy(slo_s=1.0)
+    slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0, quality=None)
+    state = settled(slow, policy, minutes=2)
+    decision, state = decide(slow, state, policy, now=NOON)
+    assert (decision.target, decision.reason) == (4, Reason.PROFILE_DOUBTED)
+    assert (state.latency.ordered, state.latency.ordered_at, state.asked) == (4, NOON, 4)
+    starting = a_snapshot(rps=20.0, desired=4, ready=3, starting=1, p95_s=5.0)
+    decision, state = decide(starting, state, policy, now=NOON + MINUTE)
+    assert (decision.target, decision.proposals[-1].reason) == (4, Reason.P95_PENDING)
+
+
+def test_a_latency_order_waits_for_no_more_than_the_maximum() -> None:
+    policy = a_policy(slo_s=1.0, most=4)
+    slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0, waiting=36000.0)
+    _, state = decide(slow, settled(slow, policy, minutes=2), policy, now=NOON)
+    assert state.latency.ordered == 4
+
+
+def test_an_order_of_another_rule_is_not_the_latency_rules() -> None:
+    policy = a_policy(slo_s=1.0)
+    _, state = decide(a_snapshot(rps=50.0, desired=1, p95_s=5.0), PolicyState(), policy, now=NOON)
+    assert (state.asked, state.latency.ordered) == (5, None)
+
+
+def test_a_blind_latency_signal_blocks_release_only_if_its_rule_was_active() -> None:
+    policy = a_policy(slo_s=1.0)
+    fine, unseen = (a_snapshot(rps=5.0, desired=4, p95_s=p95) for p95 in (0.2, BLIND))
+    assert decided(unseen, policy, state=settled(fine, policy)).action is Action.IN
+    active = replace(settled(fine, policy), latency_active_at=NOON - timedelta(minutes=4))
+    held = decided(unseen, policy, state=active)
+    assert (held.target, held.reason) == (4, Reason.BLIND_RULE)
+    assert decided(fine, policy, state=active).action is Action.IN
+    long_ago = replace(active, latency_active_at=NOON - timedelta(minutes=5))
+    assert decided(unseen, policy, state=long_ago).action is Action.IN
+
+
+def test_a_backlog_keeps_the_survivors() -> None:
+    """50 rps fit 5 replicas by the trusted forecast, but 5400 waiting requests are 30 rps more for three minutes."""
+    queue = a_snapshot(rps=50.0, desired=8, waiting=5400.0, forecasts=(a_forecast(50.0),))
+    decision = calmly(queue)
+    assert (decision.target, decision.reason) == (8, Reason.SURVIVORS)
+    assert calmly(replace(queue, requests_waiting=Known(value=0.0))).target == 5
+
+
+def z_after(snapshot: Snapshot, policy: WorkloadPolicy, **state: object) -> float | None:
+    before = PolicyState(last_tick_at=NOON - MINUTE, z=2.0, **{"ready": 3, **state})  # type: ignore[arg-type]
+    return decide(snapshot, before, policy, now=NOON)[1].z
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "policy", "state", "z"),
+    [
+        pytest.param(a_snapshot(rps=29.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 1.999, id="met"),
+        pytest.param(a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 2.099, id="missed"),
+        pytest.param(
+            a_snapshot(rps=31.0, desired=9, ready=9, forecasts=(a_forecast(9.0),)),
+            a_policy(),
+            {},
+            2.099,
+            id="what was Ready when the minute began counts",
+        ),
+        pytest.param(
+            a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)),
+            a_policy(mode=Mode.OBSERVE),
+            {},
+            2.0,
+            id="observed: not our doing",
+        ),
+        pytest.param(a_snapshot(rps=31.0, desired=3), a_policy(), {}, 2.0, id="no forecast to blame"),
+        pytest.param(
+            a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, issued_at=NOON - timedelta(hours=1)),)),
+            a_policy(),
+            {},
+            2.0,
+            id="an expired one neither",
+        ),
+        pytest.param(a_snapshot(rps=BLIND, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 2.0, id="blind"),
+        pytest.param(
+            a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)),
+            a_policy(),
+            {"ready": None},
+            2.0,
+            id="first tick",
+        ),
+        pytest.param(
+            a_snapshot(rps=99.0, desired=8, ready=8, forecasts=(a_forecast(9.0),)),
+            a_policy(most=8),
+            {},
+            2.0,
+            id="at the maximum",
+        ),
+    ],
+)
+def test_steering_moves_only_on_evidence(
+    snapshot: Snapshot, policy: WorkloadPolicy, state: dict[str, object], z: float
+) -> None:
+    assert z_after(snapshot, policy, **state) == pytest.approx(z)
+
+
+def test_a_new_workload_starts_at_the_first_score() -> None:
+    decision, state = decide(a_snapshot(rps=1.0, forecasts=(a_forecast(9.0),)), PolicyState(), a_policy(), now=NOON)
+    assert (decision.z, state.z) == (1.9, None)
+
+
+def test_the_steered_score_orders() -> None:
+    """Levels 20, 30, 40, 50: at z = 2.3263 the 0.99 quantile is ordered."""
+    snapshot = a_snapshot(rps=1.0, forecasts=(a_forecast(20.0, spread_rps=10.0),))
+    low, high = (
+        decided(snapshot, state=PolicyState(z=z, last_tick_at=NOON - MINUTE)) for z in (0.0, 2.3263478740408408)
+    )
+    assert (low.target, high.target) == (2, 5)
+    assert (low.z, high.z) == (0.0, 2.3263478740408408)
+
+
+def test_within_a_grant() -> None:
+    snapshot = a_snapshot(rps=90.0, desired=4)
+    cut, state = decide_within(snapshot, PolicyState(), a_policy(), 6, now=NOON)
+    assert (cut.target, cut.reason, state.over_budget) == (6, Reason.GPU_BUDGET, True)
+    free, state = decide_within(snapshot, PolicyState(), a_policy(), None, now=NOON)
+    assert (free.target, state.over_budget) == (8, False)
+
+
+def test_four_ticks_a_minute_do_not_grow_four_times() -> None:
+    policy, state, scale, seen = a_policy(tick=timedelta(seconds=15), step=StepRule()), PolicyState(), 1, []
+    for i in range(9):
+        now = NOON + i * timedelta(seconds=15)
+        decision, state = decide(a_snapshot(rps=9000.0, desired=scale), state, policy, now=now)
+        scale = decision.target or scale
+        seen.append(scale)
+    assert seen == [5, 5, 5, 5, 10, 10, 10, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda: a_policy(tick=timedelta(0)), "tick of llm/chat must be above 0, got 0:00:00", id="tick"),
+        pytest.param(
+            lambda: a_policy(start_time=timedelta(seconds=-1)),
+            "start_time of llm/chat must be at least 0",
+            id="start time",
+        ),
+    ],
+)
+def test_refuses_impossible_settings(make, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_action_is_derived() -> None:
+    base = Decision(workload="a", at=NOON, current=2, target=2, reason=Reason.STEADY)
+    assert base.action is Action.HOLD
+    assert replace(base, target=3).action is Action.OUT
+    assert replace(base, target=1).action is Action.IN
+    assert replace(base, current=None).action is Action.HOLD
+    assert isinstance(a_snapshot().replicas, ReplicaState)

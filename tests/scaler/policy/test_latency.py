@@ -1,0 +1,238 @@
+"""The latency rule: trigger, size, silence after an order."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from forecaster.types import Blind, BlindReason, Known, Reading, TooFew
+from policy_cases import MINUTE, NOON, a_snapshot
+from scaler.policy import latency
+from scaler.policy.capacity import CapacityProfile, ClassCapacity, single_rate
+from scaler.policy.latency import LatencyRule, Slo
+from scaler.policy.types import LatencyState, Proposal, Reason, Snapshot
+
+RULE = LatencyRule(slos=(Slo(e2e_p95_s=1.2),))
+TEN = single_rate("x", 10.0)
+BLIND = Blind(reason=BlindReason.NO_SERIES)
+
+
+def after(
+    snapshots: list[Snapshot],
+    *,
+    rule: LatencyRule = RULE,
+    state: LatencyState | None = None,
+    profile: CapacityProfile = TEN,
+) -> tuple[Proposal | None, LatencyState]:
+    """The rule's opinion at the last of these minutes."""
+    proposal, state = None, state or LatencyState()
+    for minute, snapshot in enumerate(snapshots):
+        proposal, state = latency.propose(snapshot, rule, profile, state, now=NOON + minute * MINUTE)
+    return proposal, state
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "want", "reason"),
+    [
+        pytest.param(a_snapshot(rps=47.0, desired=3, p95_s=9.0), 5, Reason.P95_BREACH, id="size by load"),
+        pytest.param(
+            a_snapshot(rps=47.0, desired=5, p95_s=9.0), 6, Reason.PROFILE_DOUBTED, id="load fits: one more, flagged"
+        ),
+        pytest.param(
+            a_snapshot(rps=47.0, desired=5, ready=4, p95_s=9.0),
+            6,
+            Reason.P95_BREACH,
+            id="load does not fit what is Ready",
+        ),
+        pytest.param(
+            a_snapshot(rps=40.0, desired=4, p95_s=9.0, waiting=900.0),
+            5,
+            Reason.P95_BREACH,
+            id="900 waiting / 180 s = 5 rps more",
+        ),
+        pytest.param(
+            a_snapshot(rps=BLIND, desired=4, p95_s=9.0), 5, Reason.P95_BREACH, id="blind demand may still add one"
+        ),
+        pytest.param(
+            a_snapshot(rps=47.0, desired=4, ready=2, starting=2, p95_s=9.0),
+            5,
+            Reason.P95_BREACH,
+            id="larger size beats pods under way",
+        ),
+        pytest.param(
+            a_snapshot(rps=37.0, desired=4, ready=2, starting=2, p95_s=9.0),
+            4,
+            Reason.P95_BREACH,
+            id="pods under way are the remedy",
+        ),
+        pytest.param(
+            a_snapshot(rps=37.0, desired=4, ready=2, unschedulable=2, p95_s=9.0),
+            4,
+            Reason.P95_BREACH,
+            id="pods without GPU are not doubled",
+        ),
+    ],
+)
+def test_size_when_it_fires(snapshot: Snapshot, want: int, reason: Reason) -> None:
+    proposal, _ = after([snapshot] * 3)
+    assert proposal is not None
+    assert (proposal.want, proposal.keep, proposal.reason) == (want, want, reason)
+
+
+def test_two_minutes_and_not_a_second_less() -> None:
+    bad = a_snapshot(rps=50.0, p95_s=1.21)
+    state = latency.propose(bad, RULE, TEN, LatencyState(), now=NOON)[1]
+    early, _ = latency.propose(bad, RULE, TEN, state, now=NOON + timedelta(seconds=119))
+    due, _ = latency.propose(bad, RULE, TEN, state, now=NOON + timedelta(seconds=120))
+    assert early is not None
+    assert due is not None
+    assert (early.reason, due.reason) == (Reason.P95_WATCH, Reason.P95_BREACH)
+
+
+@pytest.mark.parametrize(
+    "interruption",
+    [
+        pytest.param(Known(value=1.2), id="exactly at the SLO is fine"),
+        pytest.param(Known(value=0.1), id="fine"),
+        pytest.param(TooFew(count=12), id="too few requests"),
+        pytest.param(BLIND, id="blind"),
+        pytest.param(Known(value=float("nan")), id="NaN"),
+    ],
+)
+def test_a_break_starts_the_two_minutes_again(interruption: Reading) -> None:
+    bad = a_snapshot(rps=50.0, p95_s=9.0)
+    proposal, state = after([bad, bad, a_snapshot(rps=50.0, p95_s=interruption), bad])
+    assert proposal is not None
+    assert proposal.reason is Reason.P95_WATCH
+    assert state.breaches[0].since == NOON + 3 * MINUTE
+
+
+def test_silent_while_nothing_is_over_its_slo() -> None:
+    assert after([a_snapshot(rps=500.0, p95_s=0.3)] * 5) == (None, LatencyState())
+    assert after([a_snapshot(rps=500.0, p95_s=99.0)] * 5, rule=LatencyRule())[0] is None, "no SLO, no rule"
+
+
+def test_a_watch_blocks_release_and_orders_nothing() -> None:
+    proposal, _ = after([a_snapshot(rps=5.0, desired=6, p95_s=9.0)])
+    assert proposal is not None
+    assert (proposal.want, proposal.keep) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("slo", "readings"),
+    [
+        pytest.param(Slo(ttft_p95_s=0.5), {"ttft_s": Known(value=0.6)}, id="time to first token"),
+        pytest.param(Slo(queue_time_p95_s=0.3), {"queue_s": Known(value=0.4)}, id="queue time"),
+        pytest.param(
+            Slo(e2e_p95_s=9.0, queue_time_p95_s=0.3), {"p95_s": 1.0, "queue_s": Known(value=0.4)}, id="any of several"
+        ),
+    ],
+)
+def test_other_signals_trigger_too(slo: Slo, readings: dict[str, Reading]) -> None:
+    proposal, _ = after([a_snapshot(rps=50.0, **readings)] * 3, rule=LatencyRule(slos=(slo,)))  # type: ignore[arg-type]
+    assert proposal is not None
+    assert proposal.reason is Reason.P95_BREACH
+
+
+def test_each_class_has_its_own_slo_and_its_own_two_minutes() -> None:
+    rule = LatencyRule(slos=(Slo(e2e_p95_s=1.0), Slo(request_class="video", e2e_p95_s=5.0)))
+    both = a_snapshot(rps={"text": 10.0, "video": 10.0}, p95_s=3.0)
+    proposal, state = after([both] * 3, rule=rule)
+    assert [breach.request_class for breach in state.breaches] == ["text"]
+    assert proposal is not None
+    assert proposal.detail.startswith("text/e2e_p95_s above SLO since 12:00:00")
+    alternating = [
+        a_snapshot(rps={"text": 10.0}, p95_s=3.0),
+        a_snapshot(rps={"gui": 10.0}, p95_s=3.0),
+    ] * 3
+    assert after(alternating, rule=rule)[0].reason is Reason.P95_WATCH  # type: ignore[union-attr]
+
+
+def ordered(replicas: int) -> LatencyState:
+    return LatencyState(ordered=replicas, ordered_at=NOON)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "snapshot", "reason"),
+    [
+        pytest.param(
+            1, a_snapshot(rps=90.0, desired=5, ready=3, starting=2, p95_s=9.0), Reason.P95_PENDING, id="still starting"
+        ),
+        pytest.param(
+            1,
+            a_snapshot(rps=90.0, desired=5, ready=5, p95_s=9.0),
+            Reason.P95_WATCH,
+            id="Ready: one rate window of rest",
+        ),
+        pytest.param(
+            1,
+            a_snapshot(rps=90.0, desired=5, ready=3, starting=1, failed=1, p95_s=9.0),
+            Reason.P95_PENDING,
+            id="some still start",
+        ),
+        pytest.param(1, a_snapshot(rps=90.0, desired=5, ready=3, failed=2, p95_s=9.0), Reason.P95_WATCH, id="failed"),
+        pytest.param(
+            6,
+            a_snapshot(rps=90.0, desired=5, ready=3, starting=2, p95_s=9.0),
+            Reason.P95_PENDING,
+            id="twice the start is not over",
+        ),
+        pytest.param(
+            7,
+            a_snapshot(rps=90.0, desired=5, ready=3, starting=2, p95_s=9.0),
+            Reason.P95_WATCH,
+            id="given up after 2 * 3 min + 1 min",
+        ),
+    ],
+)
+def test_waits_for_what_it_ordered(minutes: int, snapshot: Snapshot, reason: Reason) -> None:
+    proposal, state = latency.propose(snapshot, RULE, TEN, ordered(5), now=NOON + minutes * MINUTE)
+    assert proposal is not None
+    assert proposal.reason is reason
+    assert (proposal.want, proposal.keep) == ((5, 5) if reason is Reason.P95_PENDING else (0, 5))
+    assert (state.ordered is None) == (reason is Reason.P95_WATCH)
+
+
+def test_after_an_order_one_full_rate_window_passes_before_it_fires_again() -> None:
+    ready = a_snapshot(rps=90.0, desired=5, p95_s=9.0)
+    state = LatencyState(settled_at=NOON)
+    reasons = []
+    for minute in range(4):
+        proposal, state = latency.propose(ready, RULE, TEN, state, now=NOON + minute * MINUTE)
+        assert proposal is not None
+        reasons.append(proposal.reason)
+    assert reasons == [Reason.P95_WATCH, Reason.P95_WATCH, Reason.P95_BREACH, Reason.P95_BREACH]
+
+
+def test_unknown_replicas_leave_everything_as_it_is() -> None:
+    snapshot = replace(a_snapshot(rps=90.0, p95_s=9.0), replicas=BLIND)
+    assert latency.propose(snapshot, RULE, TEN, ordered(5), now=NOON) == (None, ordered(5))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "rule", "names"),
+    [
+        pytest.param(a_snapshot(p95_s=BLIND), RULE, ("default/e2e_p95_s",), id="blind signal with a target"),
+        pytest.param(a_snapshot(p95_s=BLIND), LatencyRule(), (), id="no target, nobody misses it"),
+        pytest.param(a_snapshot(p95_s=TooFew(count=1)), RULE, (), id="too few is not blind"),
+        pytest.param(a_snapshot(p95_s=1.0), RULE, (), id="known"),
+    ],
+)
+def test_names_its_blind_signals(snapshot: Snapshot, rule: LatencyRule, names: tuple[str, ...]) -> None:
+    assert latency.blind_classes(snapshot, rule) == names
+
+
+def test_backlog_counts_in_the_mix_of_classes() -> None:
+    profile = CapacityProfile(
+        name="x", classes=(ClassCapacity(name="text", max_rps=10.0), ClassCapacity(name="video", max_rps=1.0))
+    )
+    snapshot = a_snapshot(rps={"text": 5.0, "video": 0.5}, waiting=990.0, desired=1, p95_s=9.0)
+    proposal, _ = after([snapshot] * 3, profile=profile)
+    assert proposal is not None
+    assert proposal.want == 2, "load 1, and 5.5 rps of backlog in the same mix is another 1"
+
+
+@pytest.mark.parametrize("field", ["e2e_p95_s", "ttft_p95_s", "queue_time_p95_s"])
+def test_refuses_an_slo_of_no_time(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"latency\.slos\[\]\.{field} must be above 0 seconds, got 0"):
+        Slo(**{field: 0.0})

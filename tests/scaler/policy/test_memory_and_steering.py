@@ -1,0 +1,191 @@
+"""What survives from tick to tick, and how the score is steered."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy_cases import MINUTE, NOON, a_forecast, a_snapshot
+from scaler.policy import memory, steering
+from scaler.policy.steering import SteeringRule
+from scaler.policy.types import At, Breach, LatencyState, PolicyState, ReplicaState
+
+FULL = PolicyState(
+    last_tick_at=NOON - MINUTE,
+    known_since=NOON - timedelta(hours=1),
+    calm_since=NOON - timedelta(minutes=4),
+    last_scale_in_at=NOON - timedelta(minutes=20),
+    desired=(At(at=NOON - MINUTE, replicas=4),),
+    peaks=(At(at=NOON - MINUTE, replicas=3),),
+    latency=LatencyState(breaches=(Breach(request_class="a", signal="e2e_p95_s", since=NOON - MINUTE),)),
+    latency_active_at=NOON - MINUTE,
+    model="arima",
+    model_since=NOON - timedelta(hours=2),
+    z=2.5,
+    ready=4,
+    asked=4,
+    unschedulable_since=NOON - MINUTE,
+    over_budget=True,
+)
+KEPT = PolicyState(
+    last_scale_in_at=FULL.last_scale_in_at,
+    model="arima",
+    model_since=FULL.model_since,
+    z=2.5,
+    asked=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("gap", "carried"),
+    [
+        pytest.param(timedelta(0), FULL, id="the same moment"),
+        pytest.param(timedelta(minutes=3), FULL, id="three ticks"),
+        pytest.param(timedelta(minutes=3, seconds=1), KEPT, id="a break: every unbroken run ends, measurements stay"),
+        pytest.param(timedelta(days=30), KEPT, id="a month off"),
+        pytest.param(timedelta(seconds=-1), KEPT, id="the clock went back"),
+    ],
+)
+def test_carry(gap: timedelta, carried: PolicyState) -> None:
+    assert FULL.last_tick_at is not None
+    assert memory.carry(FULL, tick=MINUTE, now=FULL.last_tick_at + gap) == carried
+
+
+def test_moments_in_the_future_are_dropped() -> None:
+    back = NOON - timedelta(hours=3)
+    assert memory.carry(FULL, tick=MINUTE, now=back) == replace(KEPT, last_scale_in_at=None, model_since=None)
+    same = memory.carry(FULL, tick=MINUTE, now=NOON - timedelta(minutes=20))
+    assert same.last_scale_in_at == NOON - timedelta(minutes=20), "exactly now is not the future"
+
+
+def test_an_empty_state_stays_empty() -> None:
+    assert memory.carry(PolicyState(), tick=MINUTE, now=NOON) == PolicyState()
+
+
+@pytest.mark.parametrize(
+    ("desired", "scaled_in_at"),
+    [
+        pytest.param(5, FULL.last_scale_in_at, id="grew"),
+        pytest.param(4, FULL.last_scale_in_at, id="same"),
+        pytest.param(3, FULL.last_tick_at, id="shrank since the last tick: dated to it"),
+    ],
+)
+def test_scale_ins_are_seen_whoever_made_them(desired: int, scaled_in_at: object) -> None:
+    after = memory.observe_replicas(FULL, ReplicaState(desired=desired, ready=desired), period=MINUTE, now=NOON)
+    assert after.last_scale_in_at == scaled_in_at
+    assert after.desired == (At(at=NOON, replicas=desired),), "a value one whole period old is forgotten"
+
+
+def test_recent_scales_are_kept_for_the_step_limit() -> None:
+    soon = NOON - MINUTE + timedelta(seconds=15)
+    after = memory.observe_replicas(FULL, ReplicaState(desired=5, ready=4), period=MINUTE, now=soon)
+    assert after.desired == (At(at=NOON - MINUTE, replicas=4), At(at=soon, replicas=5))
+    first = memory.observe_replicas(PolicyState(), ReplicaState(desired=2, ready=2), period=MINUTE, now=NOON)
+    assert (first.desired, first.last_scale_in_at) == ((At(at=NOON, replicas=2),), None)
+
+
+def test_since_when_pods_find_no_gpu() -> None:
+    waits = ReplicaState(desired=4, ready=3, unschedulable=1)
+    first = memory.observe_replicas(PolicyState(), waits, period=MINUTE, now=NOON)
+    later = memory.observe_replicas(first, waits, period=MINUTE, now=NOON + MINUTE)
+    assert (first.unschedulable_since, later.unschedulable_since) == (NOON, NOON)
+    gone = memory.observe_replicas(later, ReplicaState(desired=4, ready=4), period=MINUTE, now=NOON + MINUTE)
+    assert gone.unschedulable_since is None
+
+
+def test_a_change_of_model_is_dated_the_first_one_is_none() -> None:
+    first = memory.observe_model(PolicyState(), a_snapshot(forecasts=(a_forecast(1.0, model="arima"),)), now=NOON)
+    assert (first.model, first.model_since) == ("arima", None)
+    same = memory.observe_model(first, a_snapshot(forecasts=(a_forecast(2.0, model="arima"),)), now=NOON + MINUTE)
+    assert same == first
+    none = memory.observe_model(first, a_snapshot(), now=NOON + MINUTE)
+    assert none == first, "a missing forecast is no change of model"
+    other = memory.observe_model(first, a_snapshot(forecasts=(a_forecast(1.0, model="lstm"),)), now=NOON + MINUTE)
+    assert (other.model, other.model_since) == ("lstm", NOON + MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("z", "load", "ready", "after"),
+    [
+        pytest.param(1.9, 3.0, 3, 1.899, id="just enough: a hair down"),
+        pytest.param(1.9, 3.01, 3, 1.999, id="missed: up by 0.1 · 0.99"),
+        pytest.param(1.9, 3.0 + 1e-10, 3, 1.899, id="rounding is no miss"),
+        pytest.param(4.45, 9.0, 3, 4.5, id="capped above"),
+        pytest.param(-0.9995, 0.0, 3, -1.0, id="capped below"),
+    ],
+)
+def test_steer(z: float, load: float, ready: int, after: float) -> None:
+    assert steering.steer(z, SteeringRule(), load=load, ready=ready) == pytest.approx(after)
+
+
+@given(share=st.floats(0.0, 0.2), target=st.floats(0.005, 0.1))
+def test_steering_finds_the_quantile_that_misses_the_target_share(share: float, target: float) -> None:
+    """A world whose misses fall with z: in the long run the missed share is the target, whatever it started from."""
+    rule, z, missed = SteeringRule(missed_target_ratio=target), 1.9 + 10 * (share - 0.1), 0
+    z = min(4.5, max(-1.0, z))
+    for minute in range(6000):
+        load = 1.0 + 2.0 * (minute * 0.618033988749895 % 1.0)  # equidistributed in [1, 3)
+        ready_share = 1.0 + min(1.0, max(0.0, (z + 1.0) / 5.5)) * 2.0
+        miss = load > ready_share
+        missed += miss and minute >= 2000
+        z = steering.steer(z, rule, load=2.0 if miss else 0.0, ready=1)
+    assert missed / 4000 == pytest.approx(target, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("state", "replicas", "frozen"),
+    [
+        pytest.param(
+            PolicyState(), ReplicaState(desired=3, ready=2, starting=1), False, id="starting pods do not freeze"
+        ),
+        pytest.param(PolicyState(), ReplicaState(desired=8, ready=8), True, id="at the maximum"),
+        pytest.param(PolicyState(), ReplicaState(desired=9, ready=8), True, id="above the maximum"),
+        pytest.param(PolicyState(over_budget=True), ReplicaState(desired=3, ready=3), True, id="over budget"),
+        pytest.param(PolicyState(), ReplicaState(desired=3, ready=2, unschedulable=1), True, id="no GPU"),
+        pytest.param(PolicyState(), ReplicaState(desired=3, ready=2, failed=1), True, id="a failed start"),
+        pytest.param(
+            PolicyState(model_since=NOON - timedelta(seconds=179)),
+            ReplicaState(desired=3, ready=3),
+            True,
+            id="a new model",
+        ),
+        pytest.param(
+            PolicyState(model_since=NOON - timedelta(seconds=180)),
+            ReplicaState(desired=3, ready=3),
+            False,
+            id="one lead time later",
+        ),
+    ],
+)
+def test_frozen(state: PolicyState, replicas: ReplicaState, frozen: bool) -> None:
+    lead = timedelta(minutes=3)
+    assert steering.frozen(state, replicas, most_replicas=8, lead_time=lead, now=NOON) is frozen
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda: SteeringRule(missed_target_ratio=0.0),
+            "steering.missed_target_ratio must lie in (0, 1), got 0.0",
+            id="zero",
+        ),
+        pytest.param(
+            lambda: SteeringRule(missed_target_ratio=1.0),
+            "steering.missed_target_ratio must lie in (0, 1), got 1.0",
+            id="one",
+        ),
+        pytest.param(
+            lambda: SteeringRule(first_z=5.0), "steering.first_z must lie in [-1.0, 4.5], got 5.0", id="above"
+        ),
+        pytest.param(
+            lambda: SteeringRule(first_z=-2.0), "steering.first_z must lie in [-1.0, 4.5], got -2.0", id="below"
+        ),
+    ],
+)
+def test_refuses_impossible_parameters(make, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
