@@ -1,0 +1,1 @@
+"""The vLLM side: served variants, how each is started, and its Kubernetes objects. Ships alone."""

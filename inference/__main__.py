@@ -14,6 +14,7 @@ from pathlib import Path
 from inference.errors import InferenceError
 from inference.launch import serve_arguments
 from inference.manifests import Placement, deployment, disruption_budget, pod_monitor, render, service
+from inference.prepull import image_prepuller
 from inference.variants import Variant, read_catalogue, shipped_catalogue, variant_named
 
 
@@ -32,10 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(options: argparse.Namespace, variants: tuple[Variant, ...]) -> str:
     if options.command == "list":
         return "".join(f"{each.name}\t{each.gpus} × {each.gpu_memory_gib:g} GiB\t{each.model}\n" for each in variants)
+    if options.command == "prepull":
+        return render(image_prepuller(variants, placement=_placement(options)))
     variant = variant_named(options.variant, variants)
     if options.command == "arguments":
         return shlex.join(("vllm", "serve", *serve_arguments(variant, port=options.port))) + "\n"
-    placement = Placement(namespace=options.namespace)
+    placement = _placement(options)
     objects = [
         deployment(variant, placement=placement, replicas=options.replicas),
         service(variant, placement=placement),
@@ -46,6 +49,17 @@ def _answer(options: argparse.Namespace, variants: tuple[Variant, ...]) -> str:
     return render(*objects)
 
 
+def _placement(options: argparse.Namespace) -> Placement:
+    return Placement(namespace=options.namespace, node_selector=dict(options.node_label))
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; write KEY=VALUE")
+    return key, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m inference", description="How each served variant is started.")
     parser.add_argument("--catalogue", type=Path, help="a catalogue of your own instead of the shipped one")
@@ -53,10 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the variants of the catalogue")
     arguments = commands.add_parser("arguments", help="the command line that starts one replica")
     manifests = commands.add_parser("manifests", help="Deployment, Service and PodDisruptionBudget as YAML")
+    prepull = commands.add_parser("prepull", help="a DaemonSet that keeps every variant's image on the GPU nodes")
     for command in (arguments, manifests):
         command.add_argument("variant", help="its name in the catalogue")
     arguments.add_argument("--port", type=int, default=8000)
-    manifests.add_argument("--namespace", default="llm")
+    for command in (manifests, prepull):
+        command.add_argument("--namespace", default="llm")
+        label_help = "only on nodes with this label; may be repeated"
+        command.add_argument(
+            "--node-label", type=_label, action="append", default=[], metavar="KEY=VALUE", help=label_help
+        )
     manifests.add_argument("--replicas", type=int, help="state a number; leave out when a scaler owns it")
     manifests.add_argument("--pod-monitor", action="store_true", help="add a PodMonitor for the Prometheus operator")
     return parser

@@ -8,6 +8,7 @@ belongs to the attention backend, and `--swap-space`, which older guides set, no
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from inference.errors import InvalidValue
 from inference.variants import Variant
@@ -80,16 +81,22 @@ def _engine_limits(variant: Variant) -> tuple[str, ...]:
 def _multimodal_limits(variant: Variant) -> tuple[str, ...]:
     """Counts and sizes of pictures and videos; without a size limit one screenshot could fill the whole context."""
     counts = {"image": variant.images_per_prompt, "video": variant.videos_per_prompt}
-    sizes: dict[str, dict[str, int]] = {}
+    sizes: dict[str, Any] = {}
     if variant.images_per_prompt:
-        sizes["images_kwargs"] = {"max_pixels": variant.max_image_tokens * PIXELS_PER_IMAGE_TOKEN}
+        sizes["images_kwargs"] = _at_most(variant.max_image_tokens * PIXELS_PER_IMAGE_TOKEN)
     if variant.videos_per_prompt:
-        sizes["videos_kwargs"] = {"max_pixels": variant.max_video_tokens * PIXELS_PER_VIDEO_TOKEN}
+        sizes["videos_kwargs"] = _at_most(variant.max_video_tokens * PIXELS_PER_VIDEO_TOKEN)
     return (
         *("--limit-mm-per-prompt", _json(counts)),
         *(("--mm-processor-kwargs", _json(sizes)) if sizes else ()),
         *("--mm-processor-cache-gb", f"{variant.mm_processor_cache_gb:g}"),
     )
+
+
+def _at_most(pixels: int) -> dict[str, dict[str, int]]:
+    """A size limit in the processor's words: despite its name, `longest_edge` is an area. (`max_pixels`, its older
+    name, is on its way out.)"""
+    return {"size": {"longest_edge": pixels}}
 
 
 def _json(value: object) -> str:

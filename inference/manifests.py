@@ -30,8 +30,8 @@ PRE_STOP_S = 15
 has its SIGTERM answers new requests with 500."""
 
 TEARDOWN_S = 30
-"""From the last answered request to the process's end: 5 s were measured with one worker of the CPU build, and a
-worker that frees GPU memory and NCCL takes longer. What is still there afterwards is killed."""
+"""From the last answered request to the process's end: 5 to 10 s were measured with one worker of the CPU build, and
+workers that free GPU memory and NCCL take longer. What is still there afterwards is killed."""
 
 STARTUP_PERIOD_S = 2
 """Probing while starting: it adds one second on average to a start, and every second is a second of forecast."""
@@ -64,6 +64,16 @@ class Placement:
             raise self._refuse("cpu", "is no CPU quantity", 'use cores or thousandths, such as "4" or "3500m"')
         if not 1 <= self.run_as_user <= 2**31 - 1:
             raise self._refuse("run_as_user", "is root or no user id", "use an unprivileged id such as 2000")
+
+    def scheduling(self) -> Manifest:
+        """The part of a pod's spec that says on which nodes it may run and how they may pull; empty keys left out."""
+        taint = {"key": self.gpu_taint, "operator": "Exists", "effect": "NoSchedule"}
+        keys: Manifest = {
+            "nodeSelector": dict(sorted(self.node_selector.items())),
+            "tolerations": [taint] if self.gpu_taint else [],
+            "imagePullSecrets": [{"name": name} for name in self.image_pull_secrets],
+        }
+        return {key: value for key, value in keys.items() if value}
 
     def _refuse(self, name: str, problem: str, fix: str) -> InvalidValue:
         return InvalidValue(subject="placement", field=name, value=getattr(self, name), problem=problem, fix=fix)
@@ -179,19 +189,14 @@ def _metadata(variant: Variant, placement: Placement) -> Manifest:
 
 
 def _pod(variant: Variant, placement: Placement) -> Manifest:
-    optional: Manifest = {
-        "serviceAccountName": placement.service_account,
-        "priorityClassName": placement.priority_class,
-        "nodeSelector": dict(sorted(placement.node_selector.items())),
-        "imagePullSecrets": [{"name": name} for name in placement.image_pull_secrets],
-        "tolerations": tolerations(placement),
-    }
+    names = {"serviceAccountName": placement.service_account, "priorityClassName": placement.priority_class}
     return {
         "terminationGracePeriodSeconds": grace_period_s(variant),
         "automountServiceAccountToken": False,
         # A Service called "vllm" in the namespace would set VLLM_PORT=tcp://…, which vLLM reads as its own setting.
         "enableServiceLinks": False,
-        **{name: value for name, value in optional.items() if value},
+        **{key: value for key, value in names.items() if value},
+        **placement.scheduling(),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": placement.run_as_user,
@@ -245,11 +250,6 @@ def _probes(variant: Variant) -> Manifest:
         # pictures answers late, and restarting it under overload would take capacity away for a whole start.
         "livenessProbe": {**get, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 12},
     }
-
-
-    if placement.gpu_taint is None:
-        return []
-    return [{"key": placement.gpu_taint, "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def _volumes(variant: Variant) -> list[Manifest]:

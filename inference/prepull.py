@@ -1,6 +1,6 @@
 """A DaemonSet that keeps the variants' images on the GPU nodes, so that a start does not wait for a pull.
 
-A vLLM image is about 10 GB compressed or not at all on the node: minutes, or nothing. It decides nothing about
+A vLLM image is many gigabytes: pulling it takes minutes, finding it there takes nothing. This decides nothing about
 variants and holds no GPU. It helps on nodes that are already there; a node that joins together with the pod that
 needs it starts both pulls at once, so images belong into the node's own disk image there.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inference.errors import InvalidValue
-from inference.manifests import Manifest, Placement, tolerations
+from inference.manifests import Manifest, Placement
 from inference.variants import Variant
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10.1"
@@ -35,9 +35,7 @@ def image_prepuller(variants: Sequence[Variant], *, placement: Placement | None 
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
-        **({"nodeSelector": dict(sorted(where.node_selector.items()))} if where.node_selector else {}),
-        **({"imagePullSecrets": [{"name": name} for name in where.image_pull_secrets]} if where.image_pull_secrets else {}),
-        "tolerations": tolerations(where),
+        **where.scheduling(),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": where.run_as_user,

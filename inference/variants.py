@@ -124,7 +124,7 @@ class Variant:
     def kv_tokens_at_most(self) -> int:
         """Tokens that the KV cache could hold if activations took no memory: an upper bound, never an estimate.
 
-        8B on one 23.9 GiB card: (0.72 · 23.9 - 16.33) GiB / 144 KiB = 6,391 tokens, under its 8,192 of context.
+        8B on one 23.9 GiB card: (0.72 · 23.9 - 16.33) GiB / 144 KiB = 6,393 tokens, under its 8,192 of context.
         """
         free_gib = self.gpus * self.gpu_memory_gib * self.gpu_memory_utilization - self.weights_gib
         return max(0, math.floor(free_gib * 2**20 / self.kv_kib_per_token))

@@ -1,0 +1,67 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both make .venv from the pinned versions first.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@echo "headstart: making $(VENV) with the pinned core (no torch)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Headstart needs Python 3.11 or newer; say PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.core
+	@echo "headstart: adding the extras train, serve, analytics and dev"
+	@$(PIP) install -c constraints.txt -e '.[train,serve,analytics,dev]'
+	@touch $@
+
+demo: $(VENV)/.core ## a simulated week, no cluster, no GPU: a table and headstart-demo/report.html
+	@$(BIN)/headstart demo
+
+test: $(VENV)/.all servers check ## every check and every test
+	$(BIN)/pytest -n 2 --dist worksteal -q
+	@$(MAKE) --no-print-directory coverage
+
+check: $(VENV)/.all ## lint, types, import contracts: under a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+servers:
+	@tests/setup/servers.sh
+
+coverage: $(VENV)/.all ## branch coverage of the decision
+	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+mutants: $(VENV)/.all ## mutation testing of the decision (about an hour)
+	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
+
+bench: $(VENV)/.all ## speed and memory, as ratios within one run
+	$(BIN)/pytest tests/benchmarks -q -n 0 --benchmark-enable
+
+demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
+	$(BIN)/python -m forecaster.fitting.neural.pretrain --seed 7 --out data/models
+
+vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against a real server
+	@tests/inference/vllm_env.sh
+
+format: $(VENV)/.all ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.all ## resolve the pinned versions again
+	$(PIP) install uv
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra serve --extra analytics --extra dev \
+	  --no-header --no-annotate --no-emit-index-url --python-version 3.11 -o constraints.txt
+
+clean: ## what a run leaves behind
+	rm -rf headstart-demo headstart-data mutants .pytest_cache .mypy_cache .ruff_cache .import_linter_cache htmlcov
