@@ -59,18 +59,22 @@ class OpenReport:
     damage: str = ""
 
 
-def open_writer(path: Path, part: Part, *, now: datetime, durable: bool) -> tuple[sqlite3.Connection, OpenReport]:
+def open_writer(
+    path: Path, part: Part, *, now: datetime, durable: bool, check: bool = True
+) -> tuple[sqlite3.Connection, OpenReport]:
     """A connection that may write `part`, after the checks above; the file and its folder are made if absent.
 
     `durable` commits are on the disk when they return (synchronous=FULL); else a power cut may lose the last
     commits, never tear one (NORMAL). A killed process loses nothing either way. Raises `HistoryError` when the
-    folder cannot be written, `HistoryNewer` for a newer schema.
+    folder cannot be written, `HistoryNewer` for a newer schema. `check=False` skips the search for damage, for the
+    second and third connection to one file.
     """
     require_utc(now, "now")
     report = OpenReport()
     _create(path)
     try:
-        _check(path)
+        if check:
+            _check(path)
     except HistoryDamaged as damage:
         report = OpenReport(quarantined=quarantine(path, now=now), damage=str(damage))
         _create(path)

@@ -68,10 +68,10 @@ class Intake:
             minute = minute_of(moment)
             if math.isnan(value):
                 unknown += 1
-            elif value < 0.0 and not math.isinf(value):
-                negative += 1
-            elif not -_MAX_FLOAT32 <= value <= _MAX_FLOAT32:
+            elif abs(value) > _MAX_FLOAT32:
                 infinite += 1
+            elif value < 0.0:
+                negative += 1
             elif minute > self._last:
                 future += 1
             elif minute < self._first:
@@ -95,8 +95,8 @@ class Intake:
         sound = known & ~infinite & ~negative
         future, too_old = sound[:, minutes > self._last], sound[:, minutes < self._first]
         kept = sound & ((minutes <= self._last) & (minutes >= self._first))
-        used = kept.any(axis=1)
-        self.keys = [key for key, wanted in zip(panel.keys, used, strict=True) if wanted]
+        used = np.flatnonzero(kept.any(axis=1)).tolist()
+        self.keys = [panel.keys[row] for row in used]
         self._panel = (first, np.where(kept, values, np.nan)[used])
         self.points = int(kept.sum())
         self.report = AppendReport(

@@ -17,8 +17,8 @@ from scaler.adapters.kubernetes_targets import TargetRef
 CONTROLLER = "headstart.autoscaling/scaler"
 """The `reportingController` of our Events."""
 
-MAX_NOTE_CHARS = 1024
-"""A longer note is refused with 422; Kubernetes counts bytes."""
+MAX_NOTE_BYTES = 1024
+"""A longer note is refused with 422."""
 
 MAX_INSTANCE_CHARS = 128
 """A longer `reportingInstance` is refused with 422."""
@@ -59,11 +59,11 @@ def event_for(target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datet
         "metadata": {"generateName": f"{prefix}-", "namespace": target.namespace},
         "eventTime": micro_time(now),
         "reportingController": CONTROLLER,
-        "reportingInstance": instance,
+        "reportingInstance": instance[:MAX_INSTANCE_CHARS],
         "action": "Scale",
         "reason": reason,
         "type": kind,
-        "note": note if len(note) <= MAX_NOTE_CHARS else note[: MAX_NOTE_CHARS - 1] + "…",
+        "note": _shortened(note),
         "regarding": {
             "apiVersion": target.api_version,
             "kind": target.kind,
@@ -72,6 +72,14 @@ def event_for(target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datet
             **({"uid": outcome.uid} if outcome.uid else {}),
         },
     }
+
+
+def _shortened(note: str) -> str:
+    data = note.encode()
+    if len(data) <= MAX_NOTE_BYTES:
+        return note
+    ellipsis = "…".encode()
+    return data[: MAX_NOTE_BYTES - len(ellipsis)].decode(errors="ignore") + "…"
 
 
 def micro_time(moment: datetime) -> str:

@@ -11,7 +11,6 @@ raw answer takes 0.04-0.34 s.
 from __future__ import annotations
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 import urllib3
 
+from scaler.adapters.kubernetes_deadline import CurrentCall, Deadline, watched
 from scaler.adapters.kubernetes_errors import (
     Conflict,
     CredentialsError,
@@ -180,64 +180,6 @@ class _Answer:
     body: bytes
 
 
-# ── The total deadline ────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Deadline:
-    """Cuts the socket of one call when its time is over.
-
-    A socket timeout bounds each `recv`, not their sum: a server that drips a byte a second would hold a call for
-    ever. Cutting beats giving up in another thread, which would leave a PATCH that may still be sent later.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def watch(self, connected: socket.socket) -> None:
-        """Name the socket that this call waits on."""
-        with self._lock:
-            self._socket = connected
-        if self.passed:
-            self._cut()
-
-    def _cut(self) -> None:
-        with self._lock:
-            self.passed = True
-            if self._socket is not None:
-                try:
-                    # On the plain socket, below TLS: SSLSocket.shutdown would drop its state under the reader.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-                except OSError:
-                    self._socket = None  # already closed by the other side: nothing is left to cut
-
-    def end(self) -> None:
-        """The call is over; its socket belongs to the pool again."""
-        self._timer.cancel()
-        with self._lock:
-            self._socket = None
-
-
-class _Current(threading.local):
-    deadline: _Deadline | None = None
-
-
-def _watched(connection: type[Any], current: _Current) -> type[Any]:
-    """`connection` with its sockets named to the deadline of the call that waits for an answer on them."""
-
-    class Watched(connection):  # type: ignore[misc]
-        def getresponse(self) -> Any:
-            if current.deadline is not None and self.sock is not None:
-                current.deadline.watch(self.sock)
-            return super().getresponse()
-
-    return Watched
-
-
 # ── The connection ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -261,7 +203,7 @@ class ApiConnection:
         self._timeout_s = timeout_s
         self._may_write = may_write
         self._observer = observer
-        self._current = _Current()
+        self._current = CurrentCall()
         self._lock = threading.Lock()
         self._quiet_until = 0.0  # monotonic seconds: the end of the pause that the last 429 ordered
         self._api = self._open()
@@ -300,7 +242,7 @@ class ApiConnection:
         api = ApiClient(configuration)
         api.user_agent = "headstart"
         pool = api.rest_client.pool_manager.connection_from_url(configuration.host)
-        pool.ConnectionCls = _watched(pool.ConnectionCls, self._current)
+        pool.ConnectionCls = watched(pool.ConnectionCls, self._current)
         return api
 
     def _reopened(self, refused: Any) -> Any:
@@ -342,7 +284,7 @@ class ApiConnection:
             body=body,
             auth_settings=["BearerToken"],
         )
-        deadline = self._current.deadline = _Deadline(limit_s)
+        deadline = self._current.deadline = Deadline(limit_s)
         try:
             response = api.call_api(*request, _request_timeout=(min(CONNECT_TIMEOUT_S, limit_s), limit_s)).response
             # Read to the end: an unread body costs a new TLS connection on the next call, 5.7 ms instead of 1.3 ms.
@@ -370,9 +312,10 @@ def _words(call: Call) -> str:
     return f"{call.verb.value} {call.resource or 'discovery of ' + call.path} {name}".rstrip()
 
 
-def _no_answer(call: Call, error: Exception, *, deadline: _Deadline, limit_s: float) -> Unavailable:
-    timed_out = deadline.passed or isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
-    if timed_out:
+def _no_answer(call: Call, error: Exception, *, deadline: Deadline, limit_s: float) -> Unavailable:
+    slow = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
+    refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # which urllib3 derives from a timeout
+    if deadline.passed or (slow and not refused):
         return TimedOut(f"{_words(call)}: no answer within {limit_s:g} s", path=call.path)
     # The cause holds the system's own words ("Connection refused", "certificate verify failed") and no header.
     return Unavailable(f"{_words(call)}: {type(error).__name__}: {error.__cause__ or error}", path=call.path)

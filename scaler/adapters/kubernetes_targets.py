@@ -111,15 +111,17 @@ class ScaleApi:
         except NotFound as error:
             message = f"{target}: the cluster does not serve {target.api_version}; is its CRD installed?"
             raise NotFound(message, status=error.status, path=error.path) from error
-        entries = served.get("resources") or ()
-        scalable = {entry["name"].removesuffix("/scale") for entry in entries if entry["name"].endswith("/scale")}
-        plurals = [entry["name"] for entry in entries if entry["kind"] == target.kind and "/" not in entry["name"]]
+        try:
+            entries = [(str(entry["name"]), str(entry["kind"])) for entry in served["resources"]]
+        except (KeyError, TypeError) as error:
+            raise Unavailable(f"discovery of {target.api_version} answered no resource list", status=200) from error
+        plurals = [name for name, kind in entries if kind == target.kind and "/" not in name]
         for plural in plurals:
-            if plural in scalable:
+            if any(name == f"{plural}/scale" for name, _ in entries):
                 self._plurals[target.api_version, target.kind] = plural
                 return plural
         if plurals:
-            raise Invalid(f"{target}: {plurals[0]} of {target.api_version} have no scale subresource")
+            raise Invalid(f"{target}: {plurals[0]} of {target.api_version} have no scale subresource", status=404)
         raise NotFound(f"{target}: {target.api_version} has no kind {target.kind}", status=404)
 
     def missing_permissions(

@@ -48,9 +48,9 @@ def grants(wishes: Sequence[Wish], rule: BudgetRule) -> dict[str, int]:
         return {wish.workload: wish.target for wish in wishes}
     free = rule.gpus - sum(wish.current * wish.gpus for wish in wishes)
     for priority in sorted({wish.priority for wish in wishes}, reverse=True):
-        growing = [wish for wish in wishes if wish.priority == priority and wish.target > wish.current]
+        peers = [wish for wish in wishes if wish.priority == priority]
         while True:
-            fitting = [wish for wish in growing if granted[wish.workload] < wish.target and wish.gpus <= free]
+            fitting = [wish for wish in peers if granted[wish.workload] < wish.target and wish.gpus <= free]
             if not fitting:
                 break
             first = min(fitting, key=lambda wish: (granted[wish.workload] / wish.target, wish.workload))
@@ -62,7 +62,7 @@ def grants(wishes: Sequence[Wish], rule: BudgetRule) -> dict[str, int]:
 def grant(decision: Decision, state: PolicyState, replicas: int | None) -> tuple[Decision, PolicyState]:
     """`decision` cut to the `replicas` that the fleet granted (None: no limit), and the state that remembers it."""
     if replicas is None or decision.target is None or replicas >= decision.target:
-        return decision, replace(state, over_budget=False) if state.over_budget else state
+        return decision, replace(state, over_budget=False)
     clamped = Adjustment(
         rule=RULE,
         before=decision.target,

@@ -26,6 +26,7 @@ from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.steering import SteeringRule
 from scaler.policy.trust import TrustRule
 from scaler.policy.types import (
+    Action,
     Adjustment,
     Decision,
     Mode,
@@ -281,22 +282,17 @@ def _main_reason(current: int, target: int, adjustments: tuple[Adjustment, ...],
     if not adjustments:
         return proposed
     last = adjustments[-1]
-    stopped = target == current
-    turned = (target > current) != (last.before > current)
-    return last.reason if stopped or turned else proposed
+    went_out, goes_out = last.before > current, target > current
+    return last.reason if target == current or went_out != goes_out else proposed
 
 
 def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicyState:
     """Note what was asked for, and what the latency rule now waits for."""
-    target = decision.target
-    if target is None or target == moment.current:
+    if decision.action is Action.HOLD:
         return state
-    state = replace(state, asked=target)
-    by_latency = next((each for each in decision.proposals if each.rule == latency.RULE), None)
-    fired = by_latency is not None and by_latency.reason in (Reason.P95_BREACH, Reason.PROFILE_DOUBTED)
-    if not fired or by_latency is None or target < moment.current:
+    state = replace(state, asked=decision.target)
+    fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
+    if fired is None or decision.action is Action.IN:
         return state
-    waits_for = replace(
-        state.latency, ordered=min(by_latency.want, moment.most), ordered_at=moment.now, settled_at=None
-    )
+    waits_for = replace(state.latency, ordered=min(fired.want, moment.most), ordered_at=moment.now, settled_at=None)
     return replace(state, latency=waits_for)

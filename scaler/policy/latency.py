@@ -27,6 +27,9 @@ from scaler.policy.types import (
 
 RULE = "latency"
 
+ORDERS = (Reason.P95_BREACH, Reason.PROFILE_DOUBTED)
+"""The reasons with which the rule asks for more; with any other it only waits or watches."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:

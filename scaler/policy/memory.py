@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scaler.policy.types import At, LatencyState, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import At, PolicyState, ReplicaState, Snapshot
 
 
 def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
@@ -30,7 +30,6 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
         model_since=_not_after(state.model_since, now),
         z=state.z,
         asked=state.asked,
-        latency=LatencyState(),
     )
 
 

@@ -35,6 +35,8 @@ from scaler.policy.capacity import (
         pytest.param(math.inf, 1.0, MOST_REPLICAS, id="infinite load is cut"),
         pytest.param(math.nan, 1.0, MOST_REPLICAS, id="NaN is never small"),
         pytest.param(1e6 - 0.5, 1.0, 1_000_000, id="large and exact"),
+        pytest.param(1e-9, 1.0, 0, id="a billionth of a replica is nothing"),
+        pytest.param(1.5e-9, 1.0, 1, id="more than that is something"),
         pytest.param(12345.0 + 1e-7, 1.0, 12345, id="slack is relative"),
     ],
 )
@@ -125,3 +127,7 @@ def test_refuses_a_profile_that_cannot_be(make, message: str) -> None:
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)
+
+
+def test_single_rate_names_its_one_class() -> None:
+    assert single_rate("x", 3.0) == CapacityProfile(name="x", classes=(ClassCapacity(name="default", max_rps=3.0),))

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from forecaster.types import Blind, BlindReason, Known, Reading, TooFew, Zero
+from forecaster.types import Blind, BlindReason, ForecastQuality, Known, Reading, TooFew, Zero
 from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, run, settled
 from scaler.policy.decide import WorkloadPolicy, decide, decide_within
+from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import StepRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule, TimeWindow
@@ -108,10 +109,12 @@ def test_after_blindness_a_full_look_back_passes_before_a_release() -> None:
 
 def test_unreadable_replicas_mean_no_decision() -> None:
     snapshot = replace(a_snapshot(rps=500.0), replicas=BLIND)
-    decision, state = decide(snapshot, settled(a_snapshot(rps=9.0), a_policy()), a_policy(), now=NOON)
-    assert (decision.current, decision.target, decision.action) == (None, None, Action.HOLD)
-    assert decision.reason is Reason.BLIND_REPLICAS
-    assert (state.known_since, state.calm_since, state.ready, state.last_tick_at) == (None, None, None, NOON)
+    before = settled(a_snapshot(rps=1.0, desired=6), a_policy())
+    assert None not in (before.known_since, before.calm_since, before.ready)
+    decision, state = decide(snapshot, before, a_policy(), now=NOON)
+    assert decision == Decision(workload="llm/chat", at=NOON, current=None, target=None, reason=Reason.BLIND_REPLICAS)
+    assert decision.action is Action.HOLD
+    assert state == replace(before, known_since=None, calm_since=None, ready=None, last_tick_at=NOON)
 
 
 def test_restart_holds_the_scale() -> None:
@@ -123,9 +126,10 @@ def test_restart_holds_the_scale() -> None:
 
 def test_a_zero_that_we_did_not_write_means_hands_off() -> None:
     for policy in (a_policy(), a_policy(least=0)):
-        decision, state = decide(a_snapshot(rps=99.0, desired=0), PolicyState(known_since=NOON), policy, now=NOON)
-        assert (decision.current, decision.target, decision.reason) == (0, 0, Reason.HANDS_OFF)
-        assert state.known_since is None
+        before = settled(a_snapshot(rps=1.0, desired=6), policy)
+        decision, state = decide(a_snapshot(rps=99.0, desired=0), before, policy, now=NOON)
+        assert decision == Decision(workload="llm/chat", at=NOON, current=0, target=0, reason=Reason.HANDS_OFF)
+        assert (state.known_since, state.calm_since, state.ready, state.last_tick_at) == (None, None, None, NOON)
 
 
 def test_a_zero_that_we_wrote_wakes_on_demand() -> None:
@@ -352,3 +356,87 @@ def test_action_is_derived() -> None:
     assert replace(base, target=1).action is Action.IN
     assert replace(base, current=None).action is Action.HOLD
     assert isinstance(a_snapshot().replicas, ReplicaState)
+
+
+def test_exactly_what_is_there_is_steady() -> None:
+    decision = decided(a_snapshot(rps=28.0, desired=4))
+    assert (decision.target, decision.reason, decision.adjustments) == (4, Reason.STEADY, ())
+
+
+@pytest.mark.parametrize(
+    ("quality", "target"),
+    [
+        pytest.param(None, 5, id="without trust the peak of four minutes ago stays"),
+        pytest.param(GOOD, 3, id="with trust the forecast says what may go"),
+    ],
+)
+def test_the_look_back_counts_only_without_trust(quality: ForecastQuality | None, target: int) -> None:
+    """3 replicas are enough since ten minutes, but for one minute four minutes ago 5 were kept. Scale 6, calm throughout."""
+    policy = a_policy()
+    quiet = a_snapshot(rps=20.0, desired=6, forecasts=(a_forecast(30.0),), quality=quality)
+    burst = a_snapshot(rps=34.0, desired=6, forecasts=(a_forecast(45.0),), quality=quality)
+    state = settled(quiet, policy, now=NOON - 4 * MINUTE)
+    for ago, snapshot in ((4, burst), (3, quiet), (2, quiet), (1, quiet)):
+        _, state = decide(snapshot, state, policy, now=NOON - ago * MINUTE)
+    decision = decided(quiet, policy, state=state)
+    assert (decision.target, decision.action) == (target, Action.IN)
+
+
+def test_when_the_latency_rule_was_last_active_is_remembered() -> None:
+    policy = a_policy(slo_s=1.0)
+    _, state = decide(a_snapshot(rps=5.0, p95_s=9.0), PolicyState(), policy, now=NOON)
+    assert state.latency_active_at == NOON
+    _, state = decide(a_snapshot(rps=5.0, p95_s=0.2), state, policy, now=NOON + MINUTE)
+    assert state.latency_active_at == NOON
+
+
+def test_two_blind_signals_are_named() -> None:
+    policy = a_policy(latency=LatencyRule(slos=(Slo(e2e_p95_s=1.0, ttft_p95_s=0.5),)))
+    fine = a_snapshot(rps=5.0, desired=4, p95_s=0.2, ttft_s=Known(value=0.1))
+    state = replace(settled(fine, policy), latency_active_at=NOON)
+    held = decided(a_snapshot(rps=5.0, desired=4, p95_s=BLIND, ttft_s=BLIND), policy, state=state)
+    assert held.adjustments[0].detail == "default/e2e_p95_s, default/ttft_p95_s is blind and was active within 0:05:00"
+
+
+def test_above_the_maximum_the_look_back_ends_to_the_second() -> None:
+    busy, policy = a_snapshot(rps=500.0, desired=12), a_policy(most=8)
+    at_edge = replace(settled(busy, policy), known_since=NOON - timedelta(minutes=5))
+    assert decided(busy, policy, state=at_edge).target == 8
+    before = decided(busy, policy, state=replace(at_edge, known_since=NOON - timedelta(seconds=299)))
+    assert before.target == 12
+    assert [(each.rule, each.detail) for each in before.adjustments[-1:]] == [
+        ("guard", "above the maximum 8, but no release while blind or re-warming")
+    ]
+
+
+def test_a_second_latency_order_waits_anew() -> None:
+    policy = a_policy(slo_s=1.0)
+    slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0)
+    state = settled(slow, policy, minutes=3)
+    rested = replace(state.latency, settled_at=NOON - timedelta(minutes=2), ordered=None, ordered_at=None)
+    _, state = decide(slow, replace(state, latency=rested), policy, now=NOON)
+    assert (state.latency.ordered, state.latency.ordered_at, state.latency.settled_at) == (4, NOON, None)
+
+
+def test_an_order_that_a_lower_maximum_turns_round_is_not_waited_for() -> None:
+    """P95 fires at 12 replicas just when the maximum falls to 8: the scale comes down, nothing is pending."""
+    policy = a_policy(slo_s=1.0, most=8)
+    slow = a_snapshot(rps=20.0, desired=12, p95_s=5.0)
+    state = settled(slow, policy)
+    assert decided(slow, policy, state=state).action is Action.IN
+    _, after = decide(slow, state, policy, now=NOON)
+    assert (after.asked, after.latency.ordered) == (8, None)
+
+
+def test_a_new_model_freezes_the_steering_for_one_lead_time() -> None:
+    policy = a_policy()
+    old = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, model="old"),))
+    new = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, model="new"),))
+    _, state = decide(old, PolicyState(z=2.0, ready=3, last_tick_at=NOON - MINUTE, model="old"), policy, now=NOON)
+    assert state.z == pytest.approx(2.099)
+    scores = []
+    for minute in range(1, 6):
+        _, state = decide(new, state, policy, now=NOON + minute * MINUTE)
+        scores.append(state.z)
+    assert state.model_since == NOON + MINUTE
+    assert scores == pytest.approx([2.099, 2.099, 2.099, 2.198, 2.297])

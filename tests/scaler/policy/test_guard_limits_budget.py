@@ -56,6 +56,9 @@ def a_state(**changes: object) -> PolicyState:
         pytest.param(a_release(8, 4), a_state(), 4, None, id="exactly half"),
         pytest.param(a_release(2, 1), a_state(), 1, None, id="one may always go"),
         pytest.param(a_release(1, 0), a_state(), 0, None, id="even the last one"),
+        pytest.param(a_release(2, 0), a_state(), 1, Reason.STEP_IN, id="but not two of two"),
+        pytest.param(a_release(1, 0, trusted=False), a_state(), 0, None, id="no peak in the look-back"),
+        pytest.param(a_release(trusted=False, load=99.0), a_state(peaks=(At(at=ago(1), replicas=8),)), 8, Reason.RECENT_PEAK, id="one reason to stay is enough"),
         pytest.param(a_release(load=6.0), a_state(), 6, None, id="survivors are just full"),
         pytest.param(a_release(load=6.01), a_state(), 8, Reason.SURVIVORS, id="survivors would be over-full"),
         pytest.param(a_release(replicas=ReplicaState(desired=8, ready=4), load=4.5), a_state(), 8, Reason.SURVIVORS, id="only Ready ones survive"),
@@ -86,6 +89,15 @@ def test_guard_says_since_when() -> None:
     assert calm.detail == "calm since 11:58:00, 0:05:00 must pass"
     _, (warm,) = guard.hold(a_release(), GuardRule(), a_state(known_since=None), lead_time=LEAD, now=NOON)
     assert warm.detail == "signals known since never, a look-back of 0:05:00 must pass"
+    _, (warm,) = guard.hold(a_release(), GuardRule(), a_state(known_since=ago(3)), lead_time=LEAD, now=NOON)
+    assert warm.detail == "signals known since 11:57:00, a look-back of 0:05:00 must pass"
+    _, (again,) = guard.hold(a_release(), GuardRule(), a_state(last_scale_in_at=ago(4)), lead_time=LEAD, now=NOON)
+    assert again.detail == "last scale-in 11:56:00, 0:10:00 must pass"
+    _, (full,) = guard.hold(a_release(load=7.0), GuardRule(), a_state(), lead_time=LEAD, now=NOON)
+    assert full.detail == "load 7.000 does not fit 6 Ready survivors"
+    state = a_state(peaks=(At(at=ago(1), replicas=3),))
+    _, (peak, half) = guard.hold(a_release(8, 1, trusted=False), GuardRule(), state, lead_time=LEAD, now=NOON)
+    assert (peak.detail, half.detail) == ("no trusted forecast: highest of the look-back 3", "at most 4 at once")
 
 
 @pytest.mark.parametrize(
@@ -141,19 +153,29 @@ def test_step_out(target: int, current: int, history: tuple[At, ...], result: in
     assert [each.reason for each in trace] == ([Reason.STEP_OUT] if result < target else [])
 
 
+def test_step_out_by_share_and_its_words() -> None:
+    after, (trace,) = limits.step_out(99, StepRule(most_growth_ratio=0.5), (), current=20, now=NOON)
+    assert (after, trace.rule, trace.detail) == (30, "limits", "at most 10 more than the 20 of 0:01:00 ago")
+    assert (trace.before, trace.after) == (99, 30)
+
+
 @pytest.mark.parametrize(
     ("target", "since", "result"),
     [
         pytest.param(9, None, 9, id="all pods have a GPU"),
         pytest.param(9, ago(9.99), 9, id="a node may still come"),
         pytest.param(9, ago(10), 4, id="nothing came for ten minutes"),
+        pytest.param(4, ago(60), 4, id="staying is allowed"),
         pytest.param(2, ago(60), 2, id="shrinking is allowed"),
     ],
 )
 def test_no_gpu(target: int, since: datetime | None, result: int) -> None:
     after, trace = limits.no_gpu(target, StepRule(), since, current=4, now=NOON)
     assert after == result
-    assert [each.reason for each in trace] == ([Reason.UNSCHEDULABLE] if result < target else [])
+    assert [(each.rule, each.before, each.after, each.reason) for each in trace] == (
+        [("limits", target, result, Reason.UNSCHEDULABLE)] if result < target else []
+    )
+    assert all(each.detail == "pods find no GPU since 11:50:00" for each in trace)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +190,11 @@ def test_no_gpu(target: int, since: datetime | None, result: int) -> None:
 def test_clamp(target: int, result: int, reason: Reason | None) -> None:
     after, trace = limits.clamp(target, least=2, most=6)
     assert after == result
-    assert [(each.reason, each.before, each.after) for each in trace] == (
-        [] if reason is None else [(reason, target, result)]
-    )
+    found = [(each.rule, each.reason, each.before, each.after) for each in trace]
+    assert found == ([] if reason is None else [("limits", reason, target, result)])
+    assert [each.detail for each in trace] == {Reason.AT_MIN: ["minimum 2"], Reason.AT_MAX: ["maximum 6"], None: []}[
+        reason
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +228,7 @@ def wish(name: str, current: int, target: int, *, gpus: int = 1, priority: int =
         pytest.param(9, [wish("a", 2, 5), wish("b", 2, 5)], {"a": 5, "b": 4}, id="one short: ties by name"),
         pytest.param(7, [wish("a", 2, 5, priority=0), wish("b", 2, 5, priority=1)], {"a": 2, "b": 5}, id="priority first"),
         pytest.param(6, [wish("a", 4, 9), wish("b", 0, 4)], {"a": 4, "b": 2}, id="the smallest share first"),
+        pytest.param(3, [wish("a", 1, 10), wish("b", 1, 2)], {"a": 2, "b": 1}, id="share of the wish, not its size"),
         pytest.param(4, [wish("a", 3, 9), wish("b", 3, 9)], {"a": 3, "b": 3}, id="over budget already: nobody grows, nobody shrinks"),
         pytest.param(6, [wish("a", 4, 1), wish("b", 1, 9)], {"a": 1, "b": 2}, id="a release frees its GPUs only when it is done"),
         pytest.param(9, [wish("a", 1, 3, gpus=4), wish("b", 1, 3)], {"a": 2, "b": 1}, id="replicas of four GPUs"),
@@ -241,6 +266,7 @@ def test_grant_cuts_and_remembers() -> None:
     assert [(each.rule, each.before, each.after, each.reason) for each in cut.adjustments] == [
         ("budget", 5, 3, Reason.GPU_BUDGET)
     ]
+    assert cut.adjustments[0].detail == "the fleet's GPU budget allows 3"
     again, state = grant(decision, state, 5)
     assert (again, state.over_budget) == (decision, False)
     assert grant(decision, PolicyState(), None) == (decision, PolicyState())

@@ -276,3 +276,17 @@ def test_every_clamp_starts_where_the_last_one_ended(world: list[Minute], policy
         if trace:
             assert trace[-1].after == step.decision.target
             assert all(each.before != each.after for each in trace)
+
+
+@given(world=worlds, policy=policies)
+def test_every_outcome_says_who_what_and_why(world: list[Minute], policy: WorkloadPolicy) -> None:
+    for step in play(world, policy):
+        assert (step.decision.workload, step.decision.at) == ("llm/chat", step.now)
+        assert step.after.last_tick_at == step.now
+        for proposal in step.decision.proposals:
+            assert proposal.rule in {"load", "predictive", "latency", "scheduled"}
+            assert proposal.keep >= proposal.want >= 0
+            assert proposal.detail
+        for adjustment in step.decision.adjustments:
+            assert adjustment.rule in {"guard", "limits"}
+            assert adjustment.detail

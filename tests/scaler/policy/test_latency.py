@@ -50,6 +50,19 @@ def after(
             Reason.P95_BREACH,
             id="900 waiting / 180 s = 5 rps more",
         ),
+        pytest.param(a_snapshot(rps=40.0, desired=3, p95_s=9.0), 4, Reason.P95_BREACH, id="an unread queue is empty"),
+        pytest.param(
+            a_snapshot(rps=37.0, desired=4, ready=3, starting=1, p95_s=9.0),
+            4,
+            Reason.P95_BREACH,
+            id="one pod under way",
+        ),
+        pytest.param(
+            a_snapshot(rps=37.0, desired=4, ready=3, unschedulable=1, p95_s=9.0),
+            4,
+            Reason.P95_BREACH,
+            id="one pod without GPU",
+        ),
         pytest.param(
             a_snapshot(rps=BLIND, desired=4, p95_s=9.0), 5, Reason.P95_BREACH, id="blind demand may still add one"
         ),
@@ -115,7 +128,12 @@ def test_silent_while_nothing_is_over_its_slo() -> None:
 def test_a_watch_blocks_release_and_orders_nothing() -> None:
     proposal, _ = after([a_snapshot(rps=5.0, desired=6, p95_s=9.0)])
     assert proposal is not None
-    assert (proposal.want, proposal.keep) == (0, 6)
+    assert (proposal.want, proposal.keep, proposal.rule) == (0, 6, "latency")
+    assert proposal.detail == "default/e2e_p95_s above SLO"
+    rule = LatencyRule(slos=(Slo(e2e_p95_s=1.0, ttft_p95_s=1.0),))
+    both, _ = after([a_snapshot(rps=5.0, p95_s=9.0, ttft_s=Known(value=2.0))], rule=rule)
+    assert both is not None
+    assert both.detail == "default/e2e_p95_s, default/ttft_p95_s above SLO"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +209,8 @@ def test_waits_for_what_it_ordered(minutes: int, snapshot: Snapshot, reason: Rea
     assert proposal.reason is reason
     assert (proposal.want, proposal.keep) == ((5, 5) if reason is Reason.P95_PENDING else (0, 5))
     assert (state.ordered is None) == (reason is Reason.P95_WATCH)
+    assert proposal.rule == "latency"
+    assert proposal.detail == ("waiting for 5 Ready" if reason is Reason.P95_PENDING else "default/e2e_p95_s above SLO")
 
 
 def test_after_an_order_one_full_rate_window_passes_before_it_fires_again() -> None:

@@ -57,6 +57,10 @@ def test_load_explains_its_arithmetic() -> None:
     assert proposal.detail == "300 rps fill 2.000 replicas, at most 70% each"
 
 
+def test_load_may_fill_replicas_to_the_brim() -> None:
+    assert LoadRule(target_utilisation=1.0).target_utilisation == 1.0
+
+
 @pytest.mark.parametrize("utilisation", [0.0, -0.1, 1.01, float("nan")])
 def test_load_refuses_an_impossible_target(utilisation: float) -> None:
     with pytest.raises(ValueError, match=r"load\.target_utilisation must lie in \(0, 1\]"):

@@ -104,6 +104,8 @@ def test_a_change_of_model_is_dated_the_first_one_is_none() -> None:
     assert none == first, "a missing forecast is no change of model"
     other = memory.observe_model(first, a_snapshot(forecasts=(a_forecast(1.0, model="lstm"),)), now=NOON + MINUTE)
     assert (other.model, other.model_since) == ("lstm", NOON + MINUTE)
+    both = (a_forecast(1.0, model="lstm"), a_forecast(1.0, model="arima", request_class="gui"))
+    assert memory.observe_model(first, a_snapshot(forecasts=both), now=NOON).model == "arima,lstm"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,10 @@ def test_steering_finds_the_quantile_that_misses_the_target_share(share: float, 
         missed += miss and minute >= 2000
         z = steering.steer(z, rule, load=2.0 if miss else 0.0, ready=1)
     assert missed / 4000 == pytest.approx(target, abs=0.012)
+
+
+def test_the_first_score_may_be_an_edge() -> None:
+    assert [SteeringRule(first_z=z).first_z for z in (-1.0, 4.5)] == [-1.0, 4.5]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from policy_cases import NOON, a_snapshot
 from scaler.policy import scheduled
 from scaler.policy.capacity import single_rate
 from scaler.policy.scheduled import DAYS, ExpectedDemand, ScheduledEvent, ScheduledRule, TimeWindow
+from scaler.policy.types import Reason
 
 TEN = single_rate("x", 10.0)
 
@@ -43,7 +44,10 @@ def test_the_highest_of_several_events_counts_and_is_named() -> None:
     rule = ScheduledRule(events=(an_event("small", rps=20.0), an_event("big", rps=70.0), an_event("zero", rps=0.0)))
     proposal = scheduled.propose(a_snapshot(), rule, TEN, now=NOON)
     assert proposal is not None
-    assert (proposal.want, proposal.detail) == (7, "event 'big'")
+    assert (proposal.want, proposal.detail, proposal.reason) == (7, "event 'big'", Reason.SCHEDULED)
+    tiny = scheduled.propose(a_snapshot(), ScheduledRule(events=(an_event(rps=3.0),)), TEN, now=NOON)
+    assert tiny is not None
+    assert tiny.want == 1
 
 
 def test_an_event_without_demand_is_no_opinion() -> None:
@@ -125,6 +129,8 @@ def test_bounds_in_force(windows: tuple[TimeWindow, ...], bounds: tuple[int, int
     ("make", "message"),
     [
         pytest.param(lambda: an_event(start=datetime(2026, 3, 2, 12)), "event 'live' needs start and end with a time zone", id="naive"),  # noqa: DTZ001
+        pytest.param(lambda: ScheduledEvent(name="e", start=NOON, end=datetime(2026, 3, 3), expected_peak=()), "event 'e' needs start and end with a time zone", id="naive end"),  # noqa: DTZ001
+        pytest.param(lambda: a_window("09:00", "10:00", days=("foo", "bar")), "got bar, foo", id="two bad days"),
         pytest.param(lambda: an_event(hours=0.0), "not after its start at 2026-03-02 12:00:00+00:00", id="empty event"),
         pytest.param(lambda: ExpectedDemand(request_class="a", rps=-1.0), "rps of 'a' must be ≥ 0, got -1.0", id="negative peak"),
         pytest.param(lambda: ExpectedDemand(request_class="a", rps=float("nan")), "must be ≥ 0, got nan", id="NaN peak"),
@@ -141,6 +147,13 @@ def test_refuses_what_cannot_be_meant(make, message: str) -> None:
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)
+
+
+def test_accepts_the_edges() -> None:
+    for share in (0.0, 1.0):
+        event = ScheduledEvent(name="e", start=NOON, end=NOON + timedelta(1), expected_peak=(), warm_up_ratio=share)
+        assert event.warm_up_ratio == share
+    assert (bounded(0, None).min_replicas, bounded(None, 0).max_replicas) == (0, 0)
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01])

@@ -1,0 +1,179 @@
+"""What a pod counts as, and which pods a selector means.
+
+Properties: the counts never exceed `spec.replicas` and never go below what fits; more pods of a kind never read as
+fewer; a selector's text form means what its object form means; a merged query covers all it was made of.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kube_double_rules import matches, selector_text
+from scaler.adapters.kubernetes_events import micro_time
+from scaler.adapters.kubernetes_pods import PodPhase, count, is_owned, phase_of
+from scaler.adapters.kubernetes_selectors import SelectorError, parse_selector, query_for, selector_of
+
+NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
+
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+LOADING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
+
+
+def a_pod(status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
+    base = {"name": "chat-0", "uid": "1", "creationTimestamp": "2026-01-05T08:59:00Z"}
+    return {"metadata": {**base, **metadata}, "status": status or {}}
+
+
+def containers(restarts: int = 0, waiting: str = "", *, init: bool = False) -> dict[str, Any]:
+    state = {"waiting": {"reason": waiting}} if waiting else {"running": {}}
+    key = "initContainerStatuses" if init else "containerStatuses"
+    return {**LOADING, key: [{"state": state, "restartCount": restarts}]}
+
+
+def unscheduled(reason: str) -> dict[str, Any]:
+    return {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": reason}]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "phase"),
+    [
+        pytest.param(a_pod(), PodPhase.STARTING, id="just created, no status at all"),
+        pytest.param(a_pod(LOADING), PodPhase.STARTING, id="loading the model"),
+        pytest.param(a_pod(READY), PodPhase.READY, id="ready"),
+        pytest.param(
+            a_pod(READY, deletionTimestamp="2026-01-05T09:00:30Z"), PodPhase.GONE, id="terminating but still ready"
+        ),
+        pytest.param(a_pod({"phase": "Succeeded"}), PodPhase.GONE, id="finished"),
+        pytest.param(a_pod({"phase": "Failed", "reason": "Evicted"}), PodPhase.FAILED, id="evicted"),
+        pytest.param(a_pod(unscheduled("Unschedulable")), PodPhase.UNSCHEDULABLE, id="no GPU"),
+        pytest.param(a_pod(unscheduled("SchedulingGated")), PodPhase.UNSCHEDULABLE, id="held back by a quota"),
+        pytest.param(a_pod(unscheduled("SchedulerError")), PodPhase.STARTING, id="the scheduler will retry"),
+        pytest.param(a_pod(containers(1)), PodPhase.STARTING, id="one restart is forgiven"),
+        pytest.param(a_pod(containers(2)), PodPhase.FAILED, id="running between two crashes"),
+        pytest.param(a_pod(containers(0, "CrashLoopBackOff")), PodPhase.FAILED, id="crash loop"),
+        pytest.param(a_pod(containers(0, "ImagePullBackOff")), PodPhase.FAILED, id="no such image"),
+        pytest.param(a_pod(containers(0, "CrashLoopBackOff", init=True)), PodPhase.FAILED, id="init container crashes"),
+        pytest.param(a_pod(containers(0, "ContainerCreating")), PodPhase.STARTING, id="pulling the image"),
+        pytest.param(
+            a_pod({**containers(9), **READY}), PodPhase.READY, id="ready now, whatever its restarts of the past"
+        ),
+    ],
+)
+def test_phase_of(pod: dict[str, Any], phase: PodPhase) -> None:
+    assert phase_of(pod) is phase
+
+
+EXAMPLES = {
+    PodPhase.READY: READY,
+    PodPhase.STARTING: LOADING,
+    PodPhase.UNSCHEDULABLE: unscheduled("Unschedulable"),
+    PodPhase.FAILED: containers(5),
+    PodPhase.GONE: {"phase": "Succeeded"},
+}
+phases = st.lists(st.sampled_from(list(PodPhase)), max_size=40)
+
+
+def pods_in(found: list[PodPhase]) -> list[dict[str, Any]]:
+    return [a_pod(EXAMPLES[phase], name=f"chat-{n}", uid=str(n)) for n, phase in enumerate(found)]
+
+
+@given(found=phases, desired=st.integers(0, 50))
+def test_counts_fill_up_to_desired_and_no_further(found: list[PodPhase], desired: int) -> None:
+    state = count(pods_in(found), desired=desired, now=NOW).replicas
+    total = state.ready + state.starting + state.unschedulable + state.failed
+    assert total == min(desired, len(found) - found.count(PodPhase.GONE))
+    assert state.ready == min(desired, found.count(PodPhase.READY))
+    assert state.starting <= found.count(PodPhase.STARTING)
+
+
+@given(found=phases, surge=phases, desired=st.integers(0, 50))
+def test_more_pods_never_make_fewer_ready(found: list[PodPhase], surge: list[PodPhase], desired: int) -> None:
+    before = count(pods_in(found), desired=desired, now=NOW).replicas
+    after = count(pods_in(found + surge), desired=desired, now=NOW).replicas
+    assert before.ready <= after.ready
+    assert before.ready + before.starting <= after.ready + after.starting
+
+
+def owned_by(kind: str, name: str, **labels: str) -> dict[str, Any]:
+    return a_pod(ownerReferences=[{"kind": kind, "name": name, "controller": True}], labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("pod", "kind", "owned"),
+    [
+        pytest.param(owned_by("ReplicaSet", "chat-5d", **{"pod-template-hash": "5d"}), "Deployment", True, id="own"),
+        pytest.param(
+            owned_by("ReplicaSet", "chat-canary-5d", **{"pod-template-hash": "5d"}), "Deployment", False, id="namesake"
+        ),
+        pytest.param(a_pod(), "Deployment", False, id="bare pod"),
+        pytest.param(owned_by("StatefulSet", "chat"), "StatefulSet", True, id="stateful"),
+        pytest.param(owned_by("StatefulSet", "chat-2"), "StatefulSet", False, id="other stateful"),
+        pytest.param(owned_by("Whatever", "x"), "LeaderWorkerSet", True, id="of other kinds the selector is enough"),
+    ],
+)
+def test_is_owned(pod: dict[str, Any], kind: str, owned: bool) -> None:
+    assert is_owned(pod, kind=kind, name="chat") is owned
+
+
+# ── Selectors ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+keys = st.sampled_from(["app", "tier", "acme.io/team", "x"])
+values = st.sampled_from(["a", "b", "c-1", "d.2", ""])
+labels = st.dictionaries(keys, values)
+expressions = st.one_of(
+    st.builds(
+        lambda key, operator, chosen: {"key": key, "operator": operator, "values": sorted(chosen)},
+        keys,
+        st.sampled_from(["In", "NotIn"]),
+        st.sets(values.filter(bool), min_size=1),
+    ),
+    st.builds(
+        lambda key, operator: {"key": key, "operator": operator}, keys, st.sampled_from(["Exists", "DoesNotExist"])
+    ),
+)
+specs = st.builds(
+    lambda equal, others: {"matchLabels": equal, "matchExpressions": others},
+    labels,
+    st.lists(expressions, max_size=3),
+).filter(lambda spec: spec["matchLabels"] or spec["matchExpressions"])
+
+
+@given(spec=specs, pod=labels)
+def test_text_and_object_form_select_the_same_pods(spec: dict[str, Any], pod: dict[str, str]) -> None:
+    text = selector_text(spec)
+    parsed = parse_selector(text)
+    assert parsed.matches(pod) == selector_of(spec).matches(pod) == matches(text, pod)
+    assert matches(str(parsed), pod) == parsed.matches(pod)
+
+
+@given(chosen=st.lists(specs, min_size=1, max_size=5), pod=labels)
+def test_a_merged_query_covers_every_workload(chosen: list[dict[str, Any]], pod: dict[str, str]) -> None:
+    selectors = [selector_of(spec) for spec in chosen]
+    query = query_for(selectors)
+    if query is not None and any(selector.matches(pod) for selector in selectors):
+        assert matches(query, pod)
+
+
+def test_a_query_too_long_for_proxies_lists_the_namespace_instead() -> None:
+    assert query_for([parse_selector(f"app=a-long-workload-name-{n}") for n in range(500)]) is None
+
+
+@pytest.mark.parametrize("text", ["", " , ", "a=b=c", "in (a)", "a in b", "a b"])
+def test_no_selector_is_an_error_and_never_everything(text: str) -> None:
+    with pytest.raises(SelectorError):
+        parse_selector(text)
+    with pytest.raises(SelectorError):
+        selector_of({})
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_micro_times_are_what_kubernetes_accepts(moment: datetime) -> None:
+    text = micro_time(moment)
+    assert len(text.split(".")[1]) == 7
+    assert not text.endswith(".000000Z")
+    assert abs((datetime.fromisoformat(text) - moment).total_seconds()) <= 1e-6
