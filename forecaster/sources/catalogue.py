@@ -97,7 +97,9 @@ ARRIVALS_FROM_COMPLETIONS = Candidate(
 """Last resort for demand: completions + Δrunning + Δwaiting. It lags, and does not see what a gateway turned away."""
 
 
-def _reporting(name: str, unit: str, kind: Kind, meaning: str, *candidates: Candidate, min_count: float = 0.0) -> Signal:
+def _reporting(
+    name: str, unit: str, kind: Kind, meaning: str, *candidates: Candidate, min_count: float = 0.0
+) -> Signal:
     """A signal that is only shown, read every five minutes."""
     return Signal(
         name=name,
@@ -310,7 +312,7 @@ def render_markdown() -> str:
     rows = [
         "# Signals",
         "",
-        "Rendered from `forecaster/sources/catalogue.py`; a test keeps the two equal. Candidates are tried from the left;",
+        "Rendered from `forecaster/sources/catalogue.py`; a test keeps the two equal. Candidates are tried in order;",
         "the first one that is live for a workload is used, and `headstart doctor` says which that is.",
         "A metric given as `selector.demand_metric` (nginx, Envoy) goes before all candidates of `demand_rps`.",
         "",
@@ -324,7 +326,16 @@ def render_markdown() -> str:
 def _row(signal: Signal) -> str:
     names = "<br>".join(_candidate_text(candidate) for candidate in signal.candidates)
     fewest = f"{signal.min_count:g}" if signal.min_count else "–"
-    cells = (f"`{signal.name}`", signal.unit, signal.meaning, signal.kind, signal.use, f"{signal.max_age_s:g} s", fewest, names)
+    cells = (
+        f"`{signal.name}`",
+        signal.unit,
+        signal.meaning,
+        signal.kind,
+        signal.use,
+        f"{signal.max_age_s:g} s",
+        fewest,
+        names,
+    )
     return "| " + " | ".join(cells) + " |"
 
 

@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations
 
 from forecaster.sources.catalogue import Candidate, Kind, Origin, Signal
 from forecaster.sources.selector import WorkloadSelector
@@ -79,12 +78,15 @@ class Choice:
 class Scope:
     """Workloads that one expression can read together, and how its rows are told apart.
 
-    `owners` maps the values of the labels `by`, in that order, to the workload; other rows are ignored.
+    `owners` maps the values of the labels `by`, in that order, to the workload; other rows are ignored, and a row
+    with two owners is nobody's: their selectors say the same.
     """
 
     matchers: str
     by: tuple[str, ...]
-    owners: Mapping[tuple[str, ...], str]
+    owners: Mapping[tuple[str, ...], tuple[str, ...]]
+    namespaces: str = ""
+    """The matcher for the namespaces alone, for series that carry only a target's labels."""
     rewrite: tuple[str, str] | None = None
     """Pod label and expression whose first group is the owner's name."""
 
@@ -173,17 +175,19 @@ def _label_scopes(
     wanted: Sequence[tuple[WorkloadSelector, tuple[tuple[str, str], ...], bool]],
 ) -> tuple[Scope, ...]:
     """One scope for each set of label names; the matchers may cover more pairs than wanted, `owners` does not."""
-    shapes: dict[tuple[str, ...], dict[tuple[str, ...], str]] = defaultdict(dict)
+    shapes: dict[tuple[str, ...], dict[tuple[str, ...], tuple[str, ...]]] = defaultdict(dict)
     for selector, labels, namespaced in wanted:
         pairs = sorted({**({"namespace": selector.series_namespace} if namespaced else {}), **dict(labels)}.items())
-        shapes[tuple(name for name, _ in pairs)][tuple(value for _, value in pairs)] = selector.workload
-    return tuple(
-        Scope(
-            matchers=",".join(one_of(name, (values[i] for values in owners)) for i, name in enumerate(names)),
-            by=names,
-            owners=owners,
-        )
-        for names, owners in shapes.items()
+        owners = shapes[tuple(name for name, _ in pairs)]
+        key = tuple(value for _, value in pairs)
+        owners[key] = (*owners.get(key, ()), selector.workload)
+    return tuple(_label_scope(names, owners) for names, owners in shapes.items())
+
+
+def _label_scope(names: tuple[str, ...], owners: Mapping[tuple[str, ...], tuple[str, ...]]) -> Scope:
+    matchers = {name: one_of(name, (values[i] for values in owners)) for i, name in enumerate(names)}
+    return Scope(
+        matchers=",".join(matchers.values()), by=names, owners=owners, namespaces=matchers.get("namespace", "")
     )
 
 
@@ -193,7 +197,8 @@ def _pod_scopes(selectors: Sequence[WorkloadSelector], namespace_label: str, pod
         Scope(
             matchers=f"{one_of(namespace_label, [s.series_namespace])},{pod_label}=~{literal(s.pod_pattern)}",
             by=(),
-            owners={(): s.workload},
+            owners={(): (s.workload,)},
+            namespaces=one_of("namespace", [s.series_namespace]),
         )
         for s in selectors
         if s.pod_pattern is not None
@@ -203,9 +208,10 @@ def _pod_scopes(selectors: Sequence[WorkloadSelector], namespace_label: str, pod
 
 
 def _apart(selectors: Sequence[WorkloadSelector]) -> list[list[WorkloadSelector]]:
-    """One group, or one a namespace where a name in it continues another: `a/chat` must not lose pods to `b/chat-7b2x9`."""
+    """One group, or one a namespace where a name continues another: `a/chat` must not lose pods to `b/chat-7b2x9`."""
     names = {s.name for s in selectors}
-    if not any(b.startswith(f"{a}-") or a.startswith(f"{b}-") for a, b in combinations(sorted(names), 2)):
+    starts = ("-".join(parts[:n]) for parts in (name.split("-") for name in names) for n in range(1, len(parts)))
+    if names.isdisjoint(starts):
         return [list(selectors)] if selectors else []
     groups: dict[str, list[WorkloadSelector]] = defaultdict(list)
     for selector in selectors:
@@ -217,10 +223,16 @@ def _shape_scope(selectors: Sequence[WorkloadSelector], namespace_label: str, po
     # Longest name first: RE2 takes the first branch that matches, so `chat-large-x2x4z` is chat-large's.
     names = sorted({s.name for s in selectors}, key=lambda name: (-len(name), name))
     owner = f"({'|'.join(escape_regex(name) for name in names)})-{POD_SUFFIX}"
+    owners: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for s in selectors:
+        key = (s.series_namespace, s.name)
+        owners[key] = (*owners.get(key, ()), s.workload)
+    namespaces = [s.series_namespace for s in selectors]
     return Scope(
-        matchers=f"{one_of(namespace_label, (s.series_namespace for s in selectors))},{pod_label}=~{literal(owner)}",
+        matchers=f"{one_of(namespace_label, namespaces)},{pod_label}=~{literal(owner)}",
         by=(namespace_label, OWNER_LABEL),
-        owners={(s.series_namespace, s.name): s.workload for s in selectors},
+        owners=owners,
+        namespaces=one_of("namespace", namespaces),
         rewrite=(pod_label, owner),
     )
 
@@ -276,7 +288,9 @@ def value(signal: Signal, candidate: Candidate, scope: Scope, window_s: int, cla
             return _windowed(signal, candidate, scope, window_s, class_label)
 
 
-def past_value(signal: Signal, candidate: Candidate, scope: Scope, window_s: int, class_label: str | None = None) -> str:
+def past_value(
+    signal: Signal, candidate: Candidate, scope: Scope, window_s: int, class_label: str | None = None
+) -> str:
     """The signal over the window that ends at the evaluation time; nothing where copies of a series exist."""
     window = _series(candidate.metric, scope, window_s)
     match signal.kind:
@@ -325,14 +339,14 @@ def age(signal: Signal, candidate: Candidate, scope: Scope) -> str:
 def copies(signal: Signal, candidate: Candidate, scope: Scope) -> str:
     """How many copies of a series there are, where there is more than one."""
     ignored = ", ".join(label for label in REPLICA_LABELS if label not in scope.by)
-    return f"({_grouped('max', f'count without ({ignored}) ({_series(probe_metric(signal, candidate), scope)})', scope)} > 1)"
+    counted = f"count without ({ignored}) ({_series(probe_metric(signal, candidate), scope)})"
+    return f"({_grouped('max', counted, scope)} > 1)"
 
 
 def up_joined(metric: str, scope: Scope) -> str:
     """Share of up targets among those that exported this metric within the last hour; 0 is "all down"."""
-    namespace = next((m for m in scope.matchers.split(",") if m.startswith("namespace=")), "")
     seen = f"(count_over_time({_series(metric, scope, LAST_SEEN_S)}) * 0 + 1)"
-    up = f"max by (job, instance) (up{{{namespace}}})"
+    up = f"max by (job, instance) (up{{{scope.namespaces}}})"
     return _grouped("avg", f"({seen} * on (job, instance) group_left () {up})", scope)
 
 
@@ -343,7 +357,8 @@ def up_direct(scope: Scope) -> str:
 
 def last_seen(metric: str, scope: Scope) -> str:
     """Seconds since the newest sample of the last hour, vanished series included."""
-    return f"(time() - {_grouped('max', f'max_over_time(timestamp({_series(metric, scope)})[{LAST_SEEN_S}s:60s])', scope)})"
+    newest = f"max_over_time(timestamp({_series(metric, scope)})[{LAST_SEEN_S}s:60s])"
+    return f"(time() - {_grouped('max', newest, scope)})"
 
 
 def seen_anywhere(metric: str) -> str:
@@ -351,9 +366,10 @@ def seen_anywhere(metric: str) -> str:
     return f"topk(3, {metric})"
 
 
-def present(metric: str, scope: Scope, *extra: str) -> str:
-    """How many series there are, by workload."""
-    return _grouped("count", _series(metric, scope), scope, *extra)
+def present(metric: str, scope: Scope, *extra: str, within_s: int | None = None) -> str:
+    """How many series there are, by workload: now, or with a sample within the last `within_s`."""
+    series = _series(metric, scope, within_s)
+    return _grouped("count", series if within_s is None else f"last_over_time({series})", scope, *extra)
 
 
 def samples(metric: str, scope: Scope, window_s: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -198,6 +199,12 @@ def test_a_large_batch_is_sent_in_the_body():
     with MisbehavingServer(say(200, EMPTY_VECTOR)) as server:
         assert isinstance(ask(server, text="up + " * 20_000 + "up"), Answer)
         assert server.received[0].path == "/api/v1/query"
+
+
+def test_a_proxy_that_lets_only_get_pass_can_be_served():
+    with MisbehavingServer(say(200, EMPTY_VECTOR)) as server:
+        assert isinstance(ask(server, http_method="GET"), Answer)
+        assert server.received[0].path.startswith("/api/v1/query?query=up")
 
 
 def test_values_keep_their_meaning():
@@ -424,7 +431,12 @@ bodies = st.one_of(
 def test_whatever_is_answered_a_read_never_raises_and_never_tells_nonsense(bodies: list[bytes]):
     turns = cycle(bodies)
     with MisbehavingServer(lambda talk: talk.answer(200, next(turns))) as server:
-        readings = PrometheusSource(Connection(url=server.url, deadline_s=5)).read([CHAT], now=NOW)
+        source = PrometheusSource(Connection(url=server.url, deadline_s=5))
+        readings = source.read([CHAT], now=NOW)
+        with contextlib.suppress(SourceError):
+            source.check([CHAT], now=NOW)
+        with contextlib.suppress(SourceError):
+            source.history([CHAT], "demand_rps", start=NOW, end=NOW + timedelta(minutes=5))
     assert {key.signal for key in readings.values} == set(SIGNAL_NAMES)
     assert all(0 <= r.value < math.inf for r in readings.values.values() if isinstance(r, Known))
 

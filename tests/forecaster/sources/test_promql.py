@@ -10,7 +10,7 @@ import re
 
 import promql_parser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.sources import plan, promql
@@ -102,6 +102,7 @@ def test_a_set_of_hostile_values_matches_them_and_nothing_else(values: list[str]
 
 
 @given(value=texts)
+@settings(max_examples=30)
 def test_a_hostile_name_cannot_widen_any_query(value: str):
     def shape(text: str) -> list[tuple[str, list[str]]]:
         return [(name, [label for label, _, _ in matchers]) for name, matchers in selectors_in(text)]
