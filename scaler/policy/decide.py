@@ -28,6 +28,7 @@ from scaler.policy.trust import TrustRule
 from scaler.policy.types import (
     Action,
     Adjustment,
+    At,
     Decision,
     Mode,
     PolicyState,
@@ -207,7 +208,7 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
         last_tick_at=now,
         known_since=(state.known_since or now) if known else None,
         calm_since=(state.calm_since or now) if calm else None,
-        peaks=guard.falling_peaks(state.peaks, keep, window=window, now=now) if proposals else state.peaks,
+        peaks=guard.falling_peaks(state.peaks, keep, window=window, now=now),
         ready=moment.replicas.ready,
     )
 
@@ -224,8 +225,7 @@ def _compose(
     adjustments: tuple[Adjustment, ...] = ()
     if highest is not None and highest.want > current:
         target, reason = highest.want, highest.reason
-        target, trace = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
-        adjustments += trace
+        target, adjustments = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
         target, trace = limits.step_out(target, step, state.desired, current=current, now=now)
         adjustments += trace
     elif known and keep < current:
@@ -294,5 +294,5 @@ def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicySta
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
     if fired is None or decision.action is Action.IN:
         return state
-    waits_for = replace(state.latency, ordered=min(fired.want, moment.most), ordered_at=moment.now, settled_at=None)
-    return replace(state, latency=waits_for)
+    order = At(at=moment.now, replicas=min(fired.want, moment.most))
+    return replace(state, latency=replace(state.latency, ordered=order, settled_at=None))

@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Known, Reading, TooFew, Zero
 from scaler.policy import guard, scheduled
-from scaler.policy.capacity import CapacityProfile
-from scaler.policy.guard import GuardRule
+from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.latency import LatencyRule
-from scaler.policy.limits import Bounds
-from scaler.policy.predictive import PredictiveRule
-from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import (
     Action,
     ClassReadings,
@@ -44,7 +40,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.SCHEDULED: "a scheduled event needs so many",
     Reason.STEADY: "no rule wants more, and none allows less",
     Reason.BLIND_DEMAND: "the demand is unknown, so nothing is released",
-    Reason.BLIND_REPLICAS: "the cluster could not be read, so nothing is written",
+    Reason.BLIND_REPLICAS: "the cluster could not be read",
     Reason.BLIND_RULE: "a signal whose rule was active a moment ago is blind, so nothing is released",
     Reason.REWARM: "signals are known again, but a whole look-back must pass before anything is released",
     Reason.NOT_CALM: "the rules have allowed less for too short a time",
@@ -65,6 +61,7 @@ TRUSTS: Final[dict[Trust, str]] = {
     Trust.TRUSTED: "trusted: fresh, no worse than the last value, and its band covers what it should",
     Trust.NO_FORECAST: "there is none: the load rule keeps its own margin",
     Trust.EXPIRED: "expired: it is not used, and the load rule keeps its own margin",
+    Trust.IMPLAUSIBLE: "implausible: it is not used, and the load rule keeps its own margin",
     Trust.UNSCORED: "not judged yet: it may add replicas, but the load rule keeps its own margin",
     Trust.WORSE_THAN_LAST_VALUE: "worse than the last value: it may add replicas, but carries no margin",
     Trust.COVERAGE_LOW: "too optimistic: more minutes exceed its 95 % quantile than should; it carries no margin",
@@ -103,34 +100,15 @@ class Line:
     text: str
 
 
-class Settings(Protocol):
-    """What of a workload's settings is shown; `decide.WorkloadPolicy` has it all."""
-
-    @property
-    def mode(self) -> Mode: ...
-    @property
-    def profile(self) -> CapacityProfile: ...
-    @property
-    def predictive(self) -> PredictiveRule: ...
-    @property
-    def latency(self) -> LatencyRule: ...
-    @property
-    def scheduled(self) -> ScheduledRule: ...
-    @property
-    def guard(self) -> GuardRule: ...
-    @property
-    def bounds(self) -> Bounds: ...
-
-
-def explain(decision: Decision, snapshot: Snapshot, settings: Settings, after: PolicyState) -> tuple[Line, ...]:
+def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> tuple[Line, ...]:
     """The whole chain of `decision`, in the order in which it was made; `after` is the state that it left."""
     return (
-        *_read(snapshot, settings),
-        *_ahead(decision, snapshot, settings),
+        *_read(snapshot, policy),
+        *_ahead(decision, snapshot, policy),
         *_rules(decision),
-        *_clamps(decision, settings),
-        Line(part="result", topic="", text=_result(decision, settings)),
-        *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, settings, after)),
+        *_clamps(decision, policy),
+        Line(part="result", topic="", text=_result(decision, policy)),
+        *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),
     )
 
 
@@ -162,20 +140,20 @@ def blind_block(
     lasted: timedelta | None = None,
     holding: int | None = None,
     query: str = "",
-    fix: str = "",
+    way_out: str = "",
 ) -> str:
     """What failed, on what, what happens meanwhile, and the next command.
 
-    `lasted` is since when, `holding` the replicas that stay; `query` is taken from the detail if it is not given.
+    `lasted` is since when, `holding` the replicas that stay, `way_out` the next command and setting; `query` is taken
+    from the detail if it is not given.
     """
     words, asked, found = _taken_apart(blind)
-    doctor = f"headstart doctor --workload {workload}"
     since = f"  for {_duration(lasted)}" if lasted is not None else ""
     rows = [
         ("query", query or asked),
         ("found", found or words),
         ("now", f"holding {holding} replicas" if holding is not None else "nothing is written"),
-        ("fix", f"{doctor}, or {fix}" if fix else doctor),
+        ("fix", way_out or f"headstart doctor --workload {workload}"),
     ]
     lines = [f"BLIND  {workload}{since}: {BLINDS[blind.reason]}"]
     return "\n".join([*lines, *(f"  {name:<7} {text}" for name, text in rows if text)]) + "\n"
@@ -204,7 +182,7 @@ def reading_text(reading: Reading, unit: str = "") -> str:
 # ── The parts of the chain ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read(snapshot: Snapshot, settings: Settings) -> Iterator[Line]:
+def _read(snapshot: Snapshot, policy: WorkloadPolicy) -> Iterator[Line]:
     yield Line(part="read", topic="replicas", text=_replicas_text(snapshot.replicas))
     if not snapshot.classes:
         yield Line(part="read", topic="demand", text="unknown: the source gave no answer for this workload")
@@ -212,7 +190,7 @@ def _read(snapshot: Snapshot, settings: Settings) -> Iterator[Line]:
         name = readings.request_class
         text = reading_text(readings.demand_rps, " requests/s")
         yield Line(part="read", topic=f"demand {name}", text=text)
-        for line in _latency_texts(readings, settings.latency):
+        for line in _latency_texts(readings, policy.latency):
             yield Line(part="read", topic=f"latency {name}", text=line)
     if not _is_unread(snapshot.requests_waiting):
         yield Line(part="read", topic="waiting", text=reading_text(snapshot.requests_waiting, " requests"))
@@ -239,7 +217,7 @@ def _latency_texts(readings: ClassReadings, rule: LatencyRule) -> Iterator[str]:
         target_s = None if slo is None else getattr(slo, signal)
         if target_s is not None:
             yield f"P95 {words} {reading_text(reading, ' s')}, SLO {target_s:g} s"
-        elif not _is_unread(reading):
+        elif not isinstance(reading, Blind):
             yield f"P95 {words} {reading_text(reading, ' s')}, no SLO"
 
 
@@ -247,7 +225,7 @@ def _is_unread(reading: Reading) -> bool:
     return isinstance(reading, Blind) and reading.reason is BlindReason.NOT_READ
 
 
-def _ahead(decision: Decision, snapshot: Snapshot, settings: Settings) -> Iterator[Line]:
+def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> Iterator[Line]:
     lead = timedelta(seconds=snapshot.lead_time_s)
     ready_at = decision.at + lead
     yield Line(
@@ -255,7 +233,7 @@ def _ahead(decision: Decision, snapshot: Snapshot, settings: Settings) -> Iterat
     )
     for each in snapshot.forecasts:
         yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
-    verdict = TRUSTS[decision.trust] if settings.predictive.enabled else "switched off (predictive.enabled is false)"
+    verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
 
 
@@ -298,26 +276,26 @@ def _names(decision: Decision) -> frozenset[str]:
     return frozenset(each.rule for each in decision.proposals)
 
 
-def _clamps(decision: Decision, settings: Settings) -> Iterator[Line]:
+def _clamps(decision: Decision, policy: WorkloadPolicy) -> Iterator[Line]:
     for each in decision.adjustments:
         text = f"{each.before} → {each.after}: {REASONS[each.reason]}"
         yield Line(part="clamps", topic=each.rule, text=f"{text} ({each.detail})" if each.detail else text)
-    least, most = _bounds(decision, settings)
-    moved = (least, most) != (settings.bounds.min_replicas, settings.bounds.max_replicas)
+    least, most = _bounds(decision, policy)
+    moved = (least, most) != (policy.bounds.min_replicas, policy.bounds.max_replicas)
     text = f"{least} to {most} replicas" + (" by a scheduled window" if moved else "")
     yield Line(part="clamps", topic="bounds", text=text)
 
 
-def _bounds(decision: Decision, settings: Settings) -> tuple[int, int]:
-    bounds = settings.bounds
-    return scheduled.bounds_at(settings.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at)
+def _bounds(decision: Decision, policy: WorkloadPolicy) -> tuple[int, int]:
+    bounds = policy.bounds
+    return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at)
 
 
-def _result(decision: Decision, settings: Settings) -> str:
+def _result(decision: Decision, policy: WorkloadPolicy) -> str:
     released = decision.action is Action.IN and decision.reason is Reason.LOAD
     why = "no rule keeps more" if released else REASONS[decision.reason]
     text = f"{headline(decision)} because {why}"
-    if settings.mode is Mode.OBSERVE and decision.action is not Action.HOLD:
+    if policy.mode is Mode.OBSERVE and decision.action is not Action.HOLD:
         return f"{text}; observe mode: it is only shown, nothing is written"
     return text
 
@@ -325,7 +303,7 @@ def _result(decision: Decision, settings: Settings) -> str:
 # ── What comes next ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _next(decision: Decision, snapshot: Snapshot, settings: Settings, after: PolicyState) -> Iterator[str]:
+def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> Iterator[str]:
     lead = timedelta(seconds=snapshot.lead_time_s)
     if decision.current is None or decision.target is None:
         yield "the scale stays as it is until the cluster can be read"
@@ -337,13 +315,15 @@ def _next(decision: Decision, snapshot: Snapshot, settings: Settings, after: Pol
         added = decision.target - decision.current
         yield f"{added} more ordered, expected Ready at {_clock(decision.at + lead)}"
     if decision.action is Action.IN:
-        yield f"no further scale-in before {_clock(decision.at + settings.guard.spacing)}"
+        yield f"no further scale-in before {_clock(decision.at + policy.guard.spacing)}"
     if decision.action is Action.HOLD:
-        yield from _next_after_hold(decision, snapshot, settings, after)
+        yield from _next_after_hold(decision, snapshot, policy, after)
     yield from _stands_in_the_way(decision, after, lead)
 
 
-def _next_after_hold(decision: Decision, snapshot: Snapshot, settings: Settings, after: PolicyState) -> Iterator[str]:
+def _next_after_hold(
+    decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState
+) -> Iterator[str]:
     current = decision.current or 0
     window = guard.look_back(timedelta(seconds=snapshot.lead_time_s))
     if after.known_since is None:
@@ -352,14 +332,14 @@ def _next_after_hold(decision: Decision, snapshot: Snapshot, settings: Settings,
     keep = max((each.keep for each in decision.proposals), default=current)
     want = max((each.want for each in decision.proposals), default=current)
     if keep < current:
-        yield from _release(decision, settings, after, window)
+        yield from _release(decision, policy, after, window)
     elif want <= current:
         yield f"out as soon as a want exceeds {current}; in once every keep stays below {current}"
 
 
-def _release(decision: Decision, settings: Settings, after: PolicyState, window: timedelta) -> Iterator[str]:
+def _release(decision: Decision, policy: WorkloadPolicy, after: PolicyState, window: timedelta) -> Iterator[str]:
     """When the release that the rules agree on could come."""
-    rule = settings.guard
+    rule = policy.guard
     waits = [(after.known_since, window, "signals known"), (after.calm_since, rule.calm, "calm")]
     if after.last_scale_in_at is not None:
         waits.append((after.last_scale_in_at, rule.spacing, "last scale-in"))
@@ -386,9 +366,9 @@ def _stands_in_the_way(decision: Decision, after: PolicyState, lead: timedelta) 
         yield "more when other workloads give GPUs back, or budget.gpus or the priority is raised"
     if Reason.UNSCHEDULABLE in reasons:
         yield "more once the waiting pods have found a GPU"
-    if after.latency.ordered is not None and after.latency.ordered_at is not None:
-        latest = after.latency.ordered_at + 2 * lead + timedelta(minutes=1)
-        ends = f"{after.latency.ordered} are Ready or have failed, {_clock(latest)} at the latest"
+    if after.latency.ordered is not None:
+        latest = after.latency.ordered.at + 2 * lead + timedelta(minutes=1)
+        ends = f"{after.latency.ordered.replicas} are Ready or have failed, {_clock(latest)} at the latest"
         yield f"latency rule: silent until {ends}"
 
 

@@ -76,9 +76,9 @@ def propose(
     if isinstance(snapshot.replicas, Blind):
         return None, state
     breaches = _track(snapshot, rule, state, now=now)
-    state = replace(_settle(state, snapshot, now=now), breaches=breaches)
+    state = replace(_settle(state, snapshot.replicas, lead_time_s=snapshot.lead_time_s, now=now), breaches=breaches)
     if state.ordered is not None:
-        return _pending(state.ordered), state
+        return _pending(state.ordered.replicas), state
     held = [breach for breach in breaches if now - breach.since >= rule.hold]
     resting = state.settled_at is not None and now - state.settled_at < rule.rate_window
     if not held or resting:
@@ -120,16 +120,15 @@ def _track(snapshot: Snapshot, rule: LatencyRule, state: LatencyState, *, now: d
     return tuple(breaches)
 
 
-def _settle(state: LatencyState, snapshot: Snapshot, *, now: datetime) -> LatencyState:
+def _settle(state: LatencyState, replicas: ReplicaState, *, lead_time_s: float, now: datetime) -> LatencyState:
     """Close the open order once it is Ready, has failed, was undone by others, or took twice the lead time."""
-    replicas = snapshot.replicas
-    if state.ordered is None or state.ordered_at is None or isinstance(replicas, Blind):
+    if state.ordered is None:
         return state
-    arrived = replicas.ready >= state.ordered
+    arrived = replicas.ready >= state.ordered.replicas
     failed = replicas.failed > 0 and replicas.starting == 0
-    overdue = now - state.ordered_at >= timedelta(seconds=2.0 * snapshot.lead_time_s + 60.0)
+    overdue = now - state.ordered.at >= timedelta(seconds=2.0 * lead_time_s + 60.0)
     if arrived or failed or overdue:
-        return replace(state, ordered=None, ordered_at=None, settled_at=now)
+        return replace(state, ordered=None, settled_at=now)
     return state
 
 

@@ -175,6 +175,14 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """A number of replicas at a moment."""
+
+    at: datetime
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breach:
     """A latency signal above its SLO without a break since `since`."""
 
@@ -188,17 +196,8 @@ class LatencyState:
     """What the latency rule remembers: open breaches, and the order it waits for."""
 
     breaches: tuple[Breach, ...] = ()
-    ordered: int | None = None
-    ordered_at: datetime | None = None
+    ordered: At | None = None
     settled_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class At:
-    """A number of replicas at a moment."""
-
-    at: datetime
-    replicas: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

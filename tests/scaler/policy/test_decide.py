@@ -12,7 +12,7 @@ from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import StepRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule, TimeWindow
-from scaler.policy.types import Action, Decision, Mode, PolicyState, Reason, ReplicaState, Snapshot, Trust
+from scaler.policy.types import Action, At, Decision, Mode, PolicyState, Reason, ReplicaState, Snapshot, Trust
 
 BLIND = Blind(reason=BlindReason.TIMEOUT)
 
@@ -205,7 +205,7 @@ def test_latency_orders_are_remembered_until_they_are_ready() -> None:
     state = settled(slow, policy, minutes=2)
     decision, state = decide(slow, state, policy, now=NOON)
     assert (decision.target, decision.reason) == (4, Reason.PROFILE_DOUBTED)
-    assert (state.latency.ordered, state.latency.ordered_at, state.asked) == (4, NOON, 4)
+    assert (state.latency.ordered, state.asked) == (At(at=NOON, replicas=4), 4)
     starting = a_snapshot(rps=20.0, desired=4, ready=3, starting=1, p95_s=5.0)
     decision, state = decide(starting, state, policy, now=NOON + MINUTE)
     assert (decision.target, decision.proposals[-1].reason) == (4, Reason.P95_PENDING)
@@ -215,7 +215,7 @@ def test_a_latency_order_waits_for_no_more_than_the_maximum() -> None:
     policy = a_policy(slo_s=1.0, most=4)
     slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0, waiting=36000.0)
     _, state = decide(slow, settled(slow, policy, minutes=2), policy, now=NOON)
-    assert state.latency.ordered == 4
+    assert state.latency.ordered == At(at=NOON, replicas=4)
 
 
 def test_an_order_of_another_rule_is_not_the_latency_rules() -> None:
@@ -413,9 +413,9 @@ def test_a_second_latency_order_waits_anew() -> None:
     policy = a_policy(slo_s=1.0)
     slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0)
     state = settled(slow, policy, minutes=3)
-    rested = replace(state.latency, settled_at=NOON - timedelta(minutes=2), ordered=None, ordered_at=None)
+    rested = replace(state.latency, settled_at=NOON - timedelta(minutes=2), ordered=None)
     _, state = decide(slow, replace(state, latency=rested), policy, now=NOON)
-    assert (state.latency.ordered, state.latency.ordered_at, state.latency.settled_at) == (4, NOON, None)
+    assert (state.latency.ordered, state.latency.settled_at) == (At(at=NOON, replicas=4), None)
 
 
 def test_an_order_that_a_lower_maximum_turns_round_is_not_waited_for() -> None:
@@ -440,3 +440,7 @@ def test_a_new_model_freezes_the_steering_for_one_lead_time() -> None:
         scores.append(state.z)
     assert state.model_since == NOON + MINUTE
     assert scores == pytest.approx([2.099, 2.099, 2.099, 2.198, 2.297])
+
+
+def test_no_start_time_is_a_start_time() -> None:
+    assert a_policy(start_time=timedelta(0)).start_time == timedelta(0)

@@ -7,13 +7,13 @@ from datetime import time, timedelta
 from enum import StrEnum
 
 import pytest
-from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 
 from forecaster.types import Blind, BlindReason, Reading, TooFew, Zero
+from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.policy.decide import WorkloadPolicy, decide, decide_within
 from scaler.policy.explain import BLINDS, REASONS, TRUSTS, as_text, blind_block, explain, headline, reading_text
 from scaler.policy.scheduled import ScheduledRule, TimeWindow
-from scaler.policy.types import Mode, PolicyState, Reason, Snapshot, Trust
+from scaler.policy.types import At, Breach, LatencyState, Mode, PolicyState, Reason, Snapshot, Trust
 
 GONE = Blind(reason=BlindReason.UNREACHABLE, detail="connection refused")
 
@@ -140,6 +140,22 @@ def test_the_chain_says(snapshot: Snapshot, policy: WorkloadPolicy, state: Polic
     assert expected in told(snapshot, policy, state)
 
 
+def test_a_blind_rule_says_until_when_it_stops_a_release() -> None:
+    state = replace(
+        CALM_TWO, calm_since=NOON - 9 * MINUTE, latency_active_at=NOON - 2 * MINUTE, peaks=(At(at=NOON, replicas=1),)
+    )
+    text = told(a_snapshot(rps=5, desired=6, p95_s=GONE), a_policy(slo_s=1.2), state)
+    assert "holds 6 because a signal whose rule was active a moment ago is blind" in text
+    assert "release once the signal is back, or at 12:03:00" in text
+
+
+def test_a_recent_peak_says_when_it_is_forgotten() -> None:
+    peak = At(at=NOON - 3 * MINUTE, replicas=6)
+    state = replace(CALM_TWO, calm_since=NOON - 9 * MINUTE, peaks=(peak,))
+    text = told(a_snapshot(rps=5, desired=6), a_policy(), state)
+    assert "release once the peak of 11:57:00 is older than 5m" in text
+
+
 def test_the_promised_moment_of_a_release_is_kept() -> None:
     """ "Release possible from 12:03:00": a tick before it holds, the tick at it releases."""
     snapshot, policy, state = a_snapshot(rps=5, desired=6), a_policy(), CALM_TWO
@@ -149,10 +165,11 @@ def test_the_promised_moment_of_a_release_is_kept() -> None:
 
 
 def test_a_latency_order_that_is_open_says_until_when_the_rule_is_silent() -> None:
-    snapshot, policy = a_snapshot(rps=41, desired=6, p95_s=3.0), a_policy(slo_s=1.2)
-    text = told(snapshot, policy)
-    assert "a latency" in text
-    assert "latency rule: silent until" in text
+    breach = Breach(request_class="default", signal="e2e_p95_s", since=NOON - 3 * MINUTE)
+    state = PolicyState(last_tick_at=NOON - MINUTE, latency=LatencyState(breaches=(breach,)))
+    text = told(a_snapshot(rps=41, desired=6, p95_s=3.0), a_policy(slo_s=1.2), state)
+    assert "the capacity profile promises too much" in text
+    assert "latency rule: silent until 7 are Ready or have failed, 12:07:00 at the latest" in text
 
 
 def test_a_cut_by_the_fleets_budget_is_told() -> None:
@@ -196,7 +213,11 @@ def test_a_blind_signal_says_what_failed_on_what_meanwhile_and_the_next_command(
         ),
     )
     block = blind_block(
-        "llm/chat", blind, lasted=timedelta(seconds=250), holding=6, fix="set selector.deployment_label"
+        "llm/chat",
+        blind,
+        lasted=timedelta(seconds=250),
+        holding=6,
+        way_out="headstart doctor --workload llm/chat, or set selector.deployment_label",
     )
     assert block == (
         "BLIND  llm/chat  for 4m10s: query returned no series\n"

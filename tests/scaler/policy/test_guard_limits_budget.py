@@ -216,6 +216,11 @@ def test_refuses_impossible_parameters(make, message: str) -> None:
     assert str(error.value) == message
 
 
+def test_accepts_the_edges() -> None:
+    assert GuardRule(most_step_ratio=1.0).most_step_ratio == 1.0
+    assert (StepRule(most_added=1).most_added, StepRule(most_growth_ratio=0.0).most_growth_ratio) == (1, 0.0)
+
+
 def wish(name: str, current: int, target: int, *, gpus: int = 1, priority: int = 0) -> Wish:
     return Wish(workload=name, current=current, target=target, gpus=gpus, priority=priority)
 

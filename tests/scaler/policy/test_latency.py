@@ -10,7 +10,7 @@ from policy_cases import MINUTE, NOON, a_snapshot
 from scaler.policy import latency
 from scaler.policy.capacity import CapacityProfile, ClassCapacity, single_rate
 from scaler.policy.latency import LatencyRule, Slo
-from scaler.policy.types import LatencyState, Proposal, Reason, Snapshot
+from scaler.policy.types import At, Breach, LatencyState, Proposal, Reason, Snapshot
 
 RULE = LatencyRule(slos=(Slo(e2e_p95_s=1.2),))
 TEN = single_rate("x", 10.0)
@@ -89,7 +89,7 @@ def after(
 def test_size_when_it_fires(snapshot: Snapshot, want: int, reason: Reason) -> None:
     proposal, _ = after([snapshot] * 3)
     assert proposal is not None
-    assert (proposal.want, proposal.keep, proposal.reason) == (want, want, reason)
+    assert (proposal.rule, proposal.want, proposal.keep, proposal.reason) == ("latency", want, want, reason)
 
 
 def test_two_minutes_and_not_a_second_less() -> None:
@@ -167,7 +167,8 @@ def test_each_class_has_its_own_slo_and_its_own_two_minutes() -> None:
 
 
 def ordered(replicas: int) -> LatencyState:
-    return LatencyState(ordered=replicas, ordered_at=NOON)
+    since_long = Breach(request_class="default", signal="e2e_p95_s", since=NOON - timedelta(hours=1))
+    return LatencyState(ordered=At(at=NOON, replicas=replicas), breaches=(since_long,))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +188,18 @@ def ordered(replicas: int) -> LatencyState:
             a_snapshot(rps=90.0, desired=5, ready=3, starting=1, failed=1, p95_s=9.0),
             Reason.P95_PENDING,
             id="some still start",
+        ),
+        pytest.param(
+            1,
+            a_snapshot(rps=90.0, desired=5, ready=3, p95_s=9.0),
+            Reason.P95_PENDING,
+            id="pods not created yet",
+        ),
+        pytest.param(
+            1,
+            a_snapshot(rps=90.0, desired=5, ready=4, failed=1, p95_s=9.0),
+            Reason.P95_WATCH,
+            id="one failed",
         ),
         pytest.param(1, a_snapshot(rps=90.0, desired=5, ready=3, failed=2, p95_s=9.0), Reason.P95_WATCH, id="failed"),
         pytest.param(
@@ -208,7 +221,10 @@ def test_waits_for_what_it_ordered(minutes: int, snapshot: Snapshot, reason: Rea
     assert proposal is not None
     assert proposal.reason is reason
     assert (proposal.want, proposal.keep) == ((5, 5) if reason is Reason.P95_PENDING else (0, 5))
-    assert (state.ordered is None) == (reason is Reason.P95_WATCH)
+    settled = reason is Reason.P95_WATCH
+    assert (state.ordered, state.settled_at) == (
+        (None, NOON + minutes * MINUTE) if settled else (At(at=NOON, replicas=5), None)
+    )
     assert proposal.rule == "latency"
     assert proposal.detail == ("waiting for 5 Ready" if reason is Reason.P95_PENDING else "default/e2e_p95_s above SLO")
 

@@ -1,0 +1,1 @@
+"""What each command does, one file a kind. Loaded on use, so that `headstart --help` stays fast."""

@@ -1,0 +1,131 @@
+"""`validate` and `schema`: a settings file checked and described, with nothing started and nobody asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaler.commands.printing import Output, put, put_json, say
+from scaler.config import Config, read_config
+from scaler.errors import ConfigError, ConfigIssue
+
+if TYPE_CHECKING:
+    from forecaster.sources.promql import Query
+    from forecaster.sources.selector import WorkloadSelector
+
+
+def validate(path: Path, output: Output, *, offline: bool) -> int:
+    """Check a file and print what was found; the exit code.
+
+    Every query that the settings lead to is built and parsed. Unless `offline`, the secret files that they name must
+    be readable here too.
+    """
+    issues: tuple[ConfigIssue, ...] = ()
+    config = None
+    try:
+        config = read_config(path)
+        issues = (*_queries(config), *(() if offline else _secret_files(config)))
+    except ConfigError as error:
+        issues = error.issues
+    if output is Output.JSON:
+        put_json(_document(path, issues))
+    elif issues:
+        for issue in issues:
+            put(str(issue))
+        say(f"{len(issues)} problem{'s' if len(issues) > 1 else ''} found")
+    elif config is not None:
+        put(summary(config))
+    return 2 if issues else 0
+
+
+def summary(config: Config) -> str:
+    """What a correct file says, in one line."""
+    policies = config.fleet.workloads
+    active = sum(policy.mode.value == "active" for policy in policies)
+    budget = "no GPU budget" if config.fleet.budget.gpus is None else f"a budget of {config.fleet.budget.gpus} GPUs"
+    return f"{config.path}: ok, {len(policies)} workloads ({active} active), {budget}"
+
+
+def _document(path: Path, issues: tuple[ConfigIssue, ...]) -> dict[str, object]:
+    return {
+        "apiVersion": "headstart/v1",
+        "kind": "Validation",
+        "file": str(path),
+        "ok": not issues,
+        "issues": [
+            {"file": each.file, "line": each.line, "column": each.column, "setting": each.setting, "text": each.text}
+            for each in issues
+        ],
+    }
+
+
+def _queries(config: Config) -> list[ConfigIssue]:
+    """Queries that are no PromQL. None is expected, because names are checked and values quoted before."""
+    import promql_parser
+
+    issues = []
+    for index, selector in enumerate(_selectors(config)):
+        for query in _queries_of(selector):
+            try:
+                promql_parser.parse(query.text)
+            except ValueError as error:
+                text = f"leads to a query that is no PromQL ({error}): {query.text}"
+                setting = f"workloads[{index}].selector"
+                issues.append(ConfigIssue(file=str(config.path), line=1, column=1, setting=setting, text=text))
+    return issues
+
+
+def _selectors(config: Config) -> tuple[WorkloadSelector, ...]:
+    from scaler.adapters.connections import selectors_of
+
+    return selectors_of(config)
+
+
+def _queries_of(selector: WorkloadSelector) -> Iterator[Query]:
+    """Everything that may be asked for one workload: with each signal from its first metric, and which are live."""
+    from forecaster.sources.catalogue import CATALOGUE, Group
+    from forecaster.sources.plan import candidates_of, model_query, presence_query, reading_queries
+    from forecaster.sources.promql import Choice, Reach
+
+    choices = {
+        (selector.workload, signal.name): Choice(candidate=candidates_of(signal, selector)[0], reach=Reach.OWN)
+        for signal in CATALOGUE
+    }
+    yield from reading_queries((selector,), choices, tuple(Group))
+    yield model_query((selector,))
+    yield presence_query((selector,), {})
+
+
+def _secret_files(config: Config) -> list[ConfigIssue]:
+    """Secret files that are named but cannot be read here; their content is not looked at."""
+    prometheus, http = config.prometheus, config.http
+    named = {
+        "prometheus.bearer_token_file": prometheus.bearer_token_file,
+        "prometheus.password_file": prometheus.password_file,
+        "prometheus.ca_file": prometheus.ca_file,
+        "prometheus.cert_file": prometheus.cert_file,
+        "prometheus.key_file": prometheus.key_file,
+        "kubernetes.kubeconfig": config.kubernetes.kubeconfig,
+        "http.token_file": http.token_file,
+    }
+    issues = []
+    for setting, file in named.items():
+        if file is None:
+            continue
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            text = f"{file} cannot be read here ({error.strerror}); --offline leaves secret files out of the check"
+            issues.append(ConfigIssue(file=str(config.path), line=1, column=1, setting=setting, text=text))
+    return issues
+
+
+def schema(*, markdown: bool) -> None:
+    """The JSON schema of a settings file, or the page docs/configuration.md."""
+    from scaler import config_schema
+
+    if markdown:
+        put(config_schema.markdown())
+    else:
+        put_json(config_schema.json_schema())
