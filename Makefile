@@ -49,7 +49,7 @@ bench: $(VENV)/.all ## speed and memory, as ratios within one run
 	$(BIN)/pytest tests/benchmarks -q -n 0 --benchmark-enable
 
 demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
-	$(BIN)/python -m forecaster.fitting.neural.pretrain --seed 7 --out data/models
+	$(BIN)/python -m forecaster.train --pretrain --seed 7 --out data/models
 
 vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against a real server
 	@tests/inference/vllm_env.sh

@@ -176,7 +176,13 @@ def window_means(values: FloatArray, width: int) -> FloatArray:
     count = np.cumsum(known, axis=1, dtype=np.float64)
     total[:, width:] -= total[:, :-width].copy() if width < values.shape[1] else 0.0
     count[:, width:] -= count[:, :-width].copy() if width < values.shape[1] else 0.0
-    return np.divide(total, count, out=np.full(values.shape, np.nan), where=count > 0)
+    means: FloatArray = np.divide(total, count, out=np.full(values.shape, np.nan), where=count > 0)
+    return means
+
+
+def any_known(values: FloatArray) -> NDArray[np.bool_]:
+    """Which rows of (series, bins) hold at least one known value."""
+    return np.asarray(np.isfinite(values).any(axis=1), dtype=np.bool_)
 
 
 def reaches_back(panel: Panel, span: timedelta) -> NDArray[np.bool_]:
@@ -187,7 +193,7 @@ def reaches_back(panel: Panel, span: timedelta) -> NDArray[np.bool_]:
     bins = panel.values.shape[1]
     newest = bins - bins_in(span, panel.step) + 1
     oldest = max(0, newest - bins_in(2 * DAY, panel.step))
-    return np.isfinite(panel.values[:, oldest : max(newest, 0)]).any(axis=1)
+    return any_known(panel.values[:, oldest : max(newest, 0)])
 
 
 def calendar(start: datetime, step: timedelta, bins: int, *, zone: ZoneInfo | None = None) -> FloatArray:

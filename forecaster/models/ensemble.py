@@ -2,32 +2,64 @@
 
 Pure: `step` takes members, what is known, and the state that the step before returned; it reads no clock, mutates
 nothing and answers the same for the same arguments. It decides, per series and horizon, which member speaks
-(`_choose`: lowest recent pinball loss, with hysteresis), how far the upper quantiles are moved so that they cover
-what they claim (an online conformal tracker), and when to say nothing. It never turns demand into replicas.
+(`_choose`: lowest recent pinball loss, with hysteresis), how far the upper quantiles move so that they cover what
+they claim (the conformal offset of `scoring`), and when to say nothing. It never turns demand into replicas.
 
-The seat for a weighted ensemble is `_choose`: it returns weights over members, today one-hot; nothing else changes.
+The seat for a weighted ensemble is `_choose`: it answers weights over members, today one-hot; nothing else changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from forecaster.models.memory import EngineState, aligned, blank
-from forecaster.models.quantiles import QUANTILE_LEVELS, STALE_SPAN, pinball, settled
-from forecaster.models.tracking import Track, Tracking, follow
-from forecaster.preprocess import DAY, bin_index, bins_in, carried
-from forecaster.types import HORIZONS, LEVELS, STEP, Forecast, Forecaster, ForecastQuality, Panel, SeriesKey
+from forecaster.models.memory import (
+    EngineState,
+    blank,
+    family,
+    for_members,
+    for_series,
+    from_bytes,
+    slots,
+    to_bytes,
+)
+from forecaster.models.quantiles import STALE_SPAN, no_opinion, settled
+from forecaster.models.scoring import Learning, observe, quality_of
+from forecaster.models.tracking import Track, follow, is_tracking
+from forecaster.preprocess import DAY, any_known, bin_index, bins_in, tail
+from forecaster.types import HORIZONS, LEVELS, Forecast, Forecaster, ForecastQuality, Panel, SeriesKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from forecaster.types import FloatArray
+
+__all__ = [
+    "DEFAULT_RULE",
+    "MODEL_NAME",
+    "EngineRule",
+    "EngineState",
+    "EngineStep",
+    "Silence",
+    "Strength",
+    "family",
+    "from_bytes",
+    "history_age",
+    "lookback",
+    "step",
+    "strength",
+    "to_bytes",
+]
+
+FALLBACK = "last-value"
+"""The member (by its family's name) that speaks until others have earned it."""
+MODEL_NAME = "headstart"
+"""What the calibrated selection is called in reports."""
 
 
 class Strength(StrEnum):
@@ -53,28 +85,25 @@ class EngineRule:
 
     ttl: timedelta = timedelta(minutes=10)
     """A forecast older than this is not acted on."""
-    loss_half_life: timedelta = timedelta(hours=8)
-    """Half-life of the members' losses: long enough for a night, short enough for a regime change (6-12 h)."""
-    scale_half_life: timedelta = timedelta(hours=4)
-    """Half-life of the error scale in which the conformal offset moves."""
     min_scored: float = 60.0
     """Scored bins (decayed) before a member may be chosen over the fallback."""
     switch_ratio: float = 0.97
     """A member takes over at a loss at most this share of the present one's: near-ties do not flicker."""
-    conformal_gain: float = 0.02
-    """Offset step a scored bin, in error scales: a miss of the .95 quantile adds .019, a hit takes .001."""
-    max_offset: float = 6.0
-    """Bound of the offset, in error scales."""
     ceiling_ratio: float = 3.0
     """No forecast above this multiple of the highest value ever seen; a member whose median is, is not heard."""
+    learning: Learning = field(default_factory=Learning)
+    """How fast scores and offsets move."""
+
+
+DEFAULT_RULE = EngineRule()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
     """What one step answers: forecasts and measured quality by series, silences with their reason, the new state.
 
-    `gated` counts the series of which a member's forecast was refused (exploded), `failed` holds a member's error
-    text if it raised; such a member is silent for this step and nothing else stops.
+    `gated` counts, by member, the series for which its forecast was refused as exploded; `failed` holds the error
+    text of a member that raised. Such a member is silent for this step and nothing else stops.
     """
 
     forecasts: Mapping[SeriesKey, Forecast]
@@ -85,14 +114,9 @@ class EngineStep:
     state: EngineState
 
 
-DEFAULT_RULE = EngineRule()
-FALLBACK = "last-value"
-"""The member (by the name before its version) that speaks until others have earned it."""
-
-
 def strength(history_age: timedelta) -> Strength:
-    """What a history of this age allows: nothing under a day, pooled models, per-series models from 3 days, all
-    from 14 days on."""
+    """What a history of this age allows: nothing under a day, pooled models and last value from then on, models of
+    its own from 3 days, full strength from 14."""
     if history_age < DAY:
         return Strength.NONE
     if history_age < 3 * DAY:
@@ -100,11 +124,15 @@ def strength(history_age: timedelta) -> Strength:
     return Strength.PER_SERIES if history_age < 14 * DAY else Strength.FULL
 
 
-def lookback(members: Sequence[Forecaster], *, step: timedelta = STEP) -> timedelta:
-    """History that a step with a state needs; without a state more is better, up to 14 days."""
-    del step
-    wanted = [getattr(member, "lookback", 14 * DAY) for member in members]
-    return max([DAY, *wanted])
+def lookback(members: Sequence[Forecaster]) -> timedelta:
+    """How much history a step with a state has to be given. The first step, without one, wants 14 days if there are."""
+    return max([DAY, *(getattr(member, "lookback", 14 * DAY) for member in members)])
+
+
+def history_age(state: EngineState) -> Mapping[SeriesKey, timedelta]:
+    """Age of each series: from its first known bin to the state's end; zero where nothing is known."""
+    ages = np.nan_to_num(state.end.timestamp() - state.arrays["since_s"])
+    return {key: timedelta(seconds=float(age)) for key, age in zip(state.keys, ages, strict=True)}
 
 
 def step(
@@ -114,85 +142,186 @@ def step(
     *,
     lead_steps: Mapping[SeriesKey, int] | int = 5,
     horizons: tuple[int, ...] = HORIZONS,
-    rule: EngineRule = DEFAULT_RULE,
     frozen: Set[SeriesKey] = frozenset(),
+    rule: EngineRule = DEFAULT_RULE,
 ) -> EngineStep:
     """One forecast a series from what is known at `panel.end`, and the state to hand to the next call.
 
     `panel` may be the whole history, a growing one, or its last `lookback(members)`; bins skipped since the state
-    was made are scored where they are known. `lead_steps` (steps from now to the bin an order placed now can first
-    change) names the horizon at which quality is measured. Series in `frozen` are forecast but teach nothing (I13).
-    A series under one day old gets no forecast.
+    was made are scored as far as they are known. `lead_steps` (steps from now to the bin that an order placed now
+    can first change) names the horizon at which quality is measured. Series in `frozen` are forecast but teach
+    nothing (I13). A series under one day old gets no forecast.
     """
     ids = tuple(member.model_id for member in members)
-    before = _state_for(ids, panel, state, horizons, rule)
     lead = _lead_columns(panel.keys, lead_steps, horizons)
     learning = np.array([key not in frozen for key in panel.keys], dtype=bool)
-    after = _observe(before, panel, lead, learning, rule)
+    before = _state_for(ids, panel, state, horizons)
+    learnt = observe(before, panel, lead=lead, learning=learning, rule=rule.learning)
 
-    raw, tracks, failed = _member_quantiles(members, panel, after, horizons)
-    ceiling = rule.ceiling_ratio * after.peak
+    raw, tracks, failed = _member_quantiles(members, panel, learnt, horizons)
+    ceiling = rule.ceiling_ratio * learnt.arrays["peak"]
     raw, gated = _gate(raw, ceiling)
-    weights, chosen = _choose(raw, after, rule)
-    final = _calibrated(_blend(raw, weights), after, ceiling)
-    silent = _silences(panel, after, final)
-    for row, key in enumerate(panel.keys):
-        if key in silent:
-            final[row] = np.nan
+    weights, chosen = _choose(raw, learnt, rule)
+    final = _calibrated(_blend(raw, weights), learnt, ceiling)
+    silent = _silences(panel, learnt, final)
+    final[[row for row, key in enumerate(panel.keys) if key in silent]] = np.nan
 
-    after = after.replaced(tracks=tracks, chosen=chosen, pending=_issued(after, raw, final))
+    after = replace(_issued(learnt, raw, final).with_arrays(chosen=chosen), tracks=tracks)
+    speakers = chosen[np.arange(len(panel.keys)), lead]
     return EngineStep(
-        forecasts=_forecasts(panel, ids, final, chosen, lead, horizons, rule, silent),
-        quality=_quality(after),
+        forecasts=_forecasts(panel, ids, final, speakers, horizons, rule, silent),
+        quality=quality_of(after),
         silent=silent,
-        gated={ids[index]: int(count) for index, count in enumerate(gated) if count},
+        gated={one: int(count) for one, count in zip(ids, gated, strict=True) if count},
         failed=failed,
         state=after,
     )
 
 
-# ── Learning from what came true ──────────────────────────────────────────────────────────────────────────────
+def _state_for(ids: tuple[str, ...], panel: Panel, state: EngineState | None, horizons: tuple[int, ...]) -> EngineState:
+    """The state to go on from, its rows and members aligned to today's, or a blank one.
 
-
-def _state_for(
-    ids: tuple[str, ...], panel: Panel, state: EngineState | None, horizons: tuple[int, ...], rule: EngineRule
-) -> EngineState:
-    """The state to go on from: its rows and members aligned to today's, or a blank one.
-
-    A changed grid or set of horizons, and a clock that went back, make old scores meaningless: start blank.
+    Another grid or set of horizons, and a clock that went back, make old scores meaningless: start blank.
     """
     if state is None or state.horizons != horizons or state.step != panel.step or state.end > panel.end:
         return blank(panel, ids, horizons)
-    if state.keys != panel.keys or state.members != ids:
-        state = aligned(state, panel, ids)
-    return state
+    if state.members != ids:
+        state = for_members(state, ids)
+    return state if state.keys == panel.keys else for_series(state, panel)
 
 
 def _lead_columns(
     keys: tuple[SeriesKey, ...], lead_steps: Mapping[SeriesKey, int] | int, horizons: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """For each series the column of the first horizon that is not before its lead time, else the last."""
+    """For each series the column of the first horizon not before its lead time, else the last."""
     wanted = [lead_steps if isinstance(lead_steps, int) else lead_steps.get(key, 5) for key in keys]
-    return np.minimum(np.searchsorted(np.array(horizons), np.array(wanted, dtype=np.int64)), len(horizons) - 1)
+    columns = np.searchsorted(np.array(horizons), np.array(wanted, dtype=np.int64))
+    return np.minimum(columns, len(horizons) - 1).astype(np.int64)
 
 
-def _observe(
-    state: EngineState, panel: Panel, lead: NDArray[np.int64], learning: NDArray[np.bool_], rule: EngineRule
-) -> EngineState:
-    """Score every pending forecast whose bin has come since `state.end`, oldest first."""
-    fresh = (panel.end - state.end) // panel.step
+def _member_quantiles(
+    members: Sequence[Forecaster], panel: Panel, state: EngineState, horizons: tuple[int, ...]
+) -> tuple[FloatArray, dict[str, Track], dict[str, str]]:
+    """What every member says, (series, horizons, members, levels), their memories, and the errors of those that raised.
+
+    A member that raises is a defect, and one defect must not silence the others: it is reported and has no opinion.
+    """
+    answers, tracks, failed = [], {}, {}
+    for member in members:
+        try:
+            if is_tracking(member):
+                before = state.tracks.get(member.model_id)
+                track = follow(member, before, panel, horizons=horizons, reach=bins_in(DAY, panel.step))
+                answer = member.predict_from(track, panel, horizons=horizons)
+                tracks[member.model_id] = track
+            else:
+                wanted = bins_in(getattr(member, "lookback", 14 * DAY), panel.step)
+                answer = member.predict(tail(panel, wanted), horizons=horizons)
+            answers.append(settled(answer))
+        except Exception as error:
+            failed[member.model_id] = f"{type(error).__name__}: {error}"
+            answers.append(no_opinion(len(panel.keys), horizons))
+    if not answers:
+        return np.full((len(panel.keys), len(horizons), 0, len(LEVELS)), np.nan), tracks, failed
+    return np.stack(answers, axis=2), tracks, failed
+
+
+def _gate(raw: FloatArray, ceiling: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Members whose median explodes are not heard (fault 28), upper quantiles stop at the ceiling; counts by member."""
     with np.errstate(invalid="ignore"):
-        values = np.where(np.isfinite(panel.values) & (panel.values >= 0.0), panel.values, np.nan)[
-            :, -(fresh + max(state.horizons) + bins_in(STALE_SPAN, panel.step) + 1) :
-        ]
-    now = bin_index(panel.end, panel.step)
-    reach = min(fresh, max(state.horizons))
-    # What was issued before a pause can be checked for as long as the longest horizon; later bins have no forecast.
-    scorable = range(now - fresh + 1, now - fresh + reach + 1)
-    carried_values = carried(values, limit=bins_in(STALE_SPAN, panel.step))
-    learnt = state.learning_copy()
-    for end in scorable:
-        column = values.shape[1] - 1 - (now - end)
-        if column >= 0:
-            learnt.score(end, column, values, carried_values, lead, learning, rule)
-    return learnt.finished(panel, values[:, -fresh:] if fresh else values[:, :0])
+        exploded = np.asarray((raw[..., 0] > ceiling[:, None, None]).any(axis=1))
+    heard = np.where(exploded[:, None, :, None], np.nan, raw)
+    return np.minimum(heard, ceiling[:, None, None, None]), exploded.sum(axis=0)
+
+
+def _choose(raw: FloatArray, state: EngineState, rule: EngineRule) -> tuple[FloatArray, NDArray[np.int16]]:
+    """Weights over the members (series, horizons, members), summing to 1 or all 0, and the member that leads.
+
+    The lowest decayed loss wins, among members that speak now and have been scored for `min_scored` bins; the one
+    in use stays unless the winner is better by `switch_ratio`. Until then the fallback speaks, else the first that
+    can.
+    """
+    speaks = np.isfinite(raw[..., 0])
+    evidence = state.arrays["evidence"]
+    earned = speaks & (evidence >= rule.min_scored)
+    loss = np.where(earned, state.arrays["loss"] / np.maximum(evidence, 1e-300), np.inf)
+    if not raw.shape[2]:
+        return np.zeros(speaks.shape), np.full(speaks.shape[:2], -1, dtype=np.int16)
+
+    names = [family(one) for one in state.members]
+    order = np.array([1 + column - len(names) * (name == FALLBACK) for column, name in enumerate(names)])
+    standby = np.where(speaks, order, 10_000).argmin(axis=2)
+    best = loss.argmin(axis=2)
+    present = state.arrays["chosen"].astype(np.int64)
+    of_present = np.take_along_axis(loss, np.maximum(present, 0)[..., None], axis=2)[..., 0]
+    loss_now = np.where(present >= 0, of_present, np.inf)
+    lowest = np.take_along_axis(loss, best[..., None], axis=2)[..., 0]
+    with np.errstate(invalid="ignore"):
+        keeps = np.isfinite(loss_now) & (lowest > rule.switch_ratio * loss_now)
+    leader = np.where(keeps, present, np.where(np.isfinite(lowest), best, standby))
+    weights = (np.arange(len(names)) == leader[..., None]) & speaks
+    leads = np.where(weights.any(axis=2), leader, -1).astype(np.int16)
+    return weights.astype(np.float64), leads
+
+
+def _blend(raw: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weighted mean of the members' quantiles, in roots; a member of weight 0 is not even looked at."""
+    share = weights[..., None]
+    root = (share * np.sqrt(np.where(share > 0.0, raw, 0.0))).sum(axis=2)
+    return np.where(weights.sum(axis=2, keepdims=True) > 0.0, root, np.nan)
+
+
+def _calibrated(root: FloatArray, state: EngineState, ceiling: FloatArray) -> FloatArray:
+    """Blended roots moved by the conformal offset, back in the series' unit, ordered, at most the ceiling."""
+    arrays = state.arrays
+    scale = arrays["error"] / np.maximum(arrays["error_weight"], 1e-300)
+    moved = np.maximum(root + arrays["offset"] * scale[..., None], root[..., :1])
+    return settled(np.minimum(np.square(moved), ceiling[:, None, None]))
+
+
+def _silences(panel: Panel, state: EngineState, final: FloatArray) -> dict[SeriesKey, Silence]:
+    """Which series get no forecast, and why: the first reason that holds."""
+    fresh = any_known(panel.values[:, -bins_in(STALE_SPAN, panel.step) :])
+    speaks = np.isfinite(final[:, 0, 0]) if final.shape[1] else np.zeros(len(panel.keys), dtype=bool)
+    reasons: dict[SeriesKey, Silence] = {}
+    for row, (key, age) in enumerate(history_age(state).items()):
+        if strength(age) is Strength.NONE:
+            reasons[key] = Silence.TOO_LITTLE_HISTORY
+        elif not fresh[row]:
+            reasons[key] = Silence.STALE
+        elif not speaks[row]:
+            reasons[key] = Silence.NO_MEMBER
+    return reasons
+
+
+def _issued(state: EngineState, raw: FloatArray, final: FloatArray) -> EngineState:
+    """`state` with this step's forecasts waiting for their bins; members wait even while nothing is published."""
+    pending = state.arrays["pending"].copy()
+    with np.errstate(over="ignore"):
+        issued = np.concatenate([raw, final[:, :, None]], axis=2).astype(np.float32)
+    pending[:, slots(state.horizons, bin_index(state.end, state.step))] = issued
+    return state.with_arrays(pending=pending)
+
+
+def _forecasts(
+    panel: Panel,
+    ids: tuple[str, ...],
+    final: FloatArray,
+    speakers: NDArray[np.int16],
+    horizons: tuple[int, ...],
+    rule: EngineRule,
+    silent: Mapping[SeriesKey, Silence],
+) -> dict[SeriesKey, Forecast]:
+    return {
+        key: Forecast(
+            model=ids[speakers[row]],
+            issued_at=panel.end,
+            expires_at=panel.end + rule.ttl,
+            step_s=panel.step.total_seconds(),
+            horizons=horizons,
+            values=tuple(map(tuple, final[row].tolist())),
+            request_class=key.request_class,
+        )
+        for row, key in enumerate(panel.keys)
+        if key not in silent
+    }

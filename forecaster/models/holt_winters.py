@@ -23,7 +23,7 @@ from forecaster.models.quantiles import (
     past_origins,
 )
 from forecaster.models.tracking import Track
-from forecaster.preprocess import DAY, bin_index, bins_in, carried, reaches_back, roots, tail, window_means
+from forecaster.preprocess import DAY, any_known, bin_index, bins_in, carried, reaches_back, roots, tail, window_means
 from forecaster.types import HORIZONS, Panel, SeriesKey
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ class Smoothing:
     trend: float = 0.02
     season: float = 0.05
     damping: float = 0.95
+
+    def __post_init__(self) -> None:
+        gains = (self.level, self.trend, self.season)
+        # At a damping of 1 the trend never ends, and half an hour ahead it is thirty times a minute's noise.
+        if not (all(0.0 <= gain <= 1.0 for gain in gains) and 0.0 <= self.damping < 1.0):
+            raise ValueError(f"gains must lie in [0, 1] and the damping in [0, 1), got {self}")
 
 
 DEFAULT_SMOOTHING = Smoothing()
@@ -95,7 +101,7 @@ class HoltWinters:
         arrays, step = track.arrays, panel.step
         next_bin = bin_index(track.end, step)
         damping = self._gains(track.keys)[3]
-        points = np.maximum(_ahead(arrays, next_bin, damping, horizons), 0.0)
+        points = np.maximum(ahead(arrays, next_bin, damping, horizons), 0.0)
 
         slots, stride = arrays["points"].shape[1], _stride(step)
         recent = tail(panel, slots * stride + max(horizons))
@@ -108,7 +114,7 @@ class HoltWinters:
         kept = arrays["points"][:, ((next_bin - bins + origins + 1) // stride) % slots, :].swapaxes(1, 2)
         targets = np.array(horizons)[:, None] + origins[None, :]
         values = from_residuals(points, root[:, targets] - kept)
-        fresh = np.isfinite(panel.values[:, -bins_in(STALE_SPAN, step) :]).any(axis=1)
+        fresh = any_known(panel.values[:, -bins_in(STALE_SPAN, step) :])
         values[~(fresh & arrays["mature"])] = np.nan
         return values
 
@@ -130,8 +136,8 @@ class HoltWinters:
             smooth(arrays, root[:, column], (first + column) % day, gains)
             following = first + column + 1
             if following % stride == 0 and column >= skip_points:
-                ahead = np.maximum(_ahead(arrays, following, damping, horizons), 0.0)
-                arrays["points"][:, (following // stride) % slots, :] = ahead
+                said = np.maximum(ahead(arrays, following, damping, horizons), 0.0)
+                arrays["points"][:, (following // stride) % slots, :] = said
         return Track(keys=track.keys, end=track.end + step * root.shape[1], arrays=arrays)
 
 
@@ -177,7 +183,7 @@ def initial_state(root: FloatArray, first: int, day: int) -> tuple[FloatArray, F
     return np.nan_to_num(level), season
 
 
-def _ahead(
+def ahead(
     arrays: Mapping[str, NDArray[Any]], next_bin: int, damping: FloatArray, horizons: tuple[int, ...]
 ) -> FloatArray:
     """Roots forecast for the bins `next_bin` + h - 1: level + (φ + … + φ^h)·trend + season; shape (series, H)."""
@@ -194,7 +200,8 @@ def _row_means(values: FloatArray) -> FloatArray:
     known = np.isfinite(values)
     count = known.sum(axis=1)
     total = np.where(known, values, 0.0).sum(axis=1)
-    return np.divide(total, count, out=np.full(values.shape[0], np.nan), where=count > 0)
+    means: FloatArray = np.divide(total, count, out=np.full(values.shape[0], np.nan), where=count > 0)
+    return means
 
 
 def _stride(step: timedelta) -> int:

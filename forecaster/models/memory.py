@@ -24,6 +24,8 @@ from forecaster.types import LEVELS, Panel, SeriesKey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from forecaster.types import FloatArray
+
 STATE_VERSION = 1
 QUALITY_SPAN = timedelta(hours=6)
 """Over how long `ForecastQuality` is measured."""
@@ -85,47 +87,139 @@ def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> 
         "since_s": np.full(series, np.nan),
         "peak": np.zeros(series),
     }
-    first = panel.start
-    return EngineState(
-        keys=panel.keys, members=members, horizons=horizons, step=panel.step, end=first, arrays=_seen(arrays, panel)
-    ).ending(panel.end)
+    state = EngineState(
+        keys=panel.keys, members=members, horizons=horizons, step=panel.step, end=panel.end, arrays=arrays
+    )
+    return seen(state, panel, panel.values)
 
 
-def aligned(state: EngineState, panel: Panel, members: tuple[str, ...]) -> EngineState:
-    """`state` with the panel's series and today's members; what it does not know of them starts blank.
+def seen(state: EngineState, panel: Panel, fresh: FloatArray) -> EngineState:
+    """`state` with the age and the peak of each series brought up to the panel's end; `fresh` are its newest bins."""
+    known = np.isfinite(fresh) & (fresh >= 0.0)
+    peak = np.maximum(state.arrays["peak"], np.where(known, fresh, 0.0).max(axis=1, initial=0.0))
+    since_s = state.arrays["since_s"]
+    if np.isnan(since_s).any() and fresh.shape[1]:
+        first_s = panel.end.timestamp() - (fresh.shape[1] - known.argmax(axis=1)) * panel.step.total_seconds()
+        since_s = np.where(np.isnan(since_s) & known.any(axis=1), first_s, since_s)
+    return state.with_arrays(peak=peak, since_s=since_s)
 
-    A new version of a model inherits its family's record: a retraining in mid-peak must not silence it.
-    """
-    fresh = blank(panel, members, state.horizons)
+
+def for_series(state: EngineState, panel: Panel) -> EngineState:
+    """`state` with the panel's series in the panel's order; those it does not know start blank."""
     row_of = {key: row for row, key in enumerate(state.keys)}
     rows = np.array([row_of.get(key, -1) for key in panel.keys], dtype=np.int64)
     kept = rows >= 0
-    column_of = {family(one): index for index, one in enumerate(state.members)}
-    columns = np.array([column_of.get(family(one), -1) for one in members], dtype=np.int64)
-    heirs = columns >= 0
-
-    arrays = {name: array.copy() for name, array in fresh.arrays.items()}
+    arrays = dict(blank(panel, state.members, state.horizons).arrays)
     for name, array in state.arrays.items():
-        if name in ("loss", "evidence"):
-            arrays[name][np.ix_(kept, np.ones(array.shape[1], dtype=bool), heirs)] = array[rows[kept]][:, :, columns[heirs]]
-        elif name == "pending":
-            everything = np.append(heirs, True)
-            source = np.append(columns[heirs], len(state.members))
-            target = np.flatnonzero(everything)
-            old = array[rows[kept]][:, :, source]
-            part = arrays[name][kept]
-            part[:, :, target] = old
-            arrays[name][kept] = part
-        elif name == "chosen":
-            new_of = np.full(len(state.members) + 1, -1, dtype=np.int16)
-            for index, old_index in enumerate(columns):
-                if old_index >= 0:
-                    new_of[old_index] = index
-            arrays[name][kept] = new_of[array[rows[kept]]]
-        elif name == "peak":
-            arrays[name][kept] = np.maximum(arrays[name][kept], array[rows[kept]])
-        elif name == "since_s":
-            arrays[name][kept] = np.fmin(arrays[name][kept], array[rows[kept]])
-        else:
-            arrays[name][kept] = array[rows[kept]]
-    return replace(state, keys=panel.keys, members=members, arrays=arrays)
+        arrays[name][kept] = array[rows[kept]]
+    return replace(state, keys=panel.keys, arrays=arrays)
+
+
+def for_members(state: EngineState, members: tuple[str, ...]) -> EngineState:
+    """`state` with today's members in their order; a new version of a model inherits its family's record.
+
+    A retraining in mid-peak must not throw away what the family has earned; a new family starts blank.
+    """
+    column_of = {family(one): column for column, one in enumerate(state.members)}
+    columns = np.array([column_of.get(family(one), -1) for one in members], dtype=np.int64)
+
+    def moved(array: NDArray[Any], empty: float) -> NDArray[Any]:
+        absent = np.full_like(array[:, :, :1], empty)
+        return np.concatenate([array[:, :, : len(state.members)], absent], axis=2)[:, :, columns]
+
+    pending = state.arrays["pending"]
+    column_now = np.full(len(state.members) + 1, -1, dtype=np.int16)
+    for now, old in enumerate(columns):
+        if old >= 0:
+            column_now[old] = now
+    old_tracks = {family(name): track for name, track in state.tracks.items()}
+    moved_state = state.with_arrays(
+        loss=moved(state.arrays["loss"], 0.0),
+        evidence=moved(state.arrays["evidence"], 0.0),
+        pending=np.concatenate([moved(pending, np.nan), pending[:, :, -1:]], axis=2),
+        chosen=column_now[state.arrays["chosen"]],
+    )
+    tracks = {one: old_tracks[family(one)] for one in members if family(one) in old_tracks}
+    return replace(moved_state, members=members, tracks=tracks)
+
+
+# ── Storage ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def to_bytes(state: EngineState) -> bytes:
+    """The state as one archive of plain arrays and a JSON head."""
+    head = {
+        "version": STATE_VERSION,
+        "keys": [[key.workload, key.signal, key.request_class] for key in state.keys],
+        "members": list(state.members),
+        "horizons": list(state.horizons),
+        "step_s": state.step.total_seconds(),
+        "end": state.end.isoformat(),
+        "tracks": [
+            {
+                "model": model,
+                "keys": [[key.workload, key.signal, key.request_class] for key in track.keys],
+                "end": track.end.isoformat(),
+                "arrays": sorted(track.arrays),
+            }
+            for model, track in state.tracks.items()
+        ],
+    }
+    stored: dict[str, Any] = {f"engine.{name}": array for name, array in state.arrays.items()}
+    for number, track in enumerate(state.tracks.values()):
+        stored |= {f"track{number}.{name}": array for name, array in track.arrays.items()}
+    stored["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **stored)
+    return buffer.getvalue()
+
+
+def from_bytes(stored: bytes) -> EngineState:
+    """The state that `to_bytes` wrote.
+
+    Raises `ArtefactError` if it is damaged or of another version; the way out is to start without a state.
+    """
+    try:
+        with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        head = json.loads(arrays.pop("head").tobytes())
+        if head["version"] != STATE_VERSION:
+            raise ArtefactError(f"engine state has version {head['version']}, this one reads {STATE_VERSION}; drop it")
+        tracks = {
+            one["model"]: Track(
+                keys=_keys(one["keys"]),
+                end=_moment(one["end"]),
+                arrays={name: arrays[f"track{number}.{name}"] for name in one["arrays"]},
+            )
+            for number, one in enumerate(head["tracks"])
+        }
+        state = EngineState(
+            keys=_keys(head["keys"]),
+            members=tuple(head["members"]),
+            horizons=tuple(int(one) for one in head["horizons"]),
+            step=timedelta(seconds=float(head["step_s"])),
+            end=_moment(head["end"]),
+            arrays={name.removeprefix("engine."): one for name, one in arrays.items() if name.startswith("engine.")},
+            tracks=tracks,
+        )
+        _require_whole(state)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtefactError(f"engine state is damaged ({error}); drop it and start without one") from error
+    return state
+
+
+def _require_whole(state: EngineState) -> None:
+    """`ValueError` unless every array has the shape and type that a blank state of the same kind has."""
+    shape = Panel(keys=state.keys, start=state.end, step=state.step, values=np.empty((len(state.keys), 0)))
+    for name, wanted in blank(shape, state.members, state.horizons).arrays.items():
+        found = state.arrays[name]
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise ValueError(f"{name} is {found.dtype} {found.shape}, expected {wanted.dtype} {wanted.shape}")
+
+
+def _keys(stored: list[list[str]]) -> tuple[SeriesKey, ...]:
+    return tuple(SeriesKey(workload=one, signal=two, request_class=three) for one, two, three in stored)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

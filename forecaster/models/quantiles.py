@@ -91,4 +91,5 @@ def no_opinion(series: int, horizons: tuple[int, ...]) -> FloatArray:
 def pinball(actual: FloatArray, quantiles: FloatArray) -> FloatArray:
     """Pinball loss of quantiles (…, levels) against actuals (…), the mean over the levels, in the series' unit."""
     error = actual[..., None] - quantiles
-    return np.maximum(QUANTILE_LEVELS * error, (QUANTILE_LEVELS - 1.0) * error).mean(axis=-1)
+    loss: FloatArray = np.maximum(QUANTILE_LEVELS * error, (QUANTILE_LEVELS - 1.0) * error).mean(axis=-1)
+    return loss

@@ -20,7 +20,7 @@ from forecaster.models.quantiles import (
     past_origins,
     residual_span_bins,
 )
-from forecaster.preprocess import DAY, bins_in, carried, reaches_back, roots, tail, window_means
+from forecaster.preprocess import DAY, any_known, bins_in, carried, reaches_back, roots, tail, window_means
 from forecaster.types import HORIZONS, Panel
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class SeasonalNaive:
         filled = carried(root)
         newest = root.shape[1] - 1
         points = filled[:, newest + np.array(horizons) - day]
-        origins, targets = _grid(recent, horizons, since=day)
+        _, targets = _grid(recent, horizons, since=day)
         return _answer(self.min_history, panel, points, root[:, targets] - filled[:, targets - day], horizons)
 
 
@@ -109,9 +109,7 @@ class SeasonalDelta:
         return np.maximum(means[:, None, origins] + change, 0.0)
 
 
-def _grid(
-    panel: Panel, horizons: tuple[int, ...], *, since: int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _grid(panel: Panel, horizons: tuple[int, ...], *, since: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Past origins at or after column `since`, and their targets (horizons, origins)."""
     origins = past_origins(panel.values.shape[1], panel.step, horizons)
     origins = origins[origins >= since]
@@ -127,6 +125,6 @@ def _answer(
 ) -> FloatArray:
     """Quantiles, with no opinion on series that are too young or of which nothing is known lately."""
     values = from_residuals(points, residuals)
-    fresh = np.isfinite(panel.values[:, -bins_in(STALE_SPAN, panel.step) :]).any(axis=1)
+    fresh = any_known(panel.values[:, -bins_in(STALE_SPAN, panel.step) :])
     values[~(fresh & reaches_back(panel, min_history))] = np.nan
     return values

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -43,10 +43,12 @@ def joined(first: Track, second: Track) -> Track:
     return Track(keys=first.keys + second.keys, end=first.end, arrays=arrays)
 
 
-@runtime_checkable
 class Tracking(Forecaster, Protocol):
-    """A forecaster with memory. `predict(panel)` equals `predict_from(start(panel), panel)`, and a track that was
-    started earlier and advanced over the same bins predicts the same (contract suite)."""
+    """A forecaster with memory: `predict(panel)` is `predict_from(start(panel), panel)`.
+
+    Advancing bin by bin equals advancing over them all; a track started earlier predicts what a fresh start does, but
+    for what only the fresh one's first estimates have seen (contract suite).
+    """
 
     def start(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> Track:
         """The memory after reading the whole panel."""
@@ -59,6 +61,11 @@ class Tracking(Forecaster, Protocol):
     def predict_from(self, track: Track, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> FloatArray:
         """As `predict`, from the memory; of the panel only the last day and the longest horizon are read."""
         ...
+
+
+def is_tracking(model: Forecaster) -> TypeGuard[Tracking]:
+    """Whether the model has a memory (asked every minute: a protocol's own isinstance costs ten times as much)."""
+    return hasattr(model, "advance")
 
 
 def follow(model: Tracking, track: Track | None, panel: Panel, *, horizons: tuple[int, ...], reach: int) -> Track:

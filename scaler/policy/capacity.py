@@ -25,6 +25,7 @@ class ClassCapacity:
     """What one replica serves of one request class alone, within its SLO."""
 
     name: str
+    """The class, as the metrics name it."""
     max_rps: float
     """Requests per second at which the SLO is just kept."""
     p95_s: float | None = None
@@ -32,6 +33,7 @@ class ClassCapacity:
     memory_gb: float | None = None
     """GPU memory in use at that rate, GB."""
     description: str = ""
+    """What a request of this class is."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_rps) and self.max_rps > 0.0):
@@ -46,7 +48,9 @@ class CapacityProfile:
     """
 
     name: str
+    """What the profile is called."""
     classes: tuple[ClassCapacity, ...]
+    """What one replica serves of each class alone."""
     gpus: int = 1
     """GPUs that one replica holds."""
     source: str = ""

@@ -48,11 +48,15 @@ class WorkloadPolicy:
     """All settings of one workload's decision; each rule's parameters are documented beside the rule."""
 
     workload: str
+    """Which workload, as "namespace/name"."""
     profile: CapacityProfile
+    """What one replica serves: the name of a shipped profile, a path, or the profile itself."""
     mode: Mode = Mode.OBSERVE
+    """`observe` decides and writes nothing, `active` scales."""
     start_time: timedelta = timedelta(minutes=5)
     """Pod created → Ready, as configured; used until it has been measured."""
     tick: timedelta = timedelta(minutes=1)
+    """Time between two decisions."""
     priority: int = 0
     """Who grows first when the GPU budget is short: higher first."""
     load: LoadRule = field(default_factory=LoadRule)

@@ -24,7 +24,9 @@ class ExpectedDemand:
     """The peak demand that is expected of one request class."""
 
     request_class: str
+    """Which class, as in the capacity profile."""
     rps: float
+    """Requests per second at the peak."""
 
     def __post_init__(self) -> None:
         if not self.rps >= 0.0:
@@ -36,9 +38,13 @@ class ScheduledEvent:
     """A promotion, a broadcast, an exam: from `start` to `end`, both with a time zone, up to `expected_peak`."""
 
     name: str
+    """What it is called in explanations."""
     start: datetime
+    """When the peak may begin, with a time zone."""
     end: datetime
+    """When it is over, with a time zone."""
     expected_peak: tuple[ExpectedDemand, ...]
+    """The peak that is expected, class by class."""
     warm_up: timedelta = timedelta(hours=1)
     """How long before the start the first part is warm."""
     warm_up_ratio: float = 0.5
@@ -60,6 +66,7 @@ class TimeWindow:
     """A recurring stretch of wall-clock time with its own minimum or maximum of replicas."""
 
     name: str
+    """What it is called in explanations."""
     start: time
     """Local wall-clock time at which it begins."""
     end: time
@@ -69,7 +76,9 @@ class TimeWindow:
     days: tuple[str, ...] = DAYS
     """Days on which it begins: mon … sun."""
     min_replicas: int | None = None
+    """Raises the minimum while the window lasts."""
     max_replicas: int | None = None
+    """Lowers the maximum while the window lasts."""
 
     def __post_init__(self) -> None:
         try:
@@ -103,7 +112,9 @@ class ScheduledRule:
     """What is known in advance of one workload."""
 
     events: tuple[ScheduledEvent, ...] = ()
+    """Promotions and the like: a floor from an hour before."""
     windows: tuple[TimeWindow, ...] = ()
+    """Recurring hours with bounds of their own."""
 
 
 def propose(snapshot: Snapshot, rule: ScheduledRule, profile: CapacityProfile, *, now: datetime) -> Proposal | None:

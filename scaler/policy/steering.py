@@ -25,7 +25,9 @@ class SteeringRule:
     step_z: float = 0.1
     """How far one missed minute moves the score; .03 is sluggish, .3 overshoots."""
     least_z: float = -1.0
+    """Lowest score; a forecast that is always too high may be provisioned for below its median."""
     most_z: float = 4.5
+    """Highest score; beyond it the tail of a forecast is a guess."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.missed_target_ratio < 1.0:

@@ -1,0 +1,173 @@
+"""Training of the pooled LSTM: the only module that knows both torch and the network's features.
+
+Decides the training schedule, nothing about prediction: what it trains is exactly what `forecaster.models.network`
+computes from the exported weights. Seeded and deterministic: the same seed, data and torch build give the same bytes
+on the same kind of processor. Uses a GPU where torch finds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from forecaster.errors import FittingError
+from forecaster.models import network
+from forecaster.preprocess import roots
+from forecaster.types import HORIZONS, LEVELS, STEP, Series
+
+if TYPE_CHECKING:
+    from forecaster.models.network import Float32Array
+    from forecaster.types import FloatArray
+
+Progress = Callable[[int, float], None]
+"""Called with the step and the recent loss, now and then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and on what the network is trained."""
+
+    windows_per_series: int = 500
+    """Random origins drawn from each series."""
+    steps: int = 5000
+    batch: int = 256
+    learning_rate: float = 4e-3
+    """Peak rate; it rises over the first twentieth of the steps and falls along a cosine to nothing."""
+    no_yesterday_ratio: float = 0.1
+    """Share of windows shown without the day before, so that the first day of a workload is no surprise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Training windows: inputs as in `network.Features`, `target` (N, horizons) scaled, NaN where not known."""
+
+    sequence: Float32Array
+    static: Float32Array
+    target: Float32Array
+
+
+class Module(nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """The network as torch trains it; its state dict has the names and shapes of `network.SHAPES`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(network.CHANNELS, network.HIDDEN, batch_first=True)
+        self.dense = nn.Linear(network.HIDDEN + network.STATIC, network.DENSE)
+        self.head = nn.Linear(network.DENSE, len(HORIZONS) * len(LEVELS))
+        self.skip = nn.Linear(network.STATIC, len(HORIZONS), bias=False)
+
+    def forward(self, sequence: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        """Scaled quantiles (N, horizons, levels)."""
+        _, (hidden, _) = self.lstm(sequence)
+        dense = torch.relu(self.dense(torch.cat([hidden[-1], static], dim=1)))
+        head = self.head(dense).reshape(-1, len(HORIZONS), len(LEVELS))
+        median = head[:, :, :1] + self.skip(static)[:, :, None]
+        above = torch.cumsum(nn.functional.softplus(head[:, :, 1:]), dim=2)
+        return torch.cat([median, median + above], dim=2)
+
+
+def examples_of(series: Sequence[Series], *, schedule: Schedule, seed: int) -> Examples:
+    """Windows at random origins of every series, with the true values that came after them.
+
+    Raises `FittingError` if no series has a day and a horizon of one-minute history.
+    """
+    draw = np.random.default_rng(seed)
+    parts = [part for one in series if (part := _windows(one, schedule, draw)) is not None]
+    if not parts:
+        raise FittingError(f"the pooled network needs more than {network.WINDOW_BINS} minutes of at least one series")
+    return Examples(
+        sequence=np.concatenate([one.sequence for one in parts]),
+        static=np.concatenate([one.static for one in parts]),
+        target=np.concatenate([one.target for one in parts]),
+    )
+
+
+def _windows(series: Series, schedule: Schedule, draw: np.random.Generator) -> Examples | None:
+    newest = np.arange(network.WINDOW_BINS - 1, series.values.size - HORIZONS[-1])
+    if series.step != STEP or not newest.size:
+        return None
+    root = roots(series.values)
+    origins = np.sort(draw.choice(newest, size=min(schedule.windows_per_series, newest.size), replace=False))
+    windows = root[origins[:, None] + np.arange(1 - network.WINDOW_BINS, 1)]
+    windows[draw.random(origins.size) < schedule.no_yesterday_ratio, : -network.DAY_BINS] = np.nan
+    seen = network.features(windows)
+    usable = np.isfinite(windows[:, -30:]).any(axis=1) & (seen.scale > 0.0)
+    truth = root[origins[:, None] + np.array(HORIZONS)]
+    target = (truth - seen.level[:, None]) / np.where(seen.scale > 0.0, seen.scale, 1.0)[:, None]
+    return Examples(
+        sequence=seen.sequence[usable], static=seen.static[usable], target=target[usable].astype(np.float32)
+    )
+
+
+def train_lstm(
+    series: Sequence[Series], *, seed: int, schedule: Schedule | None = None, progress: Progress | None = None
+) -> dict[str, Float32Array]:
+    """Weights by name (`network.SHAPES`), trained on all series together; pinball loss over `LEVELS`.
+
+    Raises `FittingError` if there is nothing to train on or the loss is not finite.
+    """
+    schedule = schedule if schedule is not None else Schedule()
+    examples = examples_of(series, schedule=schedule, seed=seed)
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)  # sums in one order: the same seed gives the same bytes
+    torch.use_deterministic_algorithms(True)
+    try:
+        return _trained(examples, schedule, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+
+
+def _trained(examples: Examples, schedule: Schedule, seed: int, progress: Progress | None) -> dict[str, Float32Array]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chance = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = Module().to(device)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=1e-4)
+    rise = max(1, schedule.steps // 20)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda at: min((at + 1) / rise, 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, at / schedule.steps))))),
+    )
+    sequence, static, target = (
+        torch.from_numpy(array).to(device) for array in (examples.sequence, examples.static, examples.target)
+    )
+    recent = 0.0
+    for at in range(schedule.steps):
+        picked = torch.randint(0, sequence.shape[0], (schedule.batch,), generator=chance).to(device)
+        loss = pinball_loss(module(sequence[picked], static[picked]), target[picked])
+        if not bool(torch.isfinite(loss)):
+            raise FittingError(f"training diverged at step {at}: the loss is {loss.item()}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+        rate.step()
+        recent = 0.98 * recent + 0.02 * loss.item()
+        if progress is not None and (at + 1) % 250 == 0:
+            progress(at + 1, recent / (1.0 - 0.98 ** (at + 1)))
+    return {name: tensor.detach().cpu().numpy().astype(np.float32) for name, tensor in module.state_dict().items()}
+
+
+def pinball_loss(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean pinball loss over known targets; quantiles (N, horizons, levels), target (N, horizons), NaN unknown."""
+    levels = torch.tensor(LEVELS, dtype=quantiles.dtype, device=quantiles.device)
+    known = torch.isfinite(target)
+    error = torch.where(known, target, torch.zeros_like(target))[..., None] - quantiles
+    loss = torch.maximum(levels * error, (levels - 1.0) * error).mean(dim=2)
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def scaled_forward(weights: dict[str, Float32Array], sequence: FloatArray, static: FloatArray) -> FloatArray:
+    """The same forward pass in torch, from exported weights: the reference that the numpy one is checked against."""
+    module = Module()
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    with torch.no_grad():
+        answer = module(torch.from_numpy(sequence.astype(np.float32)), torch.from_numpy(static.astype(np.float32)))
+    return np.asarray(answer.numpy(), dtype=np.float64)

@@ -1,0 +1,136 @@
+"""The pooled network: numpy equals torch, training repeats itself to the byte, and its guards hold for any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecaster import registry
+from forecaster.errors import FittingError
+from forecaster.fitting.neural.lstm import Schedule, examples_of, scaled_forward, train_lstm
+from forecaster.fitting.neural.pretrain import training_fleet
+from forecaster.models import network
+from forecaster.models.network import Network, features, forward
+from forecaster.models.seasonal import LastValue
+from forecaster.models.stored import network_bytes
+from forecaster.types import HORIZONS, STEP, Panel, Series, SeriesKey
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+TINY = Schedule(windows_per_series=20, steps=12, batch=16)
+PanelOf = Callable[..., Panel]
+
+
+def random_weights(seed: int, size: float = 0.3) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return {name: draw.normal(0, size, shape).astype(np.float32) for name, shape in network.SHAPES.items()}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_numpy_pass_equals_torchs(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    weights = random_weights(seed)
+    sequence = draw.uniform(-6, 6, (5, network.BLOCKS, network.CHANNELS)).astype(np.float32)
+    static = draw.uniform(-6, 6, (5, network.STATIC)).astype(np.float32)
+    ours = forward(weights, sequence, static)
+    assert ours == pytest.approx(scaled_forward(weights, sequence, static), rel=2e-4, abs=2e-4)
+    assert (np.diff(ours, axis=2) >= 0).all()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    fleet = training_fleet(workloads=2, seed=3)
+    first, again, other = (network_bytes(train_lstm(fleet, seed=seed, schedule=TINY)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_training_lowers_the_loss() -> None:
+    fleet = training_fleet(workloads=4, seed=3)
+    seen: list[float] = []
+    train_lstm(
+        fleet,
+        seed=7,
+        schedule=Schedule(windows_per_series=100, steps=500, batch=32),
+        progress=lambda _step, loss: seen.append(loss),
+    )
+    assert seen[-1] < seen[0]
+
+
+def test_series_too_short_to_learn_from_are_refused() -> None:
+    short = Series(start=START, step=STEP, values=np.ones(1000))
+    with pytest.raises(FittingError, match="pooled network needs"):
+        train_lstm([short], seed=1, schedule=TINY)
+
+
+def test_training_windows_hold_nothing_of_their_targets() -> None:
+    values = np.random.default_rng(0).uniform(1, 9, network.WINDOW_BINS + HORIZONS[-1])
+    whole = examples_of([Series(start=START, step=STEP, values=values)], schedule=TINY, seed=5)
+    values[network.WINDOW_BINS :] = 1e6
+    changed = examples_of([Series(start=START, step=STEP, values=values)], schedule=TINY, seed=5)
+    assert np.array_equal(whole.static, changed.static)
+    assert np.array_equal(whole.sequence, changed.sequence)
+    assert not np.array_equal(whole.target, changed.target)
+
+
+def test_features_see_shapes_not_units() -> None:
+    root = np.random.default_rng(1).uniform(2, 9, (3, network.WINDOW_BINS))
+    one, ten = features(root), features(root * 10)
+    assert ten.static == pytest.approx(one.static, abs=1e-4)
+    assert ten.sequence == pytest.approx(one.sequence, abs=1e-4)
+    assert ten.scale == pytest.approx(one.scale * 10)
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        pytest.param(np.zeros((1, network.WINDOW_BINS)), id="all zero"),
+        pytest.param(np.full((1, network.WINDOW_BINS), np.nan), id="nothing known"),
+        pytest.param(np.full((1, 10), 3.0), id="ten minutes"),
+        pytest.param(np.where(np.arange(network.WINDOW_BINS) == 900, 1e9, 1.0)[None, :], id="one absurd minute"),
+    ],
+)
+def test_features_are_finite_and_clipped_whatever_goes_in(root: np.ndarray) -> None:
+    seen = features(root)
+    for array in (seen.sequence, seen.static):
+        assert np.isfinite(array).all()
+        assert np.abs(array).max() <= network.INPUT_LIMIT
+
+
+@given(seed=st.integers(0, 1000), size=st.sampled_from([0.1, 10.0, 1e5]))
+@settings(max_examples=15, deadline=None)
+def test_no_weights_can_make_it_explode(seed: int, size: float) -> None:
+    values = np.random.default_rng(seed).gamma(2.0, 5.0, (2, 2000))
+    keys = tuple(SeriesKey(workload=f"a/{row}", signal="demand_rps") for row in range(2))
+    panel = Panel(keys=keys, start=START, step=STEP, values=values)
+    said = Network(weights=random_weights(seed, size)).predict(panel)
+    seen = values[:, -network.WINDOW_BINS :].max(axis=1)
+    assert np.isfinite(said).all()
+    assert (said <= 3 * seen[:, None, None] * (1 + 1e-9)).all()
+
+
+def test_horizons_between_the_trained_ones_are_interpolated_and_beyond_them_refused(wave_panel: PanelOf) -> None:
+    panel = wave_panel(2)
+    model = Network(weights=random_weights(4, 0.05))
+    said = model.predict(panel, horizons=(6, 7, 8))[0]
+    assert said[1] == pytest.approx((said[0] + said[2]) / 2)
+    assert np.isnan(model.predict(panel, horizons=(5, 31))).all()
+
+
+def test_the_shipped_network_is_small_and_beats_last_value_on_traffic_it_never_saw(wave_panel: PanelOf) -> None:
+    root = registry.shipped_models()
+    assert root is not None
+    manifest, data = registry.read(root, "lstm")
+    assert len(data) < 200_000
+    assert manifest.report["data"] == "synthetic"
+    model, naive = registry.load(root, "lstm"), LastValue()
+    panel = wave_panel(4, seed=99)
+    errors = np.zeros(2)
+    for at in range(3 * 1440, 4 * 1440 - 30, 41):
+        known = Panel(keys=panel.keys, start=panel.start, step=STEP, values=panel.values[:, :at])
+        truth = panel.values[0, at - 1 + np.array(HORIZONS)]
+        errors += [np.abs(truth - one.predict(known)[0, :, 0]).sum() for one in (model, naive)]
+    assert errors[0] < errors[1]

@@ -1,0 +1,57 @@
+"""Quantiles from residuals and the pinball loss, against arithmetic done by hand."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forecaster.models.quantiles import from_residuals, past_origins, pinball, settled
+from forecaster.types import LEVELS, STEP
+
+
+def test_each_level_takes_the_error_of_its_conformal_rank() -> None:
+    residuals = np.arange(-50.0, 50.0)[None, None, :]  # 100 errors: ranks ⌈101 · .9⌉ = 91, 96 and 100
+    said = from_residuals(np.array([[10.0]]), np.random.default_rng(0).permuted(residuals, axis=2))
+    assert np.sqrt(said[0, 0]).tolist() == pytest.approx([10.0, 10 + 40, 10 + 45, 10 + 49])
+
+
+def test_unknown_errors_do_not_count_and_few_are_no_opinion() -> None:
+    errors = np.full((1, 1, 50), np.nan)
+    errors[..., :20] = np.arange(20.0)
+    assert np.sqrt(from_residuals(np.array([[1.0]]), errors))[0, 0, 1] == pytest.approx(1 + 18)  # ⌈21 · .9⌉ = 19th
+    errors[..., 11:] = np.nan
+    assert np.isnan(from_residuals(np.array([[1.0]]), errors)).all()
+    assert np.isnan(from_residuals(np.array([[1.0]]), errors[..., :0])).all()
+
+
+def test_a_model_that_always_says_too_much_still_answers_in_order() -> None:
+    said = from_residuals(np.array([[3.0]]), np.full((1, 1, 20), -2.0))
+    assert said[0, 0].tolist() == [9.0] * len(LEVELS)
+
+
+def test_settled_rows_are_ordered_or_silent() -> None:
+    values = np.array([[[3.0, 2.0, 5.0, 4.0]], [[-1.0, 0.0, 1.0, 2.0]], [[1.0, np.inf, 1.0, 2.0]]])
+    fixed = settled(values)
+    assert fixed[0, 0].tolist() == [3, 3, 5, 5]
+    assert fixed[1, 0].tolist() == [0, 0, 1, 2]
+    assert np.isnan(fixed[2]).all()
+    assert values[0, 0, 1] == 2.0
+
+
+def test_origins_can_be_checked_by_now_and_reach_back_a_day() -> None:
+    origins = past_origins(5000, STEP, (1, 30))
+    assert origins[0] == 4999 - 30
+    assert origins.size == 144
+    assert origins[-1] >= 4999 - 30 - 1440
+    assert past_origins(20, STEP, (1, 30)).size == 0
+    assert past_origins(5000, timedelta(minutes=10), (1, 3)).size == 144
+
+
+@given(st.floats(0, 1e6), st.lists(st.floats(0, 1e6), min_size=4, max_size=4))
+def test_pinball_equals_its_definition(actual: float, quantiles: list[float]) -> None:
+    each = [max(level * (actual - q), (level - 1) * (actual - q)) for level, q in zip(LEVELS, quantiles, strict=True)]
+    assert pinball(np.array([actual]), np.array([quantiles]))[0] == pytest.approx(sum(each) / 4, rel=1e-9, abs=1e-9)
