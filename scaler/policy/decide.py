@@ -292,9 +292,10 @@ def _main_reason(current: int, target: int, adjustments: tuple[Adjustment, ...],
 
 def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicyState:
     """Note what was asked for, and what the latency rule now waits for."""
-    if decision.action is Action.HOLD:
+    if decision.action is Action.HOLD or decision.target is None:
         return state
-    state = replace(state, asked=decision.target)
+    ready = min(moment.replicas.ready, decision.target)  # what a release leaves is what the coming minute is judged by
+    state = replace(state, asked=decision.target, ready=ready)
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
     if fired is None or decision.action is Action.IN:
         return state

@@ -75,15 +75,22 @@ def propose(
     """The rule's opinion and its memory after this tick; None while nothing is, or was just, over an SLO."""
     if isinstance(snapshot.replicas, Blind):
         return None, state
-    breaches = _track(snapshot, rule, state, now=now)
-    state = replace(_settle(state, snapshot.replicas, lead_time_s=snapshot.lead_time_s, now=now), breaches=breaches)
+    replicas = snapshot.replicas
+    size = _size(snapshot, profile)
+    fits = size is not None and size <= replicas.ready
+    state = replace(
+        _settle(state, replicas, lead_time_s=snapshot.lead_time_s, now=now),
+        breaches=_track(snapshot, rule, state, now=now),
+        fits_since=(state.fits_since or now) if fits else None,
+    )
     if state.ordered is not None:
         return _pending(state.ordered.replicas), state
-    held = [breach for breach in breaches if now - breach.since >= rule.hold]
+    held = tuple(breach for breach in state.breaches if now - breach.since >= rule.hold)
     resting = state.settled_at is not None and now - state.settled_at < rule.rate_window
-    if not held or resting:
-        return (_watch(snapshot.replicas, breaches) if breaches else None), state
-    return _fire(snapshot, profile, held, replicas=snapshot.replicas), state
+    draining = state.fits_since is not None and now - state.fits_since < rule.hold + rule.rate_window
+    if not held or resting or draining:
+        return (_watch(replicas, state.breaches) if state.breaches else None), state
+    return _fire(replicas, held, size=size, doubted=state.fits_since is not None), state
 
 
 def blind_classes(snapshot: Snapshot, rule: LatencyRule) -> tuple[str, ...]:
@@ -146,27 +153,35 @@ def _watch(replicas: ReplicaState, breaches: tuple[Breach, ...]) -> Proposal:
     )
 
 
-def _fire(snapshot: Snapshot, profile: CapacityProfile, held: list[Breach], *, replicas: ReplicaState) -> Proposal:
-    """ceil((arrivals + backlog / lead time) / max_rps), and at least one more than now.
+def _size(snapshot: Snapshot, profile: CapacityProfile) -> int | None:
+    """ceil((arrivals + backlog / lead time) / max_rps); None while demand is unknown."""
+    demand_rps = demand_of(snapshot.classes)
+    if demand_rps is None:
+        return None
+    waiting = value_of(snapshot.requests_waiting) or 0.0
+    backlog = profile.backlog_load(waiting, demand_rps, within_s=snapshot.lead_time_s)
+    return replicas_for(profile.load(demand_rps) + backlog)
+
+
+def _fire(replicas: ReplicaState, held: tuple[Breach, ...], *, size: int | None, doubted: bool) -> Proposal:
+    """What the load needs, and at least one more than now.
 
     Pods that already start are the remedy under way: while there are any, only a larger size raises. If the load
-    fits what is Ready and still the SLO breaks, the profile promises too much: raise one and flag it.
+    has fitted what is Ready for so long that every reading of the breach lies in that time, and the SLO still
+    breaks, the profile promises too much: one more, flagged. (A queue that drains after new pods arrived breaks the
+    SLO too, for a while: that is no reason to order.)
     """
-    demand_rps = demand_of(snapshot.classes) or {}
-    waiting = value_of(snapshot.requests_waiting) or 0.0
-    load = profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=snapshot.lead_time_s)
-    size = replicas_for(load)
     under_way = replicas.starting > 0 or replicas.unschedulable > 0
-    target = max(size, replicas.desired + (0 if under_way else 1))
-    doubted = bool(demand_rps) and size <= replicas.ready
+    target = max(size or 0, replicas.desired + (0 if under_way else 1))
+    needs = "unknown load" if size is None else f"load and backlog need {size}"
     return Proposal(
         rule=RULE,
         want=target,
         keep=target,
         reason=Reason.PROFILE_DOUBTED if doubted else Reason.P95_BREACH,
-        detail=f"{_names(held)} above SLO since {min(b.since for b in held):%H:%M:%S}; load with backlog {load:.3f}",
+        detail=f"{_names(held)} above SLO since {min(b.since for b in held):%H:%M:%S}; {needs}",
     )
 
 
-def _names(breaches: list[Breach] | tuple[Breach, ...]) -> str:
+def _names(breaches: tuple[Breach, ...]) -> str:
     return ", ".join(f"{breach.request_class}/{breach.signal}" for breach in breaches)

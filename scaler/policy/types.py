@@ -193,11 +193,13 @@ class Breach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyState:
-    """What the latency rule remembers: open breaches, and the order it waits for."""
+    """What the latency rule remembers: open breaches, the order it waits for, when the last one settled, and since
+    when the load with its backlog has fitted the Ready replicas."""
 
     breaches: tuple[Breach, ...] = ()
     ordered: At | None = None
     settled_at: datetime | None = None
+    fits_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

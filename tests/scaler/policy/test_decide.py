@@ -202,7 +202,7 @@ def test_pods_without_gpu_stop_growth_after_ten_minutes() -> None:
 def test_latency_orders_are_remembered_until_they_are_ready() -> None:
     policy = a_policy(slo_s=1.0)
     slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0, quality=None)
-    state = settled(slow, policy, minutes=2)
+    state = settled(slow, policy, minutes=4)
     decision, state = decide(slow, state, policy, now=NOON)
     assert (decision.target, decision.reason) == (4, Reason.PROFILE_DOUBTED)
     assert (state.latency.ordered, state.asked) == (At(at=NOON, replicas=4), 4)
@@ -412,7 +412,7 @@ def test_above_the_maximum_the_look_back_ends_to_the_second() -> None:
 def test_a_second_latency_order_waits_anew() -> None:
     policy = a_policy(slo_s=1.0)
     slow = a_snapshot(rps=20.0, desired=3, p95_s=5.0)
-    state = settled(slow, policy, minutes=3)
+    state = settled(slow, policy, minutes=4)
     rested = replace(state.latency, settled_at=NOON - timedelta(minutes=2), ordered=None)
     _, state = decide(slow, replace(state, latency=rested), policy, now=NOON)
     assert (state.latency.ordered, state.latency.settled_at) == (At(at=NOON, replicas=4), None)
@@ -444,3 +444,14 @@ def test_a_new_model_freezes_the_steering_for_one_lead_time() -> None:
 
 def test_no_start_time_is_a_start_time() -> None:
     assert a_policy(start_time=timedelta(0)).start_time == timedelta(0)
+
+
+def test_a_release_that_goes_wrong_is_seen_by_the_steering() -> None:
+    """Six were Ready, three are left; the next minute brings load for four: a miss, although six were Ready before."""
+    policy = a_policy()
+    quiet = a_snapshot(rps=20.0, desired=6, forecasts=(a_forecast(25.0),))
+    decision, state = decide(quiet, replace(settled(quiet, policy), z=2.0), policy, now=NOON)
+    assert (decision.target, state.ready) == (3, 3)
+    lower = state.z
+    _, state = decide(a_snapshot(rps=40.0, desired=3, forecasts=(a_forecast(25.0),)), state, policy, now=NOON + MINUTE)
+    assert state.z == pytest.approx(lower + 0.099)

@@ -166,7 +166,8 @@ def test_the_promised_moment_of_a_release_is_kept() -> None:
 
 def test_a_latency_order_that_is_open_says_until_when_the_rule_is_silent() -> None:
     breach = Breach(request_class="default", signal="e2e_p95_s", since=NOON - 3 * MINUTE)
-    state = PolicyState(last_tick_at=NOON - MINUTE, latency=LatencyState(breaches=(breach,)))
+    fits_since = NOON - 4 * MINUTE
+    state = PolicyState(last_tick_at=NOON - MINUTE, latency=LatencyState(breaches=(breach,), fits_since=fits_since))
     text = told(a_snapshot(rps=41, desired=6, p95_s=3.0), a_policy(slo_s=1.2), state)
     assert "the capacity profile promises too much" in text
     assert "latency rule: silent until 7 are Ready or have failed, 12:07:00 at the latest" in text

@@ -87,7 +87,7 @@ def after(
     ],
 )
 def test_size_when_it_fires(snapshot: Snapshot, want: int, reason: Reason) -> None:
-    proposal, _ = after([snapshot] * 3)
+    proposal, _ = after([snapshot] * 5)
     assert proposal is not None
     assert (proposal.rule, proposal.want, proposal.keep, proposal.reason) == ("latency", want, want, reason)
 
@@ -272,3 +272,26 @@ def test_backlog_counts_in_the_mix_of_classes() -> None:
 def test_refuses_an_slo_of_no_time(field: str) -> None:
     with pytest.raises(ValueError, match=rf"latency\.slos\[\]\.{field} must be above 0 seconds, got 0"):
         Slo(**{field: 0.0})
+
+
+def test_a_queue_that_drains_is_no_reason_to_order() -> None:
+    """Load fits since the new pods arrived, P95 still shows the old queue: four minutes of watching, then doubt."""
+    short, enough = (a_snapshot(rps=40.0, desired=6, ready=ready, p95_s=9.0) for ready in (3, 6))
+    reasons = []
+    proposal, state = after([short] * 3)
+    for minute in range(6):
+        proposal, state = latency.propose(enough, RULE, TEN, state, now=NOON + (3 + minute) * MINUTE)
+        assert proposal is not None
+        reasons.append(proposal.reason)
+    assert reasons == [Reason.P95_WATCH] * 4 + [Reason.PROFILE_DOUBTED] * 2
+    _, again = latency.propose(short, RULE, TEN, state, now=NOON + 9 * MINUTE)
+    assert again.fits_since is None
+
+
+def test_says_what_the_load_needs() -> None:
+    proposal, _ = after([a_snapshot(rps=47.0, desired=3, p95_s=9.0)] * 3)
+    assert proposal is not None
+    assert proposal.detail == "default/e2e_p95_s above SLO since 12:00:00; load and backlog need 5"
+    proposal, _ = after([a_snapshot(rps=BLIND, desired=3, p95_s=9.0)] * 3)
+    assert proposal is not None
+    assert proposal.detail == "default/e2e_p95_s above SLO since 12:00:00; unknown load"
