@@ -163,7 +163,8 @@ class Panel:
     @property
     def end(self) -> datetime:
         """End of the last bin: the moment from which the whole panel is known, and the issue time of a forecast."""
-        return self.start + self.step * self.values.shape[1]
+        bins: int = self.values.shape[1]
+        return self.start + self.step * bins
 
     def series(self, key: SeriesKey) -> Series:
         """One row as a series; `KeyError` if the panel has no such key."""

@@ -108,9 +108,7 @@ class HoltWinters:
         root = roots(recent.values)
         bins = root.shape[1]
         # Column c is bin number next_bin - bins + c; the ring keeps what was forecast after every stride-th bin.
-        origins = past_origins(bins, step, horizons)
-        origins = origins - (next_bin - bins + origins + 1) % stride
-        origins = origins[origins >= 0]
+        origins = past_origins(bins, next_bin, step, horizons)
         kept = arrays["points"][:, ((next_bin - bins + origins + 1) // stride) % slots, :].swapaxes(1, 2)
         targets = np.array(horizons)[:, None] + origins[None, :]
         values = from_residuals(points, root[:, targets] - kept)

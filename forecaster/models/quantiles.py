@@ -26,8 +26,12 @@ UPPER_LEVELS: FloatArray = QUANTILE_LEVELS[1:]
 RESIDUAL_SPAN = timedelta(days=1)
 """How far back errors count: one whole day, so that night and noon are both in."""
 
-RESIDUAL_STRIDE = timedelta(minutes=10)
-"""Distance of the origins whose errors are kept: 144 a day. Neighbouring minutes repeat the same error."""
+RESIDUAL_STRIDE = timedelta(minutes=7)
+"""Distance of the origins whose errors are kept: 205 a day. Neighbouring minutes repeat the same error.
+
+Seven, because it divides neither an hour nor a day: the origins, which stand still on the time axis, pass through every
+minute of the hour, so that a peak on the hour is neither always nor never among them.
+"""
 
 MIN_RESIDUALS = 12
 """Fewer errors than these say nothing about a 95 % quantile: no opinion."""
@@ -41,15 +45,19 @@ def residual_span_bins(step: timedelta, horizons: tuple[int, ...]) -> int:
     return bins_in(RESIDUAL_SPAN, step) + max(horizons) + 1
 
 
-def past_origins(bins: int, step: timedelta, horizons: tuple[int, ...]) -> NDArray[np.int64]:
+def past_origins(bins: int, next_bin: int, step: timedelta, horizons: tuple[int, ...]) -> NDArray[np.int64]:
     """Columns (of a panel with `bins` columns) from which a forecast of every horizon could be checked by now.
 
     Newest first, `RESIDUAL_STRIDE` apart, at most `RESIDUAL_SPAN` back. Origin o knows columns ≤ o; its horizon h
-    is column o + h.
+    is column o + h. `next_bin` numbers the bin after the panel's last one (`preprocess.bin_index` of its end): origins
+    are multiples of the stride on the time axis, not distances from now. Were they distances, each minute would look
+    at other errors than the minute before, and the band would comb with the stride's period.
     """
+    stride = bins_in(RESIDUAL_STRIDE, step)
     newest = bins - 1 - max(horizons)
+    newest -= (next_bin - bins + newest + 1) % stride
     oldest = max(0, newest - bins_in(RESIDUAL_SPAN, step) + 1)
-    return np.arange(newest, oldest - 1, -bins_in(RESIDUAL_STRIDE, step), dtype=np.int64)
+    return np.arange(newest, oldest - 1, -stride, dtype=np.int64)
 
 
 def from_residuals(points: FloatArray, residuals: FloatArray) -> FloatArray:
@@ -57,7 +65,7 @@ def from_residuals(points: FloatArray, residuals: FloatArray) -> FloatArray:
 
     `points` (series, horizons) and `residuals` (series, horizons, origins), truth minus forecast, are roots;
     NaN residuals are unknown. The median is the point itself; the level τ adds the error of rank ⌈(n + 1)·τ⌉ (the
-    split-conformal rank: with 144 errors the .95 quantile is the 138th and the .99 quantile the largest).
+    split-conformal rank: with 205 errors the .95 quantile is the 196th and the .99 quantile the 204th).
     Answers (series, horizons, levels) in the series' own unit; NaN where fewer than `MIN_RESIDUALS` are known.
     """
     ordered = np.sort(residuals, axis=-1)  # NaN sorts last

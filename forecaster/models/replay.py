@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.models.quantiles import RESIDUAL_STRIDE
 from forecaster.models.tracking import is_tracking
 from forecaster.preprocess import bins_in
-from forecaster.types import HORIZONS, Forecaster, Panel
+from forecaster.types import HORIZONS, LEVELS, Forecaster, Panel
 
 if TYPE_CHECKING:
     from forecaster.types import FloatArray
@@ -75,15 +76,25 @@ class Replayed:
         return bins if not rest and 0 <= bins <= self._history.values.shape[1] else None
 
     def _block(self, end: int, horizons: tuple[int, ...]) -> FloatArray:
-        """Answers at `end` and the origins after it, shape (origins, series, horizons, levels)."""
-        values = self._history.values
-        series = len(self._history.keys)
-        origins = max(1, min(ROWS // max(1, series), values.shape[1] - end + 1))
-        windows = np.lib.stride_tricks.sliding_window_view(values, self._width, axis=1)
-        first = end - self._width
-        rows = windows[:, first : first + origins].swapaxes(0, 1).reshape(origins * series, self._width)
-        batch = Panel(
-            keys=self._history.keys * origins, start=self._history.start, step=self._history.step, values=rows
-        )
-        said = self._member.predict(batch, horizons=horizons)
-        return said.reshape(origins, series, *said.shape[1:])
+        """Answers at `end` and the origins after it, shape (origins, series, horizons, levels).
+
+        One batch for each phase of the stride at which residuals are kept: a panel has one end, and where it lies on
+        the time axis says which errors count.
+        """
+        history, step = self._history, self._history.step
+        series, stride = len(history.keys), bins_in(RESIDUAL_STRIDE, step)
+        origins = max(1, min(ROWS // max(1, series), history.values.shape[1] - end + 1))
+        windows = np.lib.stride_tricks.sliding_window_view(history.values, self._width, axis=1)
+        first, answers = end - self._width, np.empty((origins, series, len(horizons), len(LEVELS)))
+        for phase in range(min(stride, origins)):
+            rows = windows[:, first + phase : first + origins : stride].swapaxes(0, 1)
+            count = rows.shape[0]
+            batch = Panel(
+                keys=history.keys * count,
+                start=history.start + (first + phase) * step,
+                step=step,
+                values=rows.reshape(count * series, self._width),
+            )
+            said = self._member.predict(batch, horizons=horizons)
+            answers[phase::stride] = said.reshape(count, series, *said.shape[1:])
+        return answers

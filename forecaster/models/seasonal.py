@@ -20,7 +20,7 @@ from forecaster.models.quantiles import (
     past_origins,
     residual_span_bins,
 )
-from forecaster.preprocess import DAY, any_known, bins_in, carried, reaches_back, roots, tail, window_means
+from forecaster.preprocess import DAY, any_known, bin_index, bins_in, carried, reaches_back, roots, tail, window_means
 from forecaster.types import HORIZONS, Panel
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class SeasonalDelta:
 
 def _grid(panel: Panel, horizons: tuple[int, ...], *, since: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Past origins at or after column `since`, and their targets (horizons, origins)."""
-    origins = past_origins(panel.values.shape[1], panel.step, horizons)
+    origins = past_origins(panel.values.shape[1], bin_index(panel.end, panel.step), panel.step, horizons)
     origins = origins[origins >= since]
     return origins, np.array(horizons)[:, None] + origins[None, :]
 

@@ -18,6 +18,7 @@ from forecaster import registry
 from forecaster.models.arima import Arima, Coefficients
 from forecaster.models.holt_winters import HoltWinters, Smoothing
 from forecaster.models.network import Network
+from forecaster.models.quantiles import RESIDUAL_STRIDE
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
 from forecaster.models.tracking import is_tracking
 from forecaster.preprocess import up_to
@@ -203,12 +204,21 @@ def test_row_order_and_batch_do_not_matter(model: Forecaster) -> None:
     assert model.predict(turned)[::-1] == pytest.approx(together, rel=1e-4)
 
 
-@pytest.mark.parametrize("shift", [timedelta(days=3), timedelta(hours=5, minutes=20), timedelta(days=365)])
+@pytest.mark.parametrize("shift", [timedelta(weeks=1), timedelta(hours=5, minutes=36), timedelta(weeks=52)])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_clock_does_not_matter(model: Forecaster, shift: timedelta) -> None:
+    """Shifts are whole strides: which errors are kept stands on the time axis, nothing else does."""
+    assert shift % RESIDUAL_STRIDE == timedelta(0)
     values = traffic()
     there = model.predict(a_panel(values, start=START + shift))
     assert there == pytest.approx(model.predict(a_panel(values)), rel=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_median_does_not_know_the_clock_at_all(model: Forecaster) -> None:
+    values = traffic()
+    there = model.predict(a_panel(values, start=START + timedelta(days=3, minutes=1)))[:, :, 0]
+    assert there == pytest.approx(model.predict(a_panel(values))[:, :, 0], rel=1e-6)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -43,12 +43,23 @@ def test_settled_rows_are_ordered_or_silent() -> None:
 
 
 def test_origins_can_be_checked_by_now_and_reach_back_a_day() -> None:
-    origins = past_origins(5000, STEP, (1, 30))
-    assert origins[0] == 4999 - 30
-    assert origins.size == 144
+    origins = past_origins(5000, 5000, STEP, (1, 30))
+    assert 4999 - 30 - 7 < origins[0] <= 4999 - 30
+    assert origins.size in (205, 206)
     assert origins[-1] >= 4999 - 30 - 1440
-    assert past_origins(20, STEP, (1, 30)).size == 0
-    assert past_origins(5000, timedelta(minutes=10), (1, 3)).size == 144
+    assert past_origins(20, 20, STEP, (1, 30)).size == 0
+    assert past_origins(5000, 5000, timedelta(minutes=10), (1, 3)).size == 144
+
+
+def test_origins_stand_still_while_time_goes_on() -> None:
+    """A minute later the panel has one column more; the same moments are looked at, but for those at the two ends."""
+    now, later = (
+        {int(next_bin - bins + column) for column in past_origins(bins, next_bin, STEP, (1, 30))}
+        for bins, next_bin in ((3000, 700_000), (3001, 700_001))
+    )
+    assert len(now ^ later) <= 2
+    assert {(moment + 1) % 7 for moment in now | later} == {0}
+    assert {moment % 60 for moment in now} == set(range(60)), "every minute of the hour has its turn"
 
 
 @given(st.floats(0, 1e6), st.lists(st.floats(0, 1e6), min_size=4, max_size=4))
