@@ -1,0 +1,58 @@
+"""The last finished tick, as one value that the metrics page and the API read while the next tick is running.
+
+Published whole by the tick and never changed: a reader sees one tick or the other, never half of each.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scaler.adapters.states import Status
+from scaler.loop import TickReport
+from scaler.policy.types import DemandForecast
+from scaler.ports import DecisionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One finished tick: the report, each workload's status, and notes on its settings ("SLO judged at …")."""
+
+    report: TickReport
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gpu_budget: int | None = None
+
+    @property
+    def at(self) -> datetime:
+        """When the tick decided."""
+        return self.report.at
+
+    def record(self, workload: str) -> DecisionRecord | None:
+        """The workload's record of this tick."""
+        return next((each for each in self.report.records if each.policy.workload == workload), None)
+
+    def forecasts(self, workload: str) -> tuple[DemandForecast, ...]:
+        """The forecasts that the tick decided with."""
+        record = self.record(workload)
+        return record.snapshot.forecasts if record is not None else ()
+
+
+class Board:
+    """Where the tick leaves its view. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._view: View | None = None
+
+    def publish(self, view: View) -> None:
+        """Replace the view."""
+        with self._lock:
+            self._view = view
+
+    def view(self) -> View | None:
+        """The last finished tick; None before the first."""
+        with self._lock:
+            return self._view

@@ -1,0 +1,73 @@
+"""Settings to connections: which address, which credentials, which series, which object. No rule and no I/O."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from forecaster.sources.connection import Connection
+from forecaster.sources.selector import WorkloadSelector
+from scaler.adapters.kubernetes import InCluster, Kubeconfig, TargetRef
+from scaler.config import Config, PrometheusConfig, SelectorConfig, TargetConfig
+
+
+def connection_of(prometheus: PrometheusConfig) -> Connection:
+    """The metrics server."""
+    return Connection(
+        url=prometheus.url,
+        deadline_s=prometheus.deadline_s,
+        bearer_token_file=_text(prometheus.bearer_token_file),
+        username=prometheus.username,
+        password_file=_text(prometheus.password_file),
+        ca_file=_text(prometheus.ca_file),
+        cert_file=_text(prometheus.cert_file),
+        key_file=_text(prometheus.key_file),
+        tenant=prometheus.tenant,
+    )
+
+
+def selectors_of(config: Config) -> tuple[WorkloadSelector, ...]:
+    """How each workload's series are found, in the order of the fleet."""
+    return tuple(
+        _selector(policy.workload, config.selectors[policy.workload], policy.latency.rate_window)
+        for policy in config.fleet.workloads
+    )
+
+
+def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -> WorkloadSelector:
+    return WorkloadSelector(
+        workload=workload,
+        namespace=selector.namespace,
+        namespaced=selector.namespaced,
+        labels=tuple(sorted(selector.labels.items())),
+        deployment_label=selector.deployment_label,
+        pod_pattern=selector.pod_pattern,
+        class_label=selector.class_label,
+        demand_metric=selector.demand_metric,
+        demand_labels=tuple(sorted(selector.demand_labels.items())),
+        rate_window_s=round(rate_window.total_seconds()),
+    )
+
+
+def targets_of(config: Config) -> dict[str, TargetRef]:
+    """What is scaled, by workload."""
+    return {workload: _target(workload, target) for workload, target in config.targets.items()}
+
+
+def _target(workload: str, target: TargetConfig) -> TargetRef:
+    namespace, _, name = workload.partition("/")
+    return TargetRef(namespace=namespace, api_version=target.api_version, kind=target.kind, name=target.name or name)
+
+
+def access_of(config: Config) -> InCluster | Kubeconfig:
+    """A kubeconfig where one is named; else the pod's service account; else the user's own kubeconfig."""
+    kubernetes = config.kubernetes
+    named = kubernetes.kubeconfig is not None or kubernetes.context is not None
+    if not named and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return InCluster()
+    return Kubeconfig(path=kubernetes.kubeconfig, context=kubernetes.context)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,174 @@
+"""The forecasts in force: the engine run once a minute over the stored history, published whole.
+
+It decides in which portions the engine works and when it has to learn its way in again. It never decides which model
+to believe (the engine does) and never waits for anybody: the loop reads the last published forecasts, and a slow or
+failing model leaves those in force until they expire.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from forecaster.models import ensemble
+from forecaster.models.ensemble import EngineRule, EngineStep, Silence
+from forecaster.models.memory import EngineState
+from forecaster.preprocess import DAY, up_to
+from forecaster.types import STEP, Forecaster, Panel, SeriesKey, floor_to_step
+from scaler.adapters.intake import demand_keys
+from scaler.adapters.store import Store
+from scaler.policy.types import DemandForecast
+
+SHARD = 256
+"""Series in one portion: 14 days of them are 41 MB, of 2,000 at once they would be 320 MB."""
+
+PAST = 14 * DAY
+"""What the first step sees; more adds nothing (9-evaluation: the gain saturates at 14 days)."""
+
+WARM_UP = timedelta(hours=6)
+"""Replayed before the first forecast, minute by minute: what a forecast's trust is measured over."""
+
+WARM_UP_MOST_STEPS = 150_000
+"""Series × minutes that all portions together replay: the whole six hours of 400 series, 75 minutes of 2,000. One to
+two minutes of a core, once: a restart goes on from what was saved."""
+
+
+class ForecastBoard:
+    """The last published forecasts by workload: the loop's `Forecasts`. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: Mapping[str, tuple[DemandForecast, ...]] = {}
+
+    def publish(self, forecasts: Mapping[str, tuple[DemandForecast, ...]]) -> None:
+        """Put all forecasts in force at once."""
+        with self._lock:
+            self._latest = dict(forecasts)
+
+    def latest(self, *, now: datetime) -> Mapping[str, tuple[DemandForecast, ...]]:
+        """The forecasts in force, expired ones among them."""
+        del now
+        with self._lock:
+            return self._latest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastRun:
+    """What one run brought: forecasts by workload, the workloads whose history is too short, members' failures."""
+
+    forecasts: Mapping[str, tuple[DemandForecast, ...]] = field(default_factory=dict)
+    learning: frozenset[str] = frozenset()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    gated: Mapping[str, int] = field(default_factory=dict)
+
+
+class DemandForecaster:
+    """Runs the engine over the demand of every workload. One thread at a time."""
+
+    def __init__(self, store: Store, *, workloads: Set[str], ttl: timedelta) -> None:
+        self._store = store
+        self._workloads = set(workloads)
+        self._rule = EngineRule(ttl=ttl)
+        self._states: dict[int, EngineState] = {}
+
+    def run(
+        self,
+        members: Sequence[Forecaster],
+        *,
+        lead: Mapping[str, timedelta],
+        frozen: Set[SeriesKey] = frozenset(),
+        now: datetime,
+    ) -> ForecastRun:
+        """Forecast every stored demand series at the last whole minute. Raises `HistoryError`.
+
+        `lead` is each workload's lead time, `frozen` the series that must not learn from this minute (I13).
+        """
+        keys = demand_keys(self._store.history, self._workloads)
+        shards = [keys[at : at + SHARD] for at in range(0, len(keys), SHARD)]
+        for gone in [shard for shard in self._states if shard >= len(shards)]:
+            del self._states[gone]
+        steps = [
+            self._step(shard, members, shard_keys, _Moment(now=now, lead=lead, frozen=frozen, series=len(keys)))
+            for shard, shard_keys in enumerate(shards)
+        ]
+        return _run_of(steps, workloads=self._workloads, known={key.workload for key in keys})
+
+    def forget(self) -> None:
+        """Learn anew from the whole history at the next run: after the past was filled in."""
+        self._states.clear()
+
+    def saved(self) -> dict[str, bytes]:
+        """The engine's memory, by portion, as it can be stored."""
+        return {f"{shard:04d}": ensemble.to_bytes(state) for shard, state in self._states.items()}
+
+    def restore(self, saved: Mapping[str, bytes]) -> None:
+        """Go on from a stored memory. `ArtefactError` if it is damaged: nothing is restored then."""
+        self._states = {int(name): ensemble.from_bytes(stored) for name, stored in saved.items()}
+
+    def _step(
+        self, shard: int, members: Sequence[Forecaster], keys: tuple[SeriesKey, ...], moment: _Moment
+    ) -> EngineStep:
+        end, lead_steps = floor_to_step(moment.now), _lead_steps(keys, moment.lead)
+        state = self._states.get(shard)
+        if state is None or not timedelta(0) <= end - state.end <= DAY:
+            panel = self._store.history.read(keys, start=end - PAST, end=end)
+            minutes = min(WARM_UP // STEP, WARM_UP_MOST_STEPS // moment.series)
+            state = self._warmed(members, panel, lead_steps=lead_steps, minutes=minutes)
+        else:
+            panel = self._store.history.read(keys, start=end - ensemble.lookback(members), end=end)
+        done = ensemble.step(members, panel, state, lead_steps=lead_steps, frozen=moment.frozen, rule=self._rule)
+        self._states[shard] = done.state
+        return done
+
+    def _warmed(
+        self, members: Sequence[Forecaster], panel: Panel, *, lead_steps: Mapping[SeriesKey, int], minutes: int
+    ) -> EngineState | None:
+        """The memory of an engine that had been running for the last `minutes`.
+
+        A blank one knows no member's record, so the fallback would speak for an hour and the forecast could earn no
+        trust for two.
+        """
+        state: EngineState | None = None
+        for back in range(minutes, 0, -1):
+            known = up_to(panel, panel.end - back * STEP)
+            state = ensemble.step(members, known, state, lead_steps=lead_steps, rule=self._rule).state
+        return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """What every portion of one run shares."""
+
+    now: datetime
+    lead: Mapping[str, timedelta]
+    frozen: Set[SeriesKey]
+    series: int
+
+
+def _lead_steps(keys: Sequence[SeriesKey], lead: Mapping[str, timedelta]) -> dict[SeriesKey, int]:
+    """Steps from now to the bin that an order placed now can first change: a start of 3 min reaches the 4th."""
+    default = timedelta(minutes=5)
+    return {key: -(-lead.get(key.workload, default) // STEP) + 1 for key in keys}
+
+
+def _run_of(steps: Sequence[EngineStep], *, workloads: Set[str], known: Set[str]) -> ForecastRun:
+    forecasts: dict[str, list[DemandForecast]] = defaultdict(list)
+    learning = set(workloads) - set(known)
+    failed: dict[str, str] = {}
+    gated: dict[str, int] = defaultdict(int)
+    for done in steps:
+        for key, forecast in done.forecasts.items():
+            forecasts[key.workload].append(DemandForecast(forecast=forecast, quality=done.quality.get(key)))
+        learning |= {key.workload for key, why in done.silent.items() if why is Silence.TOO_LITTLE_HISTORY}
+        failed.update(done.failed)
+        for member, count in done.gated.items():
+            gated[member] += count
+    return ForecastRun(
+        forecasts={workload: tuple(found) for workload, found in forecasts.items()},
+        learning=frozenset(learning),
+        failed=failed,
+        gated=dict(gated),
+    )

@@ -1,0 +1,116 @@
+"""How measured demand gets into the history: the last minutes every minute, and the past in bounded pieces.
+
+It decides what is worth asking for and how much at once. It never fills a hole with a guess, never runs in the
+tick's thread, and a source that fails costs nothing but the minutes it failed for: they are asked for again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+
+from forecaster.errors import SourceError
+from forecaster.sources.history import HistoryStore
+from forecaster.sources.history_backfill import backfill_window, missing_spans
+from forecaster.sources.selector import WorkloadSelector
+from forecaster.types import STEP, Panel, SeriesKey, floor_to_step
+from scaler.adapters.store import Store
+
+DEMAND = "demand_rps"
+
+OVERLAP = 2 * STEP
+"""Minutes asked for again: a minute's last scrape may arrive after the minute was first read."""
+
+REACH = timedelta(minutes=30)
+"""The most that the minute's round asks for; longer holes are the back-fill's."""
+
+AT_ONCE = 500
+"""Workloads in one piece of the back-fill: a day of them is 720,000 points, which the source asks for in chunks."""
+
+
+class PastSource(Protocol):
+    """What knows the past."""
+
+    def history(
+        self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime, step: timedelta
+    ) -> Panel:
+        """The signal on the grid; `SourceError` if it cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """What one pass over the past brought: points stored, pieces asked for, and the failure that ended it early."""
+
+    stored: int = 0
+    pieces: int = 0
+    error: str = ""
+
+
+class HistoryIntake:
+    """Feeds one store from one source. `collect` and `backfill` may run in different threads."""
+
+    def __init__(self, source: PastSource, selectors: Sequence[WorkloadSelector], store: Store) -> None:
+        self._source = source
+        self._selectors = tuple(selectors)
+        self._store = store
+        self._collected_to: datetime | None = None
+        self._asked: set[tuple[int, datetime, datetime]] = set()
+
+    def collect(self, *, now: datetime) -> None:
+        """Store the minutes since the last call. Raises `SourceError`, `HistoryError`; the next call asks again."""
+        end = floor_to_step(now)
+        start = end - REACH if self._collected_to is None else max(self._collected_to - OVERLAP, end - REACH)
+        if start >= end:
+            return
+        panel = self._source.history(self._selectors, DEMAND, start=start, end=end, step=STEP)
+        self._store.history.append(panel, now=now)
+        self._collected_to = end
+
+    def backfill(self, *, now: datetime, stopped: Callable[[], bool]) -> Backfill:
+        """Ask for every hole of the last 14 days, newest first, a day of some workloads at a time.
+
+        A piece that the source answered is not asked for again by this process, even if nothing was in it: the
+        source does not reach back that far. The first failure ends the pass. Raises `HistoryError`.
+        """
+        window = backfill_window(now=now)
+        stored = pieces = 0
+        for batch, selectors in enumerate(_batches(self._selectors)):
+            known = self._known(selectors, start=window.start, end=window.end)
+            for span in missing_spans(known):
+                mark = (batch, span.start, span.end)
+                if mark in self._asked:
+                    continue
+                if stopped():
+                    return Backfill(stored=stored, pieces=pieces, error="stopped")
+                try:
+                    panel = self._source.history(selectors, DEMAND, start=span.start, end=span.end, step=STEP)
+                except SourceError as error:
+                    return Backfill(stored=stored, pieces=pieces, error=str(error))
+                stored += self._store.history.append(panel, now=now).stored
+                pieces += 1
+                self._asked.add(mark)
+        return Backfill(stored=stored, pieces=pieces)
+
+    def _known(self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime) -> Panel:
+        """What the store has of these workloads; one row of holes where it has nothing."""
+        keys = demand_keys(self._store.history, {selector.workload for selector in selectors})
+        if keys:
+            return self._store.history.read(keys, start=start, end=end)
+        hole = np.full((1, (end - start) // STEP), np.nan)
+        nobody = SeriesKey(workload=selectors[0].workload, signal=DEMAND)
+        return Panel(keys=(nobody,), start=start, step=STEP, values=hole)
+
+
+def demand_keys(store: HistoryStore, workloads: set[str]) -> tuple[SeriesKey, ...]:
+    """The stored demand series of these workloads, one a request class, sorted."""
+    stored = store.keys()
+    return tuple(key for key in stored if key.signal == DEMAND and key.workload in workloads)
+
+
+def _batches(selectors: Sequence[WorkloadSelector]) -> list[Sequence[WorkloadSelector]]:
+    return [selectors[at : at + AT_ONCE] for at in range(0, len(selectors), AT_ONCE)]

@@ -1,0 +1,75 @@
+"""Checks of a finished tick: bounds (I1), no release while blind (I2), observing writes nothing (I8).
+
+A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
+prevents or repairs one. The count stays 0, and an alert watches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from forecaster.types import Blind
+from scaler.loop import TickReport
+from scaler.policy import guard, scheduled
+from scaler.policy.types import Action, Mode, PolicyState, demand_of
+from scaler.ports import DecisionRecord, OutcomeKind
+
+INVARIANTS = ("I1", "I2", "I8")
+"""What is checked; each is exported from the start with a count of 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One broken promise."""
+
+    invariant: str
+    workload: str
+    detail: str
+
+
+def violations(report: TickReport, *, mutating_requests: int) -> tuple[Violation, ...]:
+    """Every promise that the tick broke; `mutating_requests` were sent to the cluster during it."""
+    found = [each for record in report.records for each in _of_record(record, report)]
+    active = any(record.policy.mode is Mode.ACTIVE for record in report.records)
+    if mutating_requests and not active:
+        found.append(Violation(invariant="I8", workload="", detail=f"{mutating_requests} writes while only observing"))
+    return tuple(found)
+
+
+def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
+    name, outcome = record.policy.workload, report.outcomes.get(record.policy.workload)
+    found = []
+    if outcome is not None and outcome.kind is OutcomeKind.SCALED and not _within_bounds(record):
+        found.append(_violation("I1", record, "outside its bounds"))
+    if record.decision.action is Action.IN and _blind_or_rewarming(record, report.states[name]):
+        found.append(_violation("I2", record, "inward while blind or re-warming"))
+    if record.policy.mode is Mode.OBSERVE and outcome is not None and outcome.kind is not OutcomeKind.OBSERVED:
+        found.append(_violation("I8", record, f"outcome {outcome.kind} while only observing"))
+    return found
+
+
+def _within_bounds(record: DecisionRecord) -> bool:
+    bounds, target = record.policy.bounds, record.decision.target
+    least, most = scheduled.bounds_at(
+        record.policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=record.at
+    )
+    if not isinstance(target, int) or isinstance(target, bool):
+        return False
+    # The fleet's budget may cut a growth below the minimum: it grants no GPU that is not there.
+    floor = least if record.grant is None else min(least, record.grant)
+    return floor <= target <= most
+
+
+def _blind_or_rewarming(record: DecisionRecord, after: PolicyState) -> bool:
+    if isinstance(record.snapshot.replicas, Blind) or demand_of(record.snapshot.classes) is None:
+        return True
+    window = guard.look_back(timedelta(seconds=record.snapshot.lead_time_s))
+    return after.known_since is None or record.at - after.known_since < window
+
+
+def _violation(invariant: str, record: DecisionRecord, what: str) -> Violation:
+    decision = record.decision
+    return Violation(
+        invariant=invariant, workload=record.policy.workload, detail=f"{decision.current} → {decision.target}: {what}"
+    )

@@ -1,0 +1,146 @@
+"""The state of a workload as people see it: one word, since when, why, and the way out.
+
+Presentation of decision records: it reads them and never decides anything. `docs/operations.md` lists the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from forecaster.types import Blind, BlindReason
+from scaler.loop import TickReport
+from scaler.policy import guard
+from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
+from scaler.ports import DecisionRecord, Outcome, OutcomeKind
+
+
+class State(StrEnum):
+    """What a workload is in. The first that applies, from the bottom of the faults to normal work."""
+
+    DEGRADED = "DEGRADED"
+    HELD = "HELD"
+    HOLD = "HOLD"
+    REWARM = "REWARM"
+    LEARNING = "LEARNING"
+    REACTIVE_ONLY = "REACTIVE_ONLY"
+    OBSERVE = "OBSERVE"
+    ACTIVE = "ACTIVE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A state, the moment since which it has lasted, why, and what ends it."""
+
+    state: State
+    since: datetime
+    cause: str
+    way_out: str
+
+
+_FORECAST_CAUSES = {
+    Trust.NO_FORECAST: "there is no forecast",
+    Trust.EXPIRED: "the last forecast has expired",
+    Trust.UNSCORED: "the forecast has not been scored for long enough",
+    Trust.WORSE_THAN_LAST_VALUE: "the forecast is worse than the last value",
+    Trust.COVERAGE_LOW: "too many minutes lie above the 95 % quantile",
+    Trust.COVERAGE_HIGH: "the forecast's band is too wide",
+    Trust.CLASS_MISSING: "a request class has no forecast",
+}
+
+_FIXES = {
+    BlindReason.UNREACHABLE: "check the address and the network policy",
+    BlindReason.TIMEOUT: "the server is slow: check its load",
+    BlindReason.REFUSED: "check the server's log",
+    BlindReason.FORBIDDEN: "grant the missing permission",
+    BlindReason.NOT_FOUND: "check the target's name, kind and namespace",
+    BlindReason.NO_SERIES: "set selector.deployment_label or selector.labels",
+    BlindReason.TARGET_DOWN: "check the scrape target",
+    BlindReason.AMBIGUOUS: "narrow the selector",
+    BlindReason.CLOCK_SKEW: "check the clocks (NTP) of both machines",
+}
+
+
+def way_out_of(blind: Blind, workload: str) -> str:
+    """The next command or setting for a signal that cannot be read."""
+    doctor = f"headstart doctor --workload {workload}"
+    fix = _FIXES.get(blind.reason)
+    return f"{doctor}, or {fix}" if fix else doctor
+
+
+def blind_demand(record: DecisionRecord) -> Blind | None:
+    """Why demand is unknown, or None while it is known. Readings that are no number count as blind."""
+    if demand_of(record.snapshot.classes) is not None:
+        return None
+    for readings in record.snapshot.classes:
+        if isinstance(readings.demand_rps, Blind):
+            return readings.demand_rps
+    return Blind(reason=BlindReason.NOT_READ, detail="the source gave no demand for this workload")
+
+
+def state_of(
+    record: DecisionRecord, after: PolicyState, outcome: Outcome | None = None, *, learning: bool = False
+) -> tuple[State, datetime | None, str, str]:
+    """State, since when as far as the record itself tells, cause and way out.
+
+    `after` is the state that the decision returned; `learning` says that the history is younger than a day.
+    """
+    name, replicas = record.policy.workload, record.snapshot.replicas
+    if isinstance(replicas, Blind):
+        return State.DEGRADED, None, f"replicas unknown: {_words(replicas)}", way_out_of(replicas, name)
+    if outcome is not None and outcome.kind is OutcomeKind.FAILED:
+        return State.DEGRADED, None, f"the last write failed: {outcome.detail}", f"headstart doctor --workload {name}"
+    if record.decision.reason is Reason.HANDS_OFF:
+        return State.HELD, None, "somebody scaled it to zero", "scale it to at least one replica"
+    if outcome is not None and outcome.kind is OutcomeKind.CONFLICT:
+        return State.HELD, None, f"another writer: {outcome.detail}", "remove the other autoscaler, or wait a tick"
+    demand = blind_demand(record)
+    if demand is not None:
+        return State.HOLD, None, f"demand unknown: {_words(demand)}", way_out_of(demand, name)
+    window = guard.look_back(timedelta(seconds=record.snapshot.lead_time_s))
+    if after.known_since is not None and record.at - after.known_since < window:
+        ends = after.known_since + window
+        return (
+            State.REWARM,
+            after.known_since,
+            "signals are back for less than a look-back",
+            f"ends {ends:%H:%M:%S} UTC",
+        )
+    return _trusted_state(record, learning=learning)
+
+
+def _trusted_state(record: DecisionRecord, *, learning: bool) -> tuple[State, datetime | None, str, str]:
+    """The states in which every signal is known: they differ by the forecast and by the mode."""
+    trust, predictive = record.decision.trust, record.policy.predictive.enabled
+    if predictive and trust is not Trust.TRUSTED:
+        cause = _FORECAST_CAUSES[trust]
+        if learning:
+            return State.LEARNING, None, f"{cause}: less than a day of history", "a day of history"
+        out = "two hours of scored forecasts" if trust is Trust.UNSCORED else "ends by itself when forecasts improve"
+        return State.REACTIVE_ONLY, None, cause, out
+    if record.policy.mode is Mode.OBSERVE:
+        return State.OBSERVE, None, "decides and writes nothing", f"headstart enable {record.policy.workload}"
+    return State.ACTIVE, None, "forecast trusted" if predictive else "predictive rule switched off", ""
+
+
+def statuses(
+    report: TickReport, before: Mapping[str, Status], *, learning: frozenset[str] = frozenset()
+) -> dict[str, Status]:
+    """The status of every workload after a tick; a state that goes on keeps its beginning."""
+    found = {}
+    for record in report.records:
+        name = record.policy.workload
+        state, since, cause, way_out = state_of(
+            record, report.states[name], report.outcomes.get(name), learning=name in learning
+        )
+        last = before.get(name)
+        if since is None:
+            since = last.since if last is not None and last.state is state else report.at
+        found[name] = Status(state=state, since=since, cause=cause, way_out=way_out)
+    return found
+
+
+def _words(blind: Blind) -> str:
+    return f"{blind.reason.value}: {blind.detail}" if blind.detail else blind.reason.value

@@ -1,0 +1,243 @@
+"""The exported metrics: one custom collector that reads the last finished tick, and the counts kept since the start.
+
+Series of a workload exist only while it is in the last tick: a long-lived labelled gauge would show a deleted
+workload for ever. Names and meanings are in `scaler.adapters.metrics`. Nothing here decides, and a scrape never waits
+for a tick.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, value_of
+from scaler.adapters.board import Board, View
+from scaler.adapters.invariants import INVARIANTS, Violation
+from scaler.adapters.metrics import SPECS
+from scaler.loop import TickReport
+from scaler.ports import DecisionRecord
+
+SHOWN_HORIZONS: tuple[tuple[str, timedelta], ...] = (
+    ("5m", timedelta(minutes=5)),
+    ("15m", timedelta(minutes=15)),
+    ("30m", timedelta(minutes=30)),
+)
+"""Horizons exported besides the lead time's ("lead"): 13 horizons × 4 quantiles would be 52 series a workload."""
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0)
+"""Bucket edges of durations; 8 s is the deadline of a metrics query, 10 s the budget of a tick."""
+
+
+class Telemetry:
+    """Counts since the start, and the registry that `/metrics` serves. Safe between threads."""
+
+    def __init__(self, board: Board) -> None:
+        self._lock = threading.Lock()
+        self._decisions: Counter[tuple[str, str, str]] = Counter()
+        self._violations: Counter[str] = Counter(dict.fromkeys(INVARIANTS, 0))
+        self._job_failures: Counter[str] = Counter()
+        self._journal_errors = 0
+        self._last_success_s = 0.0
+        self._train: tuple[str, float] | None = None
+        self._models: Mapping[str, datetime] = {}
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._tick_s = self._histogram("tick_duration_seconds")
+        self._query_s = self._histogram("prometheus_query_seconds")
+        self._request_s = self._histogram("kubernetes_request_seconds")
+        self._forecast_s = self._histogram("forecast_duration_seconds")
+        self.registry.register(_TickCollector(board, self))
+        ProcessCollector(registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        spec = SPECS[name]
+        return Histogram(spec.full_name, spec.meaning, spec.labels, registry=self.registry, buckets=SECONDS)
+
+    # ── written by the shell ──────────────────────────────────────────────────────────────────────────────────
+
+    def tick_finished(self, report: TickReport, broken: Iterable[Violation], *, duration_s: float) -> None:
+        """Count a finished tick; what is known of workloads that left the fleet is dropped."""
+        self._tick_s.observe(duration_s)
+        present = {record.policy.workload for record in report.records}
+        with self._lock:
+            self._last_success_s = time.time()
+            for record in report.records:
+                decision = record.decision
+                self._decisions[decision.workload, decision.action.value, decision.reason.value] += 1
+            for key in [key for key in self._decisions if key[0] not in present]:
+                del self._decisions[key]
+            self._violations.update(violation.invariant for violation in broken)
+            self._journal_errors += bool(report.journal_error)
+
+    def queried(self, duration_s: float) -> None:
+        """Note one round of metrics queries."""
+        self._query_s.observe(duration_s)
+
+    def requested(self, verb: str, status: int | None, duration_s: float) -> None:
+        """Note one Kubernetes API request."""
+        code = "none" if status is None else f"{status // 100}xx"
+        self._request_s.labels(verb=verb, code=code).observe(duration_s)
+
+    def forecast_finished(self, duration_s: float) -> None:
+        """Note one forecast of all workloads."""
+        self._forecast_s.observe(duration_s)
+
+    def job_failed(self, job: str) -> None:
+        """Count a failed run of a background job."""
+        with self._lock:
+            self._job_failures[job] += 1
+
+    def trained(self, outcome: str, duration_s: float) -> None:
+        """Note the last refit."""
+        with self._lock:
+            self._train = (outcome, duration_s)
+
+    def models_in_use(self, trained_at: Mapping[str, datetime]) -> None:
+        """Note which fitted models are in use, and when each was trained."""
+        with self._lock:
+            self._models = dict(trained_at)
+
+    # ── read by the collector ─────────────────────────────────────────────────────────────────────────────────
+
+    def counts(self) -> Iterator[Metric]:
+        """What was counted since the start."""
+        with self._lock:
+            decisions, violations = dict(self._decisions), dict(self._violations)
+            failures, journal_errors = dict(self._job_failures), self._journal_errors
+            last_success_s, train, models = self._last_success_s, self._train, self._models
+        total = _counter("decision_total")
+        for (workload, action, reason), count in decisions.items():
+            total.add_metric((*_split(workload), action, reason), count)
+        broken = _counter("invariant_violations_total")
+        for invariant, count in violations.items():
+            broken.add_metric((invariant,), count)
+        failed = _counter("job_failures_total")
+        for job, count in failures.items():
+            failed.add_metric((job,), count)
+        lost = _counter("journal_errors_total")
+        lost.add_metric((), journal_errors)
+        success = _gauge("tick_last_success_timestamp_seconds")
+        success.add_metric((), last_success_s)
+        took = _gauge("train_duration_seconds")
+        if train is not None:
+            took.add_metric((train[0],), train[1])
+        age = _gauge("model_age_seconds")
+        for model, trained_at in models.items():
+            age.add_metric((model,), max(0.0, time.time() - trained_at.timestamp()))
+        yield from (total, broken, failed, lost, success, took, age)
+
+
+class _TickCollector(Collector):
+    """Makes every per-workload series anew from the last finished tick."""
+
+    def __init__(self, board: Board, telemetry: Telemetry) -> None:
+        self._board = board
+        self._telemetry = telemetry
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._telemetry.counts()
+        view = self._board.view()
+        if view is None:
+            return
+        yield from _of_decisions(view)
+        yield from _of_signals(view)
+        yield from _of_forecasts(view)
+        yield _budget_used(view)
+
+
+def _of_decisions(view: View) -> Iterator[Metric]:
+    desired, current, proposed = _gauge("replicas_desired"), _gauge("replicas_current"), _gauge("replicas_proposed")
+    lead, state = _gauge("lead_time_seconds"), _gauge("state")
+    for record in view.report.records:
+        labels, decision = _split(record.policy.workload), record.decision
+        if decision.target is not None:
+            desired.add_metric(labels, decision.target)
+        if decision.current is not None:
+            current.add_metric(labels, decision.current)
+        for proposal in decision.proposals:
+            proposed.add_metric((*labels, proposal.rule), proposal.want)
+        lead.add_metric(labels, record.snapshot.lead_time_s)
+        status = view.statuses.get(record.policy.workload)
+        if status is not None:
+            state.add_metric((*labels, record.policy.mode.value, status.state.value), 1)
+    yield from (desired, current, proposed, lead, state)
+
+
+def _of_signals(view: View) -> Iterator[Metric]:
+    demand, blind = _gauge("demand"), _gauge("blind")
+    for record in view.report.records:
+        labels = _split(record.policy.workload)
+        for readings in record.snapshot.classes:
+            value = value_of(readings.demand_rps)
+            if value is not None:
+                demand.add_metric((*labels, readings.request_class), value)
+        for signal, reason in sorted(blind_signals(record)):
+            blind.add_metric((*labels, signal, reason), 1)
+    yield from (demand, blind)
+
+
+def blind_signals(record: DecisionRecord) -> set[tuple[str, str]]:
+    """Signals that could not be read, with their reason; optional ones that nobody asked for are left out."""
+    snapshot = record.snapshot
+    required = [("demand_rps", readings.demand_rps) for readings in snapshot.classes]
+    if not required:
+        required = [("demand_rps", Blind(reason=BlindReason.NOT_READ))]
+    optional = [("requests_waiting", snapshot.requests_waiting)]
+    for readings in snapshot.classes:
+        optional += [(signal, getattr(readings, signal)) for signal in ("e2e_p95_s", "ttft_p95_s", "queue_time_p95_s")]
+    found = {(name, reading.reason) for name, reading in (*required, *optional) if isinstance(reading, Blind)}
+    asked = {each for each in found if each[0] == "demand_rps" or each[1] is not BlindReason.NOT_READ}
+    if isinstance(snapshot.replicas, Blind):
+        asked.add(("replicas", snapshot.replicas.reason))
+    return {(name, reason.value) for name, reason in asked}
+
+
+def _of_forecasts(view: View) -> Iterator[Metric]:
+    demand, wape, coverage = _gauge("forecast_demand"), _gauge("forecast_wape"), _gauge("forecast_coverage")
+    for record in view.report.records:
+        labels = _split(record.policy.workload)
+        horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
+        for each in record.snapshot.forecasts:
+            forecast, quality = each.forecast, each.quality
+            request_class = forecast.request_class
+            if not forecast.expired(now=record.at):
+                for name, ahead in horizons:
+                    for level, z in zip(LEVELS, LEVEL_Z, strict=True):
+                        value = forecast.quantile(record.at + ahead, z=z)
+                        demand.add_metric((*labels, request_class, f"{level:g}", name), value)
+            if quality is not None:
+                wape.add_metric((*labels, request_class, "headstart"), quality.wape)
+                wape.add_metric((*labels, request_class, "last-value"), quality.wape_last_value)
+                coverage.add_metric((*labels, request_class, "0.95"), quality.coverage_95)
+    yield from (demand, wape, coverage)
+
+
+def _budget_used(view: View) -> Metric:
+    ratio = _gauge("gpu_budget_used_ratio")
+    if view.gpu_budget is not None:
+        held = sum((record.decision.current or 0) * record.policy.profile.gpus for record in view.report.records)
+        ratio.add_metric((), held / view.gpu_budget)
+    return ratio
+
+
+def _gauge(name: str) -> GaugeMetricFamily:
+    spec = SPECS[name]
+    return GaugeMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
+
+
+def _counter(name: str) -> CounterMetricFamily:
+    spec = SPECS[name]
+    return CounterMetricFamily(spec.full_name, spec.meaning, labels=spec.labels)
+
+
+def _split(workload: str) -> tuple[str, str]:
+    """ "namespace/name" as the two labels."""
+    namespace, _, name = workload.partition("/")
+    return (namespace, name) if name else ("", namespace)

@@ -1,0 +1,112 @@
+"""One decision round of the daemon: tick, check the promises, publish, tell. Order only, no rule of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from forecaster.types import Blind, SeriesKey
+from scaler.adapters import events
+from scaler.adapters.board import Board, View
+from scaler.adapters.intake import DEMAND
+from scaler.adapters.invariants import violations
+from scaler.adapters.states import Status, statuses
+from scaler.adapters.telemetry import Telemetry
+from scaler.loop import Fleet, Ports, TickReport, tick
+from scaler.policy import scheduled, steering
+from scaler.policy.types import PolicyState, demand_of
+from scaler.ports import DecisionRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlets:
+    """Where a round's results go besides the cluster and the journal."""
+
+    board: Board
+    telemetry: Telemetry
+    log: Any
+    announce: Callable[[datetime], tuple[Exception, ...]] = lambda _: ()
+    """Leave the Events of this round's writes; answers what could not be left."""
+    mutating_requests: Callable[[], int] = lambda: 0
+    """Writes sent to the cluster since the start."""
+    source_notes: Callable[[], tuple[str, ...]] = lambda: ()
+    """What the metrics source remarked on its last read."""
+
+
+class Round:
+    """Runs rounds one after another and carries each one's memory to the next."""
+
+    def __init__(self, fleet: Fleet, ports: Ports, outlets: Outlets, *, states: Mapping[str, PolicyState]) -> None:
+        self._ports = ports
+        self._outlets = outlets
+        self._settings: tuple[Fleet, Mapping[str, tuple[str, ...]]] = (fleet, {})
+        self._learning: frozenset[str] = frozenset()
+        self._states = dict(states)
+        self._statuses: dict[str, Status] = {}
+        self._report: TickReport | None = None
+        self._notes: tuple[str, ...] = ()
+
+    @property
+    def fleet(self) -> Fleet:
+        """The settings that the next round decides with."""
+        return self._settings[0]
+
+    def use(self, fleet: Fleet, notes: Mapping[str, tuple[str, ...]]) -> None:
+        """Decide with these settings from the next round on; `notes` say by workload what differs from the file."""
+        self._settings = (fleet, notes)
+
+    def set_learning(self, workloads: frozenset[str]) -> None:
+        """Which workloads have less than a day of history."""
+        self._learning = workloads
+
+    def run(self, *, now: datetime) -> TickReport:
+        """One round at `now`."""
+        outlets, (fleet, notes) = self._outlets, self._settings
+        begun, written = time.monotonic(), outlets.mutating_requests()
+        report = tick(fleet, self._states, self._ports, now=now)
+        self._states = dict(report.states)
+        broken = violations(report, mutating_requests=outlets.mutating_requests() - written)
+        before, after = self._statuses, statuses(report, self._statuses, learning=self._learning)
+        self._statuses = after
+        outlets.board.publish(View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus))
+        outlets.telemetry.tick_finished(report, broken, duration_s=time.monotonic() - begun)
+        for event in events.events_of(report, self._report, before, after, broken):
+            getattr(outlets.log, event.level)(event.name, **event.keys)
+        self._report = report
+        self._tell_source_notes()
+        for error in outlets.announce(now):
+            outlets.log.warning("event_not_left", error=error, meanwhile="the scale was written")
+        return report
+
+    def _tell_source_notes(self) -> None:
+        notes = self._outlets.source_notes()
+        fresh = [note for note in notes if note not in self._notes]
+        if fresh:
+            self._outlets.log.warning("metrics_source", notes=fresh)
+        self._notes = notes
+
+
+def frozen_series(report: TickReport) -> frozenset[SeriesKey]:
+    """Series whose last minute says nothing about the forecast (I13): the engine must not learn from it."""
+    return frozenset(
+        SeriesKey(workload=record.policy.workload, signal=DEMAND, request_class=readings.request_class)
+        for record in report.records
+        if _is_frozen(record, report.states[record.policy.workload])
+        for readings in record.snapshot.classes
+    )
+
+
+def _is_frozen(record: DecisionRecord, after: PolicyState) -> bool:
+    replicas, policy = record.snapshot.replicas, record.policy
+    if isinstance(replicas, Blind) or demand_of(record.snapshot.classes) is None:
+        return True
+    _, most = scheduled.bounds_at(
+        policy.scheduled, least=policy.bounds.min_replicas, most=policy.bounds.max_replicas, now=record.at
+    )
+    lead = timedelta(seconds=record.snapshot.lead_time_s)
+    # A member that takes over within the ensemble is ordinary: only steering waits for that.
+    same_model = replace(after, model_since=None)
+    return steering.frozen(same_model, replicas, most_replicas=most, lead_time=lead, now=record.at)

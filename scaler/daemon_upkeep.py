@@ -1,0 +1,236 @@
+"""The daemon's work beside the tick: forecasts, history, settings that depend on what is measured, refits.
+
+Each method is one job; it catches what its own edge can fail with, says so once, and leaves what was there in force.
+Nothing here runs in the tick's thread, and no failure here stops a tick.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from forecaster.errors import ForecasterError, HistoryError, SourceError
+from forecaster.sources.prometheus import PrometheusSource, SignalCheck
+from forecaster.sources.selector import WorkloadSelector
+from scaler.adapters.board import Board
+from scaler.adapters.forecasts import DemandForecaster, ForecastBoard, ForecastRun
+from scaler.adapters.intake import HistoryIntake
+from scaler.adapters.models import ModelShelf
+from scaler.adapters.refit import Refit, RefitOutcome
+from scaler.adapters.signals import at_bucket_edges
+from scaler.adapters.store import Store
+from scaler.adapters.telemetry import Telemetry
+from scaler.daemon_round import Round, frozen_series
+
+RELEARN_FROM_POINTS = 1440
+"""A back-fill that brought a day of some series changes what the models should know; a filled hole does not."""
+
+EDGES_EVERY = timedelta(hours=1)
+
+SAVE_EVERY = timedelta(minutes=10)
+"""The engine's memory of 2,000 workloads is some 60 MB; minutes it misses are scored again from the history."""
+
+ENGINE_BLOB = "engine"
+
+
+class Told:
+    """Says a failure when it begins and when it ends, not every minute of it."""
+
+    def __init__(self, log: Any, telemetry: Telemetry) -> None:
+        self._log = log
+        self._telemetry = telemetry
+        self._open: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def failed(self, job: str, error: object, *, meanwhile: str) -> None:
+        """A run of `job` failed with `error`; `meanwhile` says what stays in force."""
+        self._telemetry.job_failed(job)
+        kind = f"{type(error).__name__}"
+        with self._lock:
+            known = self._open.get(job) == kind
+            self._open[job] = kind
+        if not known:
+            self._log.warning(f"{job}_failed", error=str(error), meanwhile=meanwhile)
+
+    def succeeded(self, job: str) -> None:
+        """A run of `job` went well."""
+        with self._lock:
+            was_open = self._open.pop(job, None)
+        if was_open is not None:
+            self._log.info(f"{job}_recovered")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the jobs work with."""
+
+    selectors: tuple[WorkloadSelector, ...]
+    source: PrometheusSource
+    store: Store
+    intake: HistoryIntake
+    forecaster: DemandForecaster
+    shelf: ModelShelf
+    forecasts: ForecastBoard
+    board: Board
+    telemetry: Telemetry
+    round: Round
+    refit: Refit
+    log: Any
+    stopping: Callable[[], bool] = lambda: False
+
+
+class Upkeep:
+    """The jobs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._told = Told(parts.log, parts.telemetry)
+        self._filled = False
+        self._edges_at: datetime | None = None
+        self._saved_at: datetime | None = None
+        self._failed_models: Mapping[str, str] = {}
+        self._configured = parts.round.fleet.workloads
+        self._told_notes: Mapping[str, tuple[str, ...]] = {}
+
+    # ── every minute ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def forecast(self, *, now: datetime) -> None:
+        """Take in the last minute, forecast, publish. On a first start the past is taken in before."""
+        begun = time.monotonic()
+        try:
+            self._take_in(now)
+            run = self._run(now)
+        except ForecasterError as error:
+            self._told.failed("forecast", error, meanwhile="the last forecasts stay in force until they expire")
+            return
+        self._told.succeeded("forecast")
+        self._parts.forecasts.publish(run.forecasts)
+        self._parts.round.set_learning(run.learning)
+        self._parts.telemetry.forecast_finished(time.monotonic() - begun)
+        self._tell_members(run)
+        if self._saved_at is None or now - self._saved_at >= SAVE_EVERY:
+            self.save_engine(now=now)
+
+    def _take_in(self, now: datetime) -> None:
+        """What the source knows and the history does not. A source that fails leaves the history as it is."""
+        parts = self._parts
+        try:
+            if not self._filled:
+                brought = parts.intake.backfill(now=now, stopped=parts.stopping)
+                if brought.stored >= RELEARN_FROM_POINTS:
+                    parts.log.info("history_filled", points=brought.stored, queries=brought.pieces)
+                    parts.forecaster.forget()
+                if brought.error:
+                    self._told.failed("backfill", brought.error, meanwhile="forecasts use the history that is here")
+                else:
+                    self._told.succeeded("backfill")
+                    self._filled = True
+            parts.intake.collect(now=now)
+        except SourceError as error:
+            self._told.failed("history", error, meanwhile="the minutes are asked for again later")
+        else:
+            self._told.succeeded("history")
+
+    def _run(self, now: datetime) -> ForecastRun:
+        parts = self._parts
+        shelf, changed = parts.shelf.current()
+        if changed:
+            parts.telemetry.models_in_use(shelf.trained_at)
+            members = [member.model_id for member in shelf.members]
+            parts.log.info("models", members=members, left_out=dict(shelf.refused))
+        view = parts.board.view()
+        return parts.forecaster.run(
+            shelf.members,
+            lead={policy.workload: policy.start_time for policy in parts.round.fleet.workloads},
+            frozen=frozen_series(view.report) if view is not None else frozenset(),
+            now=now,
+        )
+
+    def _tell_members(self, run: ForecastRun) -> None:
+        for member, error in run.failed.items():
+            if self._failed_models.get(member) != error:
+                self._parts.log.error("model_failed", model=member, error=error, meanwhile="the other members speak")
+        self._failed_models = run.failed
+
+    # ── hourly, and at the end ────────────────────────────────────────────────────────────────────────────────
+
+    def compact(self, *, now: datetime) -> None:
+        """Fold old days of the history, and look for holes in it at the next forecast."""
+        try:
+            while self._parts.store.history.compact(now=now) and not self._parts.stopping():
+                pass
+        except HistoryError as error:
+            self._told.failed("compact", error, meanwhile="the history grows; the next hour tries again")
+        else:
+            self._told.succeeded("compact")
+        self._filled = False
+
+    def save_engine(self, *, now: datetime) -> None:
+        """Store what the engine has learnt."""
+        self._saved_at = now
+        try:
+            for shard, stored in self._parts.forecaster.saved().items():
+                self._parts.store.save_blob(f"{ENGINE_BLOB}/{shard}", stored, now=now)
+        except OSError as error:
+            self._told.failed("save", error, meanwhile="a restart would learn again from the history")
+        else:
+            self._told.succeeded("save")
+
+    def restore_engine(self) -> None:
+        """Go on with what was learnt before the restart; anything unusable is learnt again."""
+        saved: dict[str, bytes] = {}
+        try:
+            while (stored := self._parts.store.load_blob(f"{ENGINE_BLOB}/{len(saved):04d}")) is not None:
+                saved[f"{len(saved):04d}"] = stored[0]
+            self._parts.forecaster.restore(saved)
+        except (ForecasterError, OSError) as error:
+            self._parts.log.warning("engine_not_restored", error=str(error), meanwhile="learning from the history")
+
+    # ── settings that depend on what is measured ──────────────────────────────────────────────────────────────
+
+    def judge_edges(self, *, now: datetime) -> None:
+        """Move latency targets to bucket edges; hourly, and every minute until the source has answered once."""
+        if self._edges_at is not None and now - self._edges_at < EDGES_EVERY:
+            return
+        parts = self._parts
+        try:
+            checks = parts.source.check(parts.selectors, now=now)
+        except SourceError as error:
+            self._told.failed("check", error, meanwhile="latency targets are judged as they are set")
+            return
+        self._told.succeeded("check")
+        self._edges_at = now
+        by_workload: dict[str, list[SignalCheck]] = defaultdict(list)
+        for each in checks:
+            by_workload[each.workload].append(each)
+        workloads, notes = [], {}
+        for policy in self._configured:
+            judged = at_bucket_edges(policy.latency, by_workload[policy.workload])
+            workloads.append(replace(policy, latency=judged.rule))
+            notes[policy.workload] = judged.notes
+            if judged.notes and self._told_notes.get(policy.workload) != judged.notes:
+                parts.log.info("slo_at_bucket_edge", workload=policy.workload, notes=list(judged.notes))
+        self._told_notes = notes
+        parts.round.use(replace(parts.round.fleet, workloads=tuple(workloads)), notes)
+
+    # ── daily ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refit(self) -> None:
+        """Fit the models again in a child process; what it promotes is picked up by the next forecast."""
+        report = self._parts.refit.run()
+        if report.outcome is RefitOutcome.SKIPPED:
+            self._parts.log.warning("refit_skipped", detail=report.detail, meanwhile="members that need no fit go on")
+            return
+        self._parts.telemetry.trained(report.outcome.value, report.duration_s)
+        level = self._parts.log.info if report.outcome is RefitOutcome.DONE else self._parts.log.warning
+        keys = {"duration_s": round(report.duration_s, 1), "detail": report.detail}
+        level("refit", outcome=report.outcome.value, **keys)
+
+    def stop(self) -> None:
+        """Let no refit go on."""
+        self._parts.refit.stop()

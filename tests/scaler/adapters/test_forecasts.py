@@ -1,0 +1,230 @@
+"""From a metrics source through the stored history to the forecasts in force: over real stores, with a scripted past."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecaster.errors import ArtefactError, SourceError, SourceTimeout
+from forecaster.models.seasonal import LastValue, SeasonalNaive
+from forecaster.sources.selector import WorkloadSelector
+from forecaster.types import STEP, Forecaster, Panel, SeriesKey
+from policy_cases import MINUTE, NOON
+from scaler.adapters import forecasts as module
+from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
+from scaler.adapters.intake import DEMAND, HistoryIntake
+from scaler.adapters.store import Store
+
+CHAT = "llm/chat"
+KEY = SeriesKey(workload=CHAT, signal=DEMAND)
+DAY = timedelta(days=1)
+MEMBERS: tuple[Forecaster, ...] = (LastValue(), SeasonalNaive())
+
+
+def daily(at: datetime) -> float:
+    """Demand that doubles at noon sharp, every day."""
+    return 20.0 if at.hour >= 12 else 10.0
+
+
+class ScriptedPast:
+    """A source that knows `daily` back to `reaches`, and fails on demand."""
+
+    def __init__(self, *, reaches: datetime = NOON - 3 * DAY) -> None:
+        self.reaches = reaches
+        self.failing: SourceError | None = None
+        self.asked: list[tuple[datetime, datetime]] = []
+
+    def history(
+        self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime, step: timedelta
+    ) -> Panel:
+        self.asked.append((start, end))
+        if self.failing is not None:
+            raise self.failing
+        moments = [start + i * step for i in range((end - start) // step)]
+        row = [daily(at) if at >= self.reaches else np.nan for at in moments]
+        keys = tuple(SeriesKey(workload=each.workload, signal=signal) for each in selectors)
+        return Panel(keys=keys, start=start, step=step, values=np.array([row] * len(keys)))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path, now=NOON) as opened:
+        yield opened
+
+
+@pytest.fixture
+def past() -> ScriptedPast:
+    return ScriptedPast()
+
+
+@pytest.fixture
+def intake(store: Store, past: ScriptedPast) -> HistoryIntake:
+    return HistoryIntake(past, [WorkloadSelector.for_workload("llm", "chat")], store)
+
+
+def filled(intake: HistoryIntake, now: datetime = NOON) -> None:
+    assert intake.backfill(now=now, stopped=lambda: False).error == ""
+
+
+def a_forecaster(store: Store) -> DemandForecaster:
+    return DemandForecaster(store, workloads={CHAT}, ttl=timedelta(minutes=10))
+
+
+LEAD = {CHAT: timedelta(minutes=3)}
+
+
+# ── History ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_past_is_asked_for_a_day_at_a_time_newest_first(intake: HistoryIntake, past: ScriptedPast) -> None:
+    brought = intake.backfill(now=NOON, stopped=lambda: False)
+    assert (brought.stored, brought.pieces) == (3 * 1440, 14)
+    assert past.asked[0] == (NOON - DAY, NOON)
+    assert all(end - start <= DAY for start, end in past.asked)
+
+
+def test_what_the_source_does_not_have_is_not_asked_for_again(intake: HistoryIntake, past: ScriptedPast) -> None:
+    filled(intake)
+    past.asked.clear()
+    filled(intake)
+    assert past.asked == []
+
+
+def test_a_failure_ends_the_pass_and_the_next_one_goes_on(intake: HistoryIntake, past: ScriptedPast) -> None:
+    past.failing = SourceTimeout("no complete answer within 8 s")
+    brought = intake.backfill(now=NOON, stopped=lambda: False)
+    assert (brought.stored, brought.error) == (0, "no complete answer within 8 s")
+    assert len(past.asked) == 1
+    past.failing = None
+    filled(intake)
+
+
+def test_being_stopped_ends_the_pass(intake: HistoryIntake, past: ScriptedPast) -> None:
+    assert intake.backfill(now=NOON, stopped=lambda: len(past.asked) >= 2).error == "stopped"
+    assert len(past.asked) == 2
+
+
+def test_each_minute_brings_the_last_one_and_asks_two_again(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    intake.collect(now=NOON + timedelta(seconds=3))
+    intake.collect(now=NOON + MINUTE + timedelta(seconds=3))
+    assert past.asked == [(NOON - timedelta(minutes=30), NOON), (NOON - 2 * MINUTE, NOON + MINUTE)]
+    assert store.history.last_minutes([KEY], minutes=2, now=NOON + MINUTE).values.tolist() == [[10.0, 20.0]]
+
+
+def test_minutes_lost_to_an_outage_are_asked_for_when_it_is_over(intake: HistoryIntake, past: ScriptedPast) -> None:
+    intake.collect(now=NOON)
+    past.failing = SourceTimeout("down")
+    for minute in range(1, 8):
+        with pytest.raises(SourceTimeout):
+            intake.collect(now=NOON + minute * MINUTE)
+    past.failing = None
+    intake.collect(now=NOON + 8 * MINUTE)
+    assert past.asked[-1] == (NOON - 2 * MINUTE, NOON + 8 * MINUTE)
+
+
+# ── Forecasts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_history_a_workload_is_learning(store: Store) -> None:
+    run = a_forecaster(store).run(MEMBERS, lead=LEAD, now=NOON)
+    assert (dict(run.forecasts), run.learning) == ({}, frozenset({CHAT}))
+
+
+def test_less_than_a_day_of_history_is_learning_too(store: Store, past: ScriptedPast, intake: HistoryIntake) -> None:
+    past.reaches = NOON - timedelta(hours=20)
+    filled(intake)
+    run = a_forecaster(store).run(MEMBERS, lead=LEAD, now=NOON)
+    assert (dict(run.forecasts), run.learning) == ({}, frozenset({CHAT}))
+
+
+def test_the_very_first_forecast_knows_the_daily_step_and_has_earned_its_trust(
+    store: Store, intake: HistoryIntake
+) -> None:
+    """Ten minutes before the daily step: last value would say 10, and a blank engine would let it speak for an hour."""
+    now = NOON - 10 * MINUTE
+    filled(intake, now)
+    (each,) = a_forecaster(store).run(MEMBERS, lead=LEAD, now=now).forecasts[CHAT]
+    assert each.forecast.issued_at == now
+    assert each.forecast.quantile(NOON + 2 * MINUTE, z=0.0) == pytest.approx(20.0, rel=0.01)
+    assert each.forecast.quantile(NOON - 5 * MINUTE, z=0.0) == pytest.approx(10.0, rel=0.01)
+    assert each.quality is not None
+    assert each.quality.scored_bins >= 300
+
+
+def test_portions_change_nothing(store: Store, past: ScriptedPast, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"w{i}" for i in range(5)]
+    selectors = [WorkloadSelector.for_workload("llm", name) for name in names]
+    HistoryIntake(past, selectors, store).backfill(now=NOON, stopped=lambda: False)
+
+    def run() -> object:
+        forecaster = DemandForecaster(store, workloads={f"llm/{name}" for name in names}, ttl=timedelta(minutes=10))
+        return forecaster.run(MEMBERS, lead={}, now=NOON).forecasts
+
+    whole = run()
+    monkeypatch.setattr(module, "SHARD", 2)
+    assert run() == whole
+
+
+def test_a_restart_goes_on_where_it_was(store: Store, intake: HistoryIntake) -> None:
+    filled(intake)
+    first = a_forecaster(store)
+    first.run(MEMBERS, lead=LEAD, now=NOON)
+    again = a_forecaster(store)
+    again.restore(first.saved())
+    intake.collect(now=NOON + MINUTE)
+    goes_on = first.run(MEMBERS, lead=LEAD, now=NOON + MINUTE)
+    assert again.run(MEMBERS, lead=LEAD, now=NOON + MINUTE).forecasts == goes_on.forecasts
+
+
+def test_a_damaged_memory_is_refused_and_learnt_again(store: Store, intake: HistoryIntake) -> None:
+    filled(intake)
+    forecaster = a_forecaster(store)
+    forecaster.run(MEMBERS, lead=LEAD, now=NOON)
+    saved = {name: stored[: len(stored) // 2] for name, stored in forecaster.saved().items()}
+    again = a_forecaster(store)
+    with pytest.raises(ArtefactError):
+        again.restore(saved)
+    assert again.run(MEMBERS, lead=LEAD, now=NOON).forecasts[CHAT]
+
+
+def test_a_failing_model_is_named_and_the_others_speak(store: Store, intake: HistoryIntake) -> None:
+    class Broken:
+        """A member with a defect."""
+
+        model_id = "broken"
+        min_history = DAY
+
+        def predict(self, panel: Panel, *, horizons: tuple[int, ...] = ()) -> object:
+            raise ZeroDivisionError("a defect")
+
+    filled(intake)
+    run = a_forecaster(store).run((*MEMBERS, Broken()), lead=LEAD, now=NOON)  # type: ignore[arg-type]
+    assert run.failed == {"broken": "ZeroDivisionError: a defect"}
+    assert run.forecasts[CHAT]
+
+
+def test_forecasts_are_published_whole() -> None:
+    board = ForecastBoard()
+    assert board.latest(now=NOON) == {}
+    before = board.latest(now=NOON)
+    board.publish({CHAT: ()})
+    assert (before, board.latest(now=NOON)) == ({}, {CHAT: ()})
+
+
+@pytest.mark.parametrize(
+    ("lead", "steps"),
+    [
+        pytest.param(timedelta(0), 1, id="at once: the bin that begins now"),
+        pytest.param(timedelta(minutes=3), 4, id="three minutes reach the fourth bin"),
+        pytest.param(timedelta(seconds=200), 5, id="a part of a minute counts whole"),
+    ],
+)
+def test_lead_steps(lead: timedelta, steps: int) -> None:
+    assert module._lead_steps([KEY], {CHAT: lead}) == {KEY: steps}
+    assert STEP == MINUTE

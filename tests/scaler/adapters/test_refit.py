@@ -1,0 +1,166 @@
+"""The refit is a child: budgeted, modest, killed with all it started, and skipped with a message where it cannot run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecaster.types import STEP, Panel, SeriesKey
+from policy_cases import NOON
+from scaler.adapters.models import ModelShelf
+from scaler.adapters.refit import NICENESS, Refit, RefitOutcome, missing_packages
+from scaler.adapters.refit_child import refit
+from scaler.adapters.store import Store
+
+
+def a_refit(script: str, *, budget_s: float = 30.0, needs: tuple[str, ...] = ()) -> Refit:
+    return Refit((sys.executable, "-c", script), budget=timedelta(seconds=budget_s), needs=needs)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "said"),
+    [
+        pytest.param("print('fitted 3 models')", RefitOutcome.DONE, "fitted 3 models", id="it works"),
+        pytest.param("import sys; sys.exit('no history')", RefitOutcome.FAILED, "no history", id="it refuses"),
+        pytest.param("import os; os.kill(os.getpid(), 9)", RefitOutcome.FAILED, "", id="out of memory"),
+    ],
+)
+def test_the_outcome_comes_with_its_last_words(script: str, outcome: RefitOutcome, said: str) -> None:
+    report = a_refit(script).run()
+    assert (report.outcome, report.detail) == (outcome, said)
+    assert report.duration_s > 0
+
+
+def test_without_the_train_extra_it_is_skipped_with_the_next_command() -> None:
+    report = a_refit("raise SystemExit('must not run')", needs=("no_such_package", "json")).run()
+    assert report.outcome is RefitOutcome.SKIPPED
+    assert report.detail == "not installed: no_such_package; pip install 'headstart[train]' for fitted models"
+
+
+def test_looking_for_packages_imports_none() -> None:
+    before = set(sys.modules)
+    missing_packages()
+    assert not {"torch", "statsmodels", "lightgbm"} & (set(sys.modules) - before)
+
+
+def test_a_hung_refit_is_killed_at_its_budget_with_everything_it_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(pid_file)!r}, "w").write(str(child.pid))
+time.sleep(600)
+"""
+    report = a_refit(script, budget_s=2.0).run()
+    assert report.outcome is RefitOutcome.TIMED_OUT
+    _await(lambda: not _lives(int(pid_file.read_text())))
+
+
+def test_stopping_the_daemon_ends_a_refit_and_lets_none_begin() -> None:
+    refit = a_refit("import time; time.sleep(600)")
+    reports = []
+    thread = threading.Thread(target=lambda: reports.append(refit.run()))
+    thread.start()
+    _await(lambda: refit._child is not None)
+    refit.stop()
+    thread.join(timeout=10)
+    assert reports[0].outcome is RefitOutcome.STOPPED
+    assert refit.run().outcome is RefitOutcome.STOPPED
+
+
+def test_it_has_the_lowest_claim_on_cpu_and_memory() -> None:
+    script = "import os, time; time.sleep(.5); print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    niceness, oom_score = a_refit(script).run().detail.split()
+    assert int(niceness) == NICENESS
+    assert int(oom_score) == 1000
+
+
+def test_endless_words_do_not_fill_the_log() -> None:
+    report = a_refit("print('x' * 100_000 + 'the end')").run()
+    assert len(report.detail) <= 2000
+    assert report.detail.endswith("the end")
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _await(found, within_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]
+    ends = time.monotonic() + within_s
+    while not found():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+# ── The child itself, and what the daemon makes of its work ───────────────────────────────────────────────────
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder with four days of a daily pattern."""
+    with Store.open(tmp_path, now=NOON) as store:
+        minutes = 4 * 1440
+        rates = (
+            10.0
+            + 6.0 * np.sin(2 * np.pi * np.arange(minutes) / 1440)
+            + np.random.default_rng(1).normal(0, 0.3, minutes)
+        )
+        key = SeriesKey(workload="llm/chat", signal="demand_rps")
+        panel = Panel(keys=(key,), start=NOON - minutes * STEP, step=STEP, values=rates[None, :])
+        store.history.append(panel, now=NOON)
+    return tmp_path
+
+
+def test_the_child_fits_on_the_stored_history_and_the_shelf_takes_up_what_it_promotes(folder: Path) -> None:
+    pytest.importorskip("statsmodels", reason="needs the train extra")
+    shelf = ModelShelf(folder / "models", ("last-value", "holt-winters"))
+    before, _ = shelf.current()
+    assert [member.model_id for member in before.members] == ["last-value", "holt-winters"]
+    (outcome,) = refit(folder, ("holt-winters",), now=NOON)
+    assert outcome.promoted, "on a clean daily pattern it beats last value"
+    after, changed = shelf.current()
+    assert changed
+    assert [member.model_id for member in after.members] == ["last-value", f"holt-winters@{outcome.version}"]
+    assert after.trained_at["holt-winters"] <= NOON
+    assert shelf.current() == (after, False)
+
+
+def test_a_damaged_model_is_refused_and_the_last_good_one_goes_on(folder: Path) -> None:
+    pytest.importorskip("statsmodels", reason="needs the train extra")
+    shelf = ModelShelf(folder / "models", ("last-value", "holt-winters"))
+    (outcome,) = refit(folder, ("holt-winters",), now=NOON)
+    good, _ = shelf.current()
+    home = folder / "models" / "holt-winters"
+    for file in (home / str(outcome.version)).iterdir():
+        file.write_bytes(file.read_bytes()[:-20])
+    pointer = home / "current.json"
+    pointer.write_bytes(pointer.read_bytes() + b"\n")
+    still, changed = shelf.current()
+    assert changed
+    assert still.members == good.members
+    assert "holt-winters" in still.refused
+
+
+def test_a_model_that_is_wanted_and_not_there_is_named(tmp_path: Path) -> None:
+    shelf, _ = ModelShelf(tmp_path, ("last-value", "no-such-model")).current()
+    assert [member.model_id for member in shelf.members] == ["last-value"]
+    assert shelf.refused == {"no-such-model": "no no-such-model is stored here: the next refit may bring one"}
+
+
+def test_without_a_usable_history_the_child_says_so(tmp_path: Path) -> None:
+    with Store.open(tmp_path, now=NOON):
+        pass
+    command = (sys.executable, "-m", "scaler.adapters.refit_child", str(tmp_path), "holt-winters")
+    report = Refit(command, budget=timedelta(seconds=60), needs=()).run()
+    assert report.outcome is RefitOutcome.FAILED
+    assert "training needs over two days" in report.detail

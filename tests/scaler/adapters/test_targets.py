@@ -1,0 +1,123 @@
+"""The loop's targets on a cluster: outcomes in the loop's words, an Event after each write, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forecaster.types import Blind, BlindReason
+from kube_double import KubeDouble
+from policy_cases import NOON
+from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.targets import KubernetesTargets
+from scaler.policy.types import Decision, Proposal, Reason, ReplicaState
+from scaler.ports import OutcomeKind
+
+CHAT = TargetRef(namespace="llm", api_version="apps/v1", kind="Deployment", name="chat-v2")
+
+
+@pytest.fixture
+def cluster() -> Iterator[KubeDouble]:
+    with KubeDouble() as double:
+        double.namespace("llm")
+        double.deployment("llm", "chat-v2", replicas=3)
+        double.advance(2)
+        yield double
+
+
+@pytest.fixture
+def api(cluster: KubeDouble, tmp_path: Path) -> Iterator[ApiConnection]:
+    connection = ApiConnection(Kubeconfig(path=cluster.kubeconfig(tmp_path)))
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def targets(api: ApiConnection) -> KubernetesTargets:
+    return KubernetesTargets(KubernetesCluster(api), {"llm/chat": CHAT})
+
+
+def a_decision(current: int | None, target: int | None) -> Decision:
+    return Decision(
+        workload="llm/chat",
+        at=NOON,
+        current=current,
+        target=target,
+        reason=Reason.FORECAST,
+        proposals=(Proposal(rule="predictive", want=5, keep=5, reason=Reason.FORECAST, detail="load 4.8 at 12:03"),),
+    )
+
+
+def events(cluster: KubeDouble) -> list[Any]:
+    """Events that were posted."""
+    return [
+        request.body for request in cluster.requests if request.method == "POST" and request.path.endswith("/events")
+    ]
+
+
+def test_a_workload_is_read_by_its_own_name_whatever_its_target_is_called(targets: KubernetesTargets) -> None:
+    assert targets.read(now=datetime.now(UTC)) == {"llm/chat": ReplicaState(desired=3, ready=3)}
+
+
+def test_reading_changes_nothing(cluster: KubeDouble, targets: KubernetesTargets) -> None:
+    targets.read(now=datetime.now(UTC))
+    targets.announce(now=datetime.now(UTC))
+    assert cluster.requests
+    assert cluster.mutating_requests == 0
+
+
+def test_a_target_that_is_not_there_is_blind(cluster: KubeDouble, api: ApiConnection) -> None:
+    gone = TargetRef(namespace="llm", api_version="apps/v1", kind="Deployment", name="gone")
+    seen = KubernetesTargets(KubernetesCluster(api), {"llm/x": gone}).read(now=datetime.now(UTC))["llm/x"]
+    assert isinstance(seen, Blind)
+    assert seen.reason is BlindReason.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("current", "target", "kind", "stands"),
+    [
+        pytest.param(3, 5, OutcomeKind.SCALED, 5, id="as decided"),
+        pytest.param(3, 3, OutcomeKind.UNCHANGED, 3, id="already there"),
+        pytest.param(4, 6, OutcomeKind.CONFLICT, 3, id="somebody else changed it: never overwritten"),
+        pytest.param(None, None, OutcomeKind.UNCHANGED, 3, id="nothing was decided"),
+    ],
+)
+def test_outcomes(
+    cluster: KubeDouble,
+    targets: KubernetesTargets,
+    current: int | None,
+    target: int | None,
+    kind: OutcomeKind,
+    stands: int,
+) -> None:
+    assert targets.scale(a_decision(current, target)).kind is kind
+    assert cluster.replicas("llm", "chat-v2") == stands
+
+
+def test_a_failing_api_is_an_outcome_and_no_exception(cluster: KubeDouble, targets: KubernetesTargets) -> None:
+    cluster.fault(method="PATCH", status=503, times=9)
+    outcome = targets.scale(a_decision(3, 5))
+    assert outcome.kind is OutcomeKind.FAILED
+    assert "503" in outcome.detail
+
+
+def test_an_event_follows_the_change_and_says_why(cluster: KubeDouble, targets: KubernetesTargets) -> None:
+    targets.scale(a_decision(3, 5))
+    assert events(cluster) == [], "an Event is a courtesy: it waits until every scale is written"
+    assert targets.announce(now=datetime.now(UTC)) == ()
+    (event,) = events(cluster)
+    assert event["note"] == "scaled 3 → 5 (forecast). predictive 5: load 4.8 at 12:03"
+    assert targets.announce(now=datetime.now(UTC)) == ()
+    assert len(events(cluster)) == 1
+
+
+def test_an_event_that_cannot_be_left_is_told_and_forgotten(cluster: KubeDouble, targets: KubernetesTargets) -> None:
+    targets.scale(a_decision(3, 5))
+    cluster.fault(method="POST", status=403)
+    (error,) = targets.announce(now=datetime.now(UTC))
+    assert "403" in str(error)
+    assert targets.announce(now=datetime.now(UTC)) == ()

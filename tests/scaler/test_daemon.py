@@ -1,0 +1,465 @@
+"""The daemon as a process, against a real Prometheus and a strict double of the Kubernetes API.
+
+How it starts, what it loads, how it behaves when its surroundings fail, and how it ends.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon_cases import await_scrapes
+from kube_double import KubeDouble
+from scaler.adapters.journal import SqliteJournal
+from scaler.adapters.store import FILE_NAME, Store
+from scaler.config import Config, read_config
+from scaler.daemon import Daemon, tick_once, train_command
+from scaler.policy.types import Mode
+from scaler.ports import OutcomeKind
+from servers import (
+    Exporter,
+    MisbehavingServer,
+    PrometheusServer,
+    RawConversation,
+    Target,
+    VllmPage,
+    free_port,
+    prometheus_is_installed,
+)
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(not prometheus_is_installed(), reason="needs prometheus and promtool on the PATH"),
+]
+
+HEAVY = ("pandas", "scipy", "statsmodels", "lightgbm", "pyarrow", "torch", "matplotlib")
+"""With them the daemon is 223 MB, without 71."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Servers, and a settings file that names them."""
+
+    cluster: KubeDouble
+    prometheus: PrometheusServer
+    page: VllmPage
+    folder: Path
+    port: int
+
+    def config_file(self, **settings: Any) -> Path:
+        """The settings file; `settings` replace what is written there by default."""
+        path, wanted = (
+            self.folder / "headstart.yaml",
+            {"mode": "active", "tick": "1s", "port": self.port, "deadline_s": 2, **settings},
+        )
+        path.write_text(
+            f"""apiVersion: headstart/v1
+kind: Config
+prometheus: {{url: "{wanted.get("prometheus", self.prometheus.url)}", deadline_s: {wanted["deadline_s"]}}}
+kubernetes: {{kubeconfig: "{self.cluster.kubeconfig(self.folder)}"}}
+data_dir: data
+tick: {wanted["tick"]}
+http: {{port: {wanted["port"]}}}
+workloads:
+  - workload: llm/chat
+    mode: {wanted["mode"]}
+    start_time: 1m
+    profile: {{name: chat, classes: [{{name: default, max_rps: 2}}]}}
+    bounds: {{min_replicas: 1, max_replicas: 8}}
+    selector: {{labels: {{model_name: chat}}}}
+    latency: {{rate_window: 15s, slos: [{{e2e_p95_s: 1.7}}]}}
+""",
+            encoding="utf-8",
+        )
+        return path
+
+    def config(self, **settings: Any) -> Config:
+        return read_config(self.config_file(**settings))
+
+
+@pytest.fixture(scope="module")
+def page() -> VllmPage:
+    return VllmPage(model_name="chat", rate_rps=5.2, born=time.time() - 600)
+
+
+@pytest.fixture(scope="module")
+def prometheus(page: VllmPage) -> Iterator[PrometheusServer]:
+    with Exporter({"/metrics": page}) as exporter:
+        labels = {"namespace": "llm", "pod": "chat-0"}
+        with PrometheusServer([Target(address=exporter.address, path="/metrics", labels=labels)]) as server:
+            await_scrapes(server.url, model_name="chat", window_s=15, least_rps=4.9)
+            yield server
+
+
+@pytest.fixture
+def world(prometheus: PrometheusServer, page: VllmPage, tmp_path: Path) -> Iterator[World]:
+    with KubeDouble(gpus=16, real_time=True) as cluster:
+        cluster.namespace("llm")
+        cluster.deployment("llm", "chat", replicas=1)
+        cluster.advance(2)
+        yield World(cluster=cluster, prometheus=prometheus, page=page, folder=tmp_path, port=free_port())
+
+
+class Process:
+    """`headstart run` as a child process."""
+
+    def __init__(self, config: Path, port: int) -> None:
+        self._port = port
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "scaler.cli", "run", "--config", str(config)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and body of a page."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
+        finally:
+            connection.close()
+
+    def ended(self, within_s: float = 30.0) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        out, err = self.child.communicate(timeout=within_s)
+        return self.child.returncode, out, err
+
+    def asked_to_stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, list[dict[str, Any]]]:
+        """Exit status, seconds until it was there, and the log."""
+        begun = time.monotonic()
+        self.child.send_signal(how)
+        status, out, err = self.ended()
+        assert out == "", "data goes to stdout, and a daemon has none"
+        return status, time.monotonic() - begun, [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def run(world: World, **settings: Any) -> Process:
+        started.append(Process(world.config_file(**settings), world.port))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.child.kill()
+        process.child.communicate()
+
+
+def until(found: Callable[[], Any], within_s: float = 15.0) -> Any:
+    ends = time.monotonic() + within_s
+    while True:
+        try:
+            value = found()
+        except (OSError, http.client.HTTPException):
+            value = None
+        if value:
+            return value
+        assert time.monotonic() < ends, "not in time"
+        time.sleep(0.05)
+
+
+def is_ready(process: Process) -> bool:
+    return process.get("/readyz")[0] == 200
+
+
+# ── What it does ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_scales_says_why_and_ends_when_asked(world: World, start: Callable[..., Process]) -> None:
+    process = start(world)
+    until(lambda: world.cluster.replicas("llm", "chat") >= 3)  # 5.2 rps over 2 a replica
+    status, document = process.get("/api/v1/workloads/llm/chat/explain")
+    assert (status, document["kind"]) == (200, "Decision")
+    until(lambda: [r for r in world.cluster.requests if r.method == "POST" and r.path.endswith("/events")])
+    assert 'headstart_replicas_current{namespace="llm",workload="chat"}' in process.get("/metrics")[1]
+    code, took_s, log = process.asked_to_stop()
+    assert code == 0
+    assert took_s < 10
+    events = [line["event"] for line in log]
+    assert events[0] == "started"
+    assert events[-1] == "stopped"
+    (scaled,) = [line for line in log if line["event"] == "scaled"][:1]
+    assert (scaled["workload"], scaled["reason"]) == ("llm/chat", "load")
+    with SqliteJournal.open(world.folder / "data" / FILE_NAME, now=datetime.now(UTC), read_only=True) as journal:
+        outcomes = [entry.outcome.kind for entry in journal.records("llm/chat") if entry.outcome is not None]
+    assert OutcomeKind.SCALED in outcomes
+
+
+def test_a_steady_workload_is_not_logged_at_every_tick(world: World, start: Callable[..., Process]) -> None:
+    world.cluster.set_replicas("llm", "chat", 5)
+    process = start(world)
+    until(lambda: _ticks(process) >= 8)
+    _, _, log = process.asked_to_stop()
+    about_it = [
+        line["event"] for line in log if line.get("workload") == "llm/chat" and line["event"] != "slo_at_bucket_edge"
+    ]
+    assert about_it == ["state"]
+
+
+def test_observing_sends_nothing_that_changes_anything(world: World, start: Callable[..., Process]) -> None:
+    process = start(world, mode="observe")
+    until(lambda: _ticks(process) >= 4)
+    (row,) = process.get("/api/v1/workloads")[1]["items"]
+    assert row["replicas"]["desired"] > row["replicas"]["current"] == 1, "it would scale"
+    assert process.asked_to_stop(signal.SIGINT)[0] == 0
+    assert world.cluster.requests
+    assert world.cluster.mutating_requests == 0
+
+
+def test_after_a_restart_the_scale_is_held_and_the_steering_is_kept(
+    world: World, start: Callable[..., Process]
+) -> None:
+    process = start(world)
+    until(lambda: world.cluster.replicas("llm", "chat") >= 3)
+    until(lambda: _ticks(process) >= 3)
+    process.asked_to_stop()
+    held = world.cluster.replicas("llm", "chat")
+    with SqliteJournal.open(world.folder / "data" / FILE_NAME, now=datetime.now(UTC), read_only=True) as journal:
+        (last,) = journal.latest(now=datetime.now(UTC))
+    again = start(world)
+    until(lambda: is_ready(again))
+    record = again.get("/api/v1/workloads/llm/chat/explain")[1]
+    assert record["state"]["asked"] == held
+    assert record["state"]["z"] == last.state.z
+    assert world.cluster.replicas("llm", "chat") == held
+
+
+def test_ten_ticks_load_none_of_the_heavy_packages(world: World) -> None:
+    driver = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from scaler.config import read_config
+from scaler.adapters.store import Store
+from scaler.daemon import Daemon
+config = read_config(Path(sys.argv[1]))
+daemon = Daemon(config, Store.open(config.data_dir, now=datetime.now(UTC)))
+daemon.web.start()
+for _ in range(10):
+    daemon.upkeep.forecast(now=datetime.now(UTC))
+    daemon.tick()
+daemon.upkeep.judge_edges(now=datetime.now(UTC))
+daemon.upkeep.compact(now=datetime.now(UTC))
+daemon.stop()
+print(" ".join(sorted(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", driver, str(world.config_file())],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    loaded = {module.partition(".")[0] for module in done.stdout.split()}
+    assert "numpy" in loaded
+    assert not loaded & set(HEAVY)
+    assert "forecaster.fitting" not in done.stdout.split()
+
+
+# ── When its surroundings fail ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_prometheus_it_starts_holds_and_says_so(world: World, start: Callable[..., Process]) -> None:
+    process = start(world, prometheus=f"http://127.0.0.1:{free_port()}")
+    until(lambda: is_ready(process))
+    (row,) = process.get("/api/v1/workloads")[1]["items"]
+    assert (row["state"], row["replicas"]["desired"]) == ("HOLD", 1)
+    assert process.get("/healthz")[0] == 200, "a blind tick is a finished tick: restarting would cure nothing"
+    status, _, log = process.asked_to_stop()
+    assert status == 0
+    assert len([line for line in log if line["event"] == "blind"]) == 1
+    assert world.cluster.mutating_requests == 0
+
+
+def test_without_the_cluster_it_is_degraded_and_goes_on_when_it_is_back(
+    world: World, start: Callable[..., Process]
+) -> None:
+    world.cluster.kill()
+    process = start(world)
+    until(lambda: is_ready(process))
+    assert process.get("/api/v1/workloads")[1]["items"][0]["state"] == "DEGRADED"
+    world.cluster.start()
+    until(lambda: world.cluster.replicas("llm", "chat") >= 3)
+
+
+def test_it_ends_in_time_while_the_cluster_hangs(world: World, start: Callable[..., Process]) -> None:
+    """Every read takes its whole budget of 8 s: SIGTERM comes in mid-tick."""
+    world.cluster.fault(method="GET", hang_s=60, times=1000)
+    process = start(world)
+    until(lambda: process.get("/healthz")[0] == 200)
+    status, took_s, log = process.asked_to_stop()
+    assert status == 0
+    assert took_s < 10
+    assert log[-1]["event"] == "stopped"
+
+
+def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..., Process]) -> None:
+    """A tick and a forecast both wait for an answer that never comes."""
+    with MisbehavingServer(RawConversation.hang) as hung:
+        process = start(world, prometheus=hung.url, deadline_s=30)
+        until(lambda: len(hung.received) >= 2)
+        status, took_s, log = process.asked_to_stop()
+    assert status == 0
+    assert took_s < 10
+    assert (log[-1]["event"], log[-1]["tick"]) == ("stopped", "abandoned")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(
+            lambda world: (world.folder / "data").write_text("a file"), "headstart.db", id="no folder for data"
+        ),
+        pytest.param(lambda world: _listen(world.port), "Address already in use", id="the port is taken"),
+    ],
+)
+def test_it_says_why_it_cannot_start(
+    world: World, start: Callable[..., Process], spoil: Callable[[World], Any], said: str
+) -> None:
+    kept = spoil(world)
+    status, _, err = start(world).ended()
+    assert status == 1
+    last = json.loads(err.splitlines()[-1])
+    assert (last["event"], last["meanwhile"]) == ("not_started", "nothing is scaled")
+    assert said in last["error"]
+    assert kept is not None
+    assert "Traceback" not in err
+
+
+def _listen(port: int) -> socket.socket:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", port))
+    taken.listen()
+    return taken
+
+
+def _ticks(process: Process) -> int:
+    lines = process.get("/metrics")[1].splitlines()
+    return int(
+        float(next(line for line in lines if line.startswith("headstart_tick_duration_seconds_count")).split()[1])
+    )
+
+
+# ── One round ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dry_run_decides_and_leaves_no_trace(world: World) -> None:
+    report = tick_once(world.config(), dry_run=True)
+    (record,) = report.records
+    assert (record.decision.current, record.decision.target) == (1, 4)  # ceil(5.2 / (0.7 · 2))
+    assert record.policy.mode is Mode.OBSERVE
+    assert record.snapshot.classes[0].e2e_p95_s.kind == "known"
+    assert report.outcomes["llm/chat"].kind is OutcomeKind.OBSERVED
+    assert world.cluster.mutating_requests == 0
+    assert not (world.folder / "data").exists()
+
+
+def test_one_round_scales_and_is_on_record(world: World) -> None:
+    report = tick_once(world.config(), dry_run=False)
+    assert report.outcomes["llm/chat"].kind is OutcomeKind.SCALED
+    assert world.cluster.replicas("llm", "chat") == 4
+    with SqliteJournal.open(world.folder / "data" / FILE_NAME, now=datetime.now(UTC), read_only=True) as journal:
+        assert [entry.at for entry in journal.records()] == [report.at]
+
+
+def test_a_full_disk_costs_the_record_and_not_the_scaling(world: World) -> None:
+    config = world.config()
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        daemon = Daemon(config, store)
+        store.journal.close()
+        daemon.tick()
+        view = daemon.board.view()
+    assert view is not None
+    assert view.report.journal_error
+    assert world.cluster.replicas("llm", "chat") == 4
+
+
+def test_a_slow_model_does_not_delay_a_tick(world: World) -> None:
+    """The forecast's lane is held up for as long as the test likes; ticks come and go beside it."""
+    config = world.config()
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        daemon = Daemon(config, store)
+        held = _Held()
+        daemon.upkeep.forecast = held.wait  # type: ignore[method-assign]
+        daemon.start()
+        try:
+            assert held.entered(within_s=10)
+            until(lambda: world.cluster.replicas("llm", "chat") >= 3)
+            assert held.waiting
+        finally:
+            held.release()
+            daemon.stop()
+
+
+class _Held:
+    """A job that hangs until it is released."""
+
+    def __init__(self) -> None:
+        self._entered, self._released = threading.Event(), threading.Event()
+
+    def wait(self, *, now: datetime) -> None:
+        self._entered.set()
+        self._released.wait(60)
+
+    def entered(self, *, within_s: float) -> bool:
+        return self._entered.wait(within_s)
+
+    @property
+    def waiting(self) -> bool:
+        return self._entered.is_set() and not self._released.is_set()
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def test_settings_from_the_histogram_are_used_from_the_next_round_on(world: World) -> None:
+    config = world.config()
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        daemon = Daemon(config, store)
+        daemon.tick()
+        daemon.upkeep.judge_edges(now=datetime.now(UTC))
+        daemon.tick()
+        view = daemon.board.view()
+    assert view is not None
+    assert view.report.records[0].policy.latency.slos[0].e2e_p95_s == 1.5
+    assert view.notes["llm/chat"] == ("every class: e2e_p95_s 1.7 s is judged at the bucket edge 1.5 s",)
+
+
+def test_a_damaged_data_file_is_set_aside_and_the_scale_held(world: World) -> None:
+    config = world.config()
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        Daemon(config, store).tick()
+    file = config.data_dir / FILE_NAME
+    file.write_bytes(file.read_bytes()[:4096] + b"\xff" * (file.stat().st_size - 4096))
+    world.cluster.set_replicas("llm", "chat", 6)
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        assert store.report.quarantined is not None
+        daemon = Daemon(config, store)
+        daemon.tick()
+    assert world.cluster.replicas("llm", "chat") == 6
+
+
+def test_the_refit_is_a_command_that_trains_what_needs_a_fit(world: World) -> None:
+    config = world.config()
+    config = replace(config, forecast=replace(config.forecast, models=("arima", "last-value", "holt-winters")))
+    command = train_command(config)
+    assert command[1:] == ("-m", "scaler.adapters.refit_child", str(config.data_dir), "arima,holt-winters")

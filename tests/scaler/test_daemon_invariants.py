@@ -1,0 +1,73 @@
+"""The promises are checked again after each tick: the decision code never breaks one, a defect that did is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon_cases import a_tick, tampered
+from forecaster.types import Blind, BlindReason
+from policy_cases import a_policy, a_snapshot, settled
+from scaler.adapters.invariants import violations
+from scaler.policy.types import Mode
+from scaler.ports import OutcomeKind
+
+CALM = a_snapshot(rps=5.0, desired=4)
+LONG = settled(CALM, a_policy())
+RATES = st.one_of(st.just(Blind(reason=BlindReason.TIMEOUT)), st.floats(allow_nan=True, allow_infinity=True))
+
+
+@given(rate=RATES, desired=st.integers(0, 40), mode=st.sampled_from(Mode), known=st.booleans())
+def test_the_decision_code_keeps_them_whatever_it_reads(rate, desired, mode, known):  # type: ignore[no-untyped-def]
+    policy = a_policy(mode=mode, least=1, most=8)
+    outcome = OutcomeKind.SCALED if mode is Mode.ACTIVE else OutcomeKind.OBSERVED
+    report = a_tick(a_snapshot(rps=rate, desired=desired), policy, state=LONG if known else None, outcome=outcome)
+    if not report.records[0].changes:
+        report = replace(report, outcomes={})
+    assert violations(report, mutating_requests=0) == ()
+
+
+@pytest.mark.parametrize(
+    ("report", "mutating", "invariant"),
+    [
+        pytest.param(
+            tampered(a_tick(CALM, a_policy(most=8), state=LONG, outcome=OutcomeKind.SCALED), target=9),
+            1,
+            "I1",
+            id="over max",
+        ),
+        pytest.param(
+            tampered(a_tick(CALM, a_policy(least=2), state=LONG, outcome=OutcomeKind.SCALED), target=1),
+            1,
+            "I1",
+            id="under min",
+        ),
+        pytest.param(
+            tampered(a_tick(CALM, a_policy(), state=LONG, outcome=OutcomeKind.SCALED), target=5.5),
+            1,
+            "I1",
+            id="half a pod",
+        ),
+        pytest.param(tampered(a_tick(CALM, a_policy()), target=3), 0, "I2", id="in while re-warming"),
+        pytest.param(
+            tampered(
+                a_tick(a_snapshot(rps=Blind(reason=BlindReason.STALE), desired=4), a_policy(), state=LONG), target=3
+            ),
+            0,
+            "I2",
+            id="in while blind",
+        ),
+        pytest.param(
+            a_tick(CALM, a_policy(mode=Mode.OBSERVE), state=LONG, outcome=OutcomeKind.SCALED),
+            0,
+            "I8",
+            id="observe scaled",
+        ),
+        pytest.param(a_tick(CALM, a_policy(mode=Mode.OBSERVE), state=LONG), 1, "I8", id="observe sent a write"),
+    ],
+)
+def test_a_broken_promise_is_found(report, mutating, invariant):  # type: ignore[no-untyped-def]
+    assert [each.invariant for each in violations(report, mutating_requests=mutating)] == [invariant]
