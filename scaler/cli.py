@@ -348,7 +348,7 @@ def _told(error: Exception) -> int:
 
 def _package_errors() -> Any:
     """Bases of the other packages' error trees, as far as they are loaded: one that is not cannot have been raised."""
-    trees = (("forecaster.errors", "ForecasterError"), ("scaler.adapters.kubernetes_errors", "KubernetesError"))
+    trees = (("forecaster.errors", "ForecasterError"), ("scaler.adapters.kubernetes.errors", "KubernetesError"))
     return tuple(getattr(sys.modules[module], name) for module, name in trees if module in sys.modules)
 
 

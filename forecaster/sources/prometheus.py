@@ -192,7 +192,7 @@ class PrometheusSource:
     ) -> dict[SeriesKey, Reading]:
         values: dict[SeriesKey, Reading] = {}
         for selector in selectors:
-            lost = False
+            lost = alive = False
             for signal in CATALOGUE:
                 choice = self._selection.choices.get((selector.workload, signal.name))
                 if signal.use is Use.REPORTING and self._reported_at != now and Group.REPORTING not in facts.failures:
@@ -203,7 +203,7 @@ class PrometheusSource:
                     for name, reading in by_class.items()
                 }
                 lost |= signal.use is not Use.REPORTING and any(_is_lost(reading) for reading in by_class.values())
-            alive = _any_measured(values, selector.workload)
+                alive |= signal.name == DEMAND and any(isinstance(each, Known | Zero) for each in by_class.values())
             self._selection.note_read(selector, lost=lost, demand_alive=alive, now=now)
         return values | self._reports(selectors, values, now=now)
 
@@ -314,11 +314,6 @@ def _is_lost(reading: Reading) -> bool:
     """Whether to look for another metric: targets that were down may come back under a newer name."""
     reasons = (BlindReason.NO_SERIES, BlindReason.STALE, BlindReason.TARGET_DOWN)
     return isinstance(reading, Blind) and reading.reason in reasons
-
-
-def _any_measured(values: Mapping[SeriesKey, Reading], workload: str) -> bool:
-    demands = (r for key, r in values.items() if key.workload == workload and key.signal == DEMAND)
-    return any(isinstance(reading, Known | Zero) for reading in demands)
 
 
 def _aged(reading: Reading, by: timedelta) -> Reading:

@@ -15,7 +15,7 @@ import numpy as np
 
 from forecaster.errors import SourceError
 from forecaster.sources.history import HistoryStore
-from forecaster.sources.history_backfill import backfill_window, missing_spans
+from forecaster.sources.history.backfill import backfill_window, missing_spans
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import STEP, Panel, SeriesKey, floor_to_step
 from scaler.adapters.store import Store

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from forecaster.errors import HistoryError
-from forecaster.sources.history_file import HistoryDamaged, OpenReport, Part, open_writer, reading, transaction
+from forecaster.sources.history.file import HistoryDamaged, OpenReport, Part, open_writer, reading, transaction
 from forecaster.types import require_utc
 from scaler.adapters.codec import CodecError
 from scaler.adapters.journal_blocks import TABLES, JournalEntry, Memory, Reader, Writer, micros_of, moment_of

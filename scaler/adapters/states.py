@@ -43,6 +43,7 @@ class Status:
 _FORECAST_CAUSES = {
     Trust.NO_FORECAST: "there is no forecast",
     Trust.EXPIRED: "the last forecast has expired",
+    Trust.IMPLAUSIBLE: "the forecast holds a number that cannot be a demand",
     Trust.UNSCORED: "the forecast has not been scored for long enough",
     Trust.WORSE_THAN_LAST_VALUE: "the forecast is worse than the last value",
     Trust.COVERAGE_LOW: "too many minutes lie above the 95 % quantile",
@@ -121,7 +122,7 @@ def _trusted_state(record: DecisionRecord, *, learning: bool) -> tuple[State, da
         out = "two hours of scored forecasts" if trust is Trust.UNSCORED else "ends by itself when forecasts improve"
         return State.REACTIVE_ONLY, None, cause, out
     if record.policy.mode is Mode.OBSERVE:
-        return State.OBSERVE, None, "decides and writes nothing", f"headstart enable {record.policy.workload}"
+        return State.OBSERVE, None, "decides and writes nothing", "mode: active in the settings lets it scale"
     return State.ACTIVE, None, "forecast trusted" if predictive else "predictive rule switched off", ""
 
 

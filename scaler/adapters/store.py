@@ -14,7 +14,7 @@ from typing import Self
 
 from forecaster.errors import HistoryError
 from forecaster.sources.history import HistoryLimits, HistoryStore
-from forecaster.sources.history_file import OpenReport, Part, open_writer, quarantine, reading, transaction
+from forecaster.sources.history.file import OpenReport, Part, open_writer, quarantine, reading, transaction
 from forecaster.types import require_utc
 from scaler.adapters.journal import JournalLimits, SqliteJournal, StoreError, translated
 from scaler.adapters.journal_blocks import micros_of, moment_of

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
-from scaler.adapters.kubernetes_errors import KubernetesError
+from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.policy.types import Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
 

@@ -177,7 +177,7 @@ def _side(decision: Mapping[str, Any] | None) -> tuple[str, str]:
 def export(data_dir: Path, out: Path, *, part: Part, signals: Sequence[str]) -> None:
     """The history as Parquet."""
     from forecaster.sources.history import HistoryStore
-    from forecaster.sources.history_export import export as write
+    from forecaster.sources.history.export import export as write
     from forecaster.types import STEP
     from scaler.adapters.store import FILE_NAME
 

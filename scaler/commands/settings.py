@@ -123,7 +123,7 @@ def _secret_files(config: Config) -> list[ConfigIssue]:
 
 def schema(*, markdown: bool) -> None:
     """The JSON schema of a settings file, or the page docs/configuration.md."""
-    from scaler import config_schema
+    from scaler.config import schema as config_schema
 
     if markdown:
         put(config_schema.markdown())

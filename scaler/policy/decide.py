@@ -182,7 +182,9 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
-    return replace(state, z=steering.steer(moment.z(state), policy.steering, load=load_then, ready=state.ready))
+    minutes = policy.tick / timedelta(minutes=1)
+    z = steering.steer(moment.z(state), policy.steering, load=load_then, ready=state.ready, minutes=minutes)
+    return replace(state, z=z)
 
 
 def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...], PolicyState]:

@@ -36,13 +36,14 @@ class SteeringRule:
             raise ValueError(f"steering.first_z must lie in [{self.least_z}, {self.most_z}], got {self.first_z}")
 
 
-def steer(z: float, rule: SteeringRule, *, load: float, ready: int) -> float:
-    """The next score after a minute in which `ready` replicas met `load` (in exactly full replicas).
+def steer(z: float, rule: SteeringRule, *, load: float, ready: int, minutes: float) -> float:
+    """The next score after a tick of `minutes` in which `ready` replicas met `load` (in exactly full replicas).
 
-    z + step · (missed - target): one miss raises z by 0.099, which 99 quiet minutes take back.
+    z + step · minutes · (missed - target): one missed minute raises z by 0.099, which 99 quiet ones take back,
+    whether it is seen in one tick or in twelve.
     """
     missed = 1.0 if load > ready + 1e-9 else 0.0
-    return min(rule.most_z, max(rule.least_z, z + rule.step_z * (missed - rule.missed_target_ratio)))
+    return min(rule.most_z, max(rule.least_z, z + rule.step_z * minutes * (missed - rule.missed_target_ratio)))
 
 
 def frozen(

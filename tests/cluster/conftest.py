@@ -21,8 +21,8 @@ import yaml
 
 from kube_double import KubeDouble, workload
 from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
-from scaler.adapters.kubernetes_errors import KubernetesError
-from scaler.adapters.kubernetes_http import Call, Verb
+from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.http import Call, Verb
 
 T = TypeVar("T")
 

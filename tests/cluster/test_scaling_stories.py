@@ -11,7 +11,7 @@ import pytest
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import KubernetesCluster, PodPhase, ScaleResult, TargetRef, WorkloadPods
-from scaler.adapters.kubernetes_errors import Forbidden
+from scaler.adapters.kubernetes.errors import Forbidden
 from scaler.policy.types import ReplicaState
 
 if TYPE_CHECKING:

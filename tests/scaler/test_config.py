@@ -22,8 +22,8 @@ from forecaster.models.memory import family
 from forecaster.models.stored import KINDS
 from forecaster.sources.selector import WorkloadSelector
 from scaler.config import Config, data_folder, parse_config, read_config, read_profile, shipped_profiles
-from scaler.config_check import duration_of, shown_duration
-from scaler.config_values import MODELS, SelectorConfig
+from scaler.config.check import duration_of, shown_duration
+from scaler.config.values import MODELS, SelectorConfig
 from scaler.errors import ConfigError
 from scaler.policy.capacity import ClassCapacity
 from scaler.policy.decide import WorkloadPolicy
@@ -564,8 +564,8 @@ def test_the_models_are_those_of_the_registry() -> None:
 
 
 def test_every_setting_has_a_kind_that_the_reader_knows() -> None:
-    from scaler.config_check import fields_of
-    from scaler.config_values import ConfigFile
+    from scaler.config.check import fields_of
+    from scaler.config.values import ConfigFile
 
     seen: list[Any] = [ConfigFile]
     for kind in seen:

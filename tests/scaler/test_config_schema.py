@@ -12,11 +12,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from scaler import config_schema
 from scaler.config import data_folder, parse_config
-from scaler.config_check import fields_of
-from scaler.config_document import parse_document, read_document
-from scaler.config_values import ConfigFile
+from scaler.config import schema as config_schema
+from scaler.config.check import fields_of
+from scaler.config.document import parse_document, read_document
+from scaler.config.values import ConfigFile
 from scaler.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def test_every_setting_is_in_the_schema_with_the_sentence_of_its_dataclass(schem
 def test_every_section_of_this_layer_documents_every_setting() -> None:
     """The rules' own files are checked where they lie; groups are described by their class."""
     for kind in sections(ConfigFile):
-        if kind.__module__ != "scaler.config_values":
+        if kind.__module__ != "scaler.config.values":
             continue
         own = {each.name for each in dataclasses.fields(kind)} & set(kind.__annotations__)
         plain = {name for name in own if not dataclasses.is_dataclass(fields_of(kind)[name])}

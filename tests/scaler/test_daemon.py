@@ -462,4 +462,4 @@ def test_the_refit_is_a_command_that_trains_what_needs_a_fit(world: World) -> No
     config = world.config()
     config = replace(config, forecast=replace(config.forecast, models=("arima", "last-value", "holt-winters")))
     command = train_command(config)
-    assert command[1:] == ("-m", "scaler.adapters.refit_child", str(config.data_dir), "arima,holt-winters")
+    assert command[1:] == ("-m", "scaler.refit_job", str(config.data_dir), "arima,holt-winters")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from forecaster.errors import HistoryError, SeriesError
 from forecaster.sources.history import HistoryLimits, HistoryStore
-from forecaster.sources.history_intake import AppendReport
+from forecaster.sources.history.intake import AppendReport
 from forecaster.types import STEP, Panel, SeriesKey
 
 NOW = datetime(2026, 11, 4, 10, 15, 30, tzinfo=UTC)
@@ -255,7 +255,7 @@ def test_a_reader_changes_nothing_and_needs_a_file(path: Path) -> None:
 
 
 def test_a_locked_file_is_an_error_and_the_next_append_succeeds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.sources.history_file.BUSY_S", 0.05)
+    monkeypatch.setattr("forecaster.sources.history.file.BUSY_S", 0.05)
     with HistoryStore.open(path, now=NOW) as store:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

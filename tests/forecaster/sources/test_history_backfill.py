@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.errors import SeriesError
-from forecaster.sources.history_backfill import Span, backfill_window, missing_spans
+from forecaster.sources.history.backfill import Span, backfill_window, missing_spans
 from forecaster.types import STEP, Panel, SeriesKey
 
 START = datetime(2026, 11, 1, tzinfo=UTC)

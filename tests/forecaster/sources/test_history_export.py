@@ -11,7 +11,7 @@ import pytest
 
 from forecaster.errors import HistoryError
 from forecaster.sources.history import HistoryStore
-from forecaster.sources.history_export import export
+from forecaster.sources.history.export import export
 from forecaster.types import STEP, Panel, SeriesKey
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -46,7 +46,7 @@ def test_one_row_a_known_bin(store: HistoryStore, tmp_path: Path) -> None:
 def test_many_series_are_written_in_groups(
     store: HistoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forecaster.sources.history_export.CELLS_A_GROUP", 3)
+    monkeypatch.setattr("forecaster.sources.history.export.CELLS_A_GROUP", 3)
     path = tmp_path / "history.parquet"
     assert export(store, path, keys=[CODE, CHAT], start=NOW - 2 * STEP, end=NOW + STEP) == 3
     file = parquet.ParquetFile(path)

@@ -14,7 +14,7 @@ import pytest
 
 from forecaster.errors import HistoryError
 from forecaster.sources.history import PART, HistoryStore
-from forecaster.sources.history_file import HistoryDamaged, HistoryNewer, quarantine, quarantined
+from forecaster.sources.history.file import HistoryDamaged, HistoryNewer, quarantine, quarantined
 from forecaster.types import EPOCH, STEP, SeriesKey
 
 NOW = datetime(2026, 11, 4, 10, 15, 30, tzinfo=UTC)

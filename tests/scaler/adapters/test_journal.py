@@ -384,7 +384,7 @@ def test_commits_wait_for_the_disk(path: Path) -> None:
 
 
 def test_a_locked_file_is_an_error_that_the_loop_understands(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forecaster.sources.history_file.BUSY_S", 0.05)
+    monkeypatch.setattr("forecaster.sources.history.file.BUSY_S", 0.05)
     with SqliteJournal.open(path, now=NOW) as journal:
         fleet = Fleet(1)
         other = sqlite3.connect(path, isolation_level=None)

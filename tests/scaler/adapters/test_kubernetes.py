@@ -24,7 +24,7 @@ from scaler.adapters.kubernetes import (
     ServerAddress,
     TargetRef,
 )
-from scaler.adapters.kubernetes_errors import (
+from scaler.adapters.kubernetes.errors import (
     Forbidden,
     Invalid,
     NotFound,
@@ -175,7 +175,7 @@ def test_many_workloads_cost_two_lists(cluster: KubernetesCluster, double: KubeD
 
 
 def test_long_lists_are_paged(cluster: KubernetesCluster, double: KubeDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaler.adapters.kubernetes_read.PAGE_LIMIT", 3)
+    monkeypatch.setattr("scaler.adapters.kubernetes.read.PAGE_LIMIT", 3)
     double.set_replicas("llm", "chat", 8)
     double.advance(121)
     assert read_one(cluster, double) == ReplicaState(desired=8, ready=8)
@@ -185,7 +185,7 @@ def test_long_lists_are_paged(cluster: KubernetesCluster, double: KubeDouble, mo
 def test_a_continuation_that_expired_begins_the_list_again(
     cluster: KubernetesCluster, double: KubeDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaler.adapters.kubernetes_read.PAGE_LIMIT", 1)
+    monkeypatch.setattr("scaler.adapters.kubernetes.read.PAGE_LIMIT", 1)
 
     def compact() -> None:
         double.set_replicas("llm", "chat", 2)
@@ -367,10 +367,13 @@ def test_a_value_the_decision_did_not_see_is_left_alone(
     assert (double.replicas("llm", "chat"), double.mutating_requests) == (found, 0)
 
 
-def test_a_zero_is_hands_off_even_when_it_was_seen(cluster: KubernetesCluster, double: KubeDouble) -> None:
+def test_a_workload_that_sleeps_by_our_own_order_can_be_woken(cluster: KubernetesCluster, double: KubeDouble) -> None:
+    """Whose zero it is the decision knows; what it saw is what counts here."""
     double.set_replicas("llm", "chat", 0)
-    assert cluster.scale(CHAT, 5, expected=0).result is ScaleResult.CONFLICT
+    assert cluster.scale(CHAT, 5, expected=2).result is ScaleResult.CONFLICT
     assert double.mutating_requests == 0
+    assert cluster.scale(CHAT, 5, expected=0).result is ScaleResult.SCALED
+    assert double.replicas("llm", "chat") == 5
 
 
 def test_another_writer_between_read_and_write_wins(cluster: KubernetesCluster, double: KubeDouble) -> None:

@@ -13,8 +13,8 @@ import yaml
 
 from kube_double import KubeDouble, Rule
 from kube_double_tls import make_certificate
-from scaler.adapters import kubernetes_errors as errors
-from scaler.adapters.kubernetes_http import ApiConnection, Call, InCluster, Kubeconfig, ServerAddress, Verb
+from scaler.adapters.kubernetes import errors
+from scaler.adapters.kubernetes.http import ApiConnection, Call, InCluster, Kubeconfig, ServerAddress, Verb
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -105,7 +105,7 @@ def test_one_connection_serves_many_calls(double: KubeDouble, tmp_path: Path) ->
 
 
 def test_an_oversized_answer_is_cut(double: KubeDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaler.adapters.kubernetes_http.MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("scaler.adapters.kubernetes.http.MAX_BODY_BYTES", 1000)
     double.fault(path="/scale$", status=200, text="x" * 5000)
     with pytest.raises(errors.Unavailable, match="cut off"):
         connect(double, tmp_path).call(GET)
@@ -149,7 +149,7 @@ def test_a_pause_that_the_server_orders_is_kept(
     double: KubeDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("scaler.adapters.kubernetes_http.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("scaler.adapters.kubernetes.http.time.monotonic", lambda: clock[0])
     api = connect(double, tmp_path)
     too_many = "Too many requests, please try again later.\n"
     double.fault(method="PATCH", status=429, text=too_many, headers={"Retry-After": "7"})
@@ -294,11 +294,11 @@ def python_files() -> Iterator[Path]:
 def test_only_one_file_imports_the_client_library() -> None:
     imports = re.compile(r"^\s*(?:from|import)\s+kubernetes\b", re.MULTILINE)
     importers = [path for path in python_files() if imports.search(path.read_text(encoding="utf-8"))]
-    assert [path.relative_to(REPOSITORY).as_posix() for path in importers] == ["scaler/adapters/kubernetes_http.py"]
+    assert [path.relative_to(REPOSITORY).as_posix() for path in importers] == ["scaler/adapters/kubernetes/http.py"]
 
 
 def test_the_library_is_called_in_one_place_with_a_timeout() -> None:
-    tree = ast.parse((REPOSITORY / "scaler/adapters/kubernetes_http.py").read_text(encoding="utf-8"))
+    tree = ast.parse((REPOSITORY / "scaler/adapters/kubernetes/http.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     sends = [node for node in calls if node.func.attr in ("call_api", "request", "urlopen")]  # type: ignore[attr-defined]
     assert len(sends) == 1

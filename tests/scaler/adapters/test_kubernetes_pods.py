@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_double_rules import matches, selector_text
-from scaler.adapters.kubernetes_events import micro_time
-from scaler.adapters.kubernetes_pods import PodPhase, count, is_owned, phase_of
-from scaler.adapters.kubernetes_selectors import SelectorError, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.events import micro_time
+from scaler.adapters.kubernetes.pods import PodPhase, count, is_owned, phase_of
+from scaler.adapters.kubernetes.selectors import SelectorError, parse_selector, query_for, selector_of
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 

@@ -15,8 +15,8 @@ from forecaster.types import STEP, Panel, SeriesKey
 from policy_cases import NOON
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import NICENESS, Refit, RefitOutcome, missing_packages
-from scaler.adapters.refit_child import refit
 from scaler.adapters.store import Store
+from scaler.refit_job import refit
 
 
 def a_refit(script: str, *, budget_s: float = 30.0, needs: tuple[str, ...] = ()) -> Refit:
@@ -160,7 +160,7 @@ def test_a_model_that_is_wanted_and_not_there_is_named(tmp_path: Path) -> None:
 def test_without_a_usable_history_the_child_says_so(tmp_path: Path) -> None:
     with Store.open(tmp_path, now=NOON):
         pass
-    command = (sys.executable, "-m", "scaler.adapters.refit_child", str(tmp_path), "holt-winters")
+    command = (sys.executable, "-m", "scaler.refit_job", str(tmp_path), "holt-winters")
     report = Refit(command, budget=timedelta(seconds=60), needs=()).run()
     assert report.outcome is RefitOutcome.FAILED
     assert "training needs over two days" in report.detail

@@ -12,7 +12,7 @@ from time import sleep
 
 import pytest
 
-from forecaster.sources.history_file import quarantine, quarantined
+from forecaster.sources.history.file import quarantine, quarantined
 from forecaster.types import SeriesKey
 from scaler.adapters.journal import StoreDamaged, StoreError
 from scaler.adapters.store import FILE_NAME, MAX_BLOB_BYTES, Store

@@ -455,3 +455,10 @@ def test_a_release_that_goes_wrong_is_seen_by_the_steering() -> None:
     lower = state.z
     _, state = decide(a_snapshot(rps=40.0, desired=3, forecasts=(a_forecast(25.0),)), state, policy, now=NOON + MINUTE)
     assert state.z == pytest.approx(lower + 0.099)
+
+
+def test_a_short_tick_moves_the_score_by_its_share_of_a_minute() -> None:
+    policy = a_policy(tick=timedelta(seconds=15))
+    missed = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),))
+    before = PolicyState(last_tick_at=NOON - timedelta(seconds=15), z=2.0, ready=3)
+    assert decide(missed, before, policy, now=NOON)[1].z == pytest.approx(2.0 + 0.099 / 4)

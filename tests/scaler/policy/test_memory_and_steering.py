@@ -119,7 +119,7 @@ def test_a_change_of_model_is_dated_the_first_one_is_none() -> None:
     ],
 )
 def test_steer(z: float, load: float, ready: int, after: float) -> None:
-    assert steering.steer(z, SteeringRule(), load=load, ready=ready) == pytest.approx(after)
+    assert steering.steer(z, SteeringRule(), load=load, ready=ready, minutes=1.0) == pytest.approx(after)
 
 
 @given(share=st.floats(0.0, 0.2), target=st.floats(0.005, 0.1))
@@ -132,7 +132,7 @@ def test_steering_finds_the_quantile_that_misses_the_target_share(share: float, 
         ready_share = 1.0 + min(1.0, max(0.0, (z + 1.0) / 5.5)) * 2.0
         miss = load > ready_share
         missed += miss and minute >= 2000
-        z = steering.steer(z, rule, load=2.0 if miss else 0.0, ready=1)
+        z = steering.steer(z, rule, load=2.0 if miss else 0.0, ready=1, minutes=1.0)
     assert missed / 4000 == pytest.approx(target, abs=0.012)
 
 
@@ -195,3 +195,10 @@ def test_refuses_impossible_parameters(make, message: str) -> None:
     with pytest.raises(ValueError) as error:
         make()
     assert str(error.value) == message
+
+
+def test_twelve_short_ticks_move_it_as_far_as_one_minute() -> None:
+    z = 2.0
+    for _ in range(12):
+        z = steering.steer(z, SteeringRule(), load=2.0, ready=1, minutes=1 / 12)
+    assert z == pytest.approx(steering.steer(2.0, SteeringRule(), load=2.0, ready=1, minutes=1.0))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from scaler.config_check import did_you_mean
+from scaler.config.check import did_you_mean
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
 

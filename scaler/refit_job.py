@@ -1,6 +1,6 @@
 """The refit's own process: reads the history, fits, examines, promotes what passes. Never imported by the daemon.
 
-    python -m scaler.adapters.refit_child DATA_FOLDER arima,holt-winters
+    python -m scaler.refit_job DATA_FOLDER arima,holt-winters
 
 A process of its own, so that what fitting loads (hundreds of MB) and what it breaks stays out of the daemon's. It
 opens the data file for reading only; models are put in place by an atomic rename.

@@ -25,7 +25,7 @@ from scaler.adapters.refit import Refit, RefitOutcome
 from scaler.adapters.signals import at_bucket_edges
 from scaler.adapters.store import Store
 from scaler.adapters.telemetry import Telemetry
-from scaler.daemon_round import Round, frozen_series
+from scaler.daemon.round import Round, frozen_series
 
 RELEARN_FROM_POINTS = 1440
 """A back-fill that brought a day of some series changes what the models should know; a filled hole does not."""

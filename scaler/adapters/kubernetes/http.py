@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import urllib3
 
-from scaler.adapters.kubernetes_deadline import CurrentCall, Deadline, watched
-from scaler.adapters.kubernetes_errors import (
+from scaler.adapters.kubernetes.deadline import CurrentCall, Deadline, watched
+from scaler.adapters.kubernetes.errors import (
     Conflict,
     CredentialsError,
     Expired,

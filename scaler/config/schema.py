@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from scaler.config import API_VERSION, shipped_profiles
-from scaler.config_check import fields_of, shown_duration
-from scaler.config_values import ConfigFile
+from scaler.config.check import fields_of, shown_duration
+from scaler.config.values import ConfigFile
 
 _DURATION: Final = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
 _CLOCK: Final = r"^[0-2]\d:[0-5]\d(:[0-5]\d)?$"

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from scaler.adapters.kubernetes_errors import Invalid, NotFound, TimedOut, Unavailable
-from scaler.adapters.kubernetes_http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes.errors import Invalid, NotFound, TimedOut, Unavailable
+from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 
 FIELD_MANAGER = "headstart"
 """How our writes are signed in `metadata.managedFields`; another name on `spec.replicas` is another writer."""

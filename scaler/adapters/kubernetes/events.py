@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from forecaster.types import require_utc
-from scaler.adapters.kubernetes_http import Json
-from scaler.adapters.kubernetes_targets import TargetRef
+from scaler.adapters.kubernetes.http import Json
+from scaler.adapters.kubernetes.targets import TargetRef
 
 CONTROLLER = "headstart.autoscaling/scaler"
 """The `reportingController` of our Events."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.errors import SeriesError
-from forecaster.sources.history_file import HistoryDamaged
+from forecaster.sources.history.file import HistoryDamaged
 from forecaster.types import EPOCH, STEP, SeriesKey, require_utc
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from scaler.config_document import Node, Place, join
+from scaler.config.document import Node, Place, join
 from scaler.errors import ConfigIssue
 
 Value = TypeVar("Value")

@@ -32,7 +32,7 @@ from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
-from scaler.adapters.kubernetes_errors import KubernetesError
+from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
@@ -42,8 +42,8 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
-from scaler.daemon_round import Outlets, Round
-from scaler.daemon_upkeep import Parts, Upkeep
+from scaler.daemon.round import Outlets, Round
+from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
@@ -268,7 +268,7 @@ class Daemon:
 def train_command(config: Config) -> tuple[str, ...]:
     """The refit as a command line of this very Python: those of the wanted models that need a fit."""
     fitted = [model for model in config.forecast.models if model in KINDS]
-    return (sys.executable, "-m", "scaler.adapters.refit_child", str(config.data_dir), ",".join(fitted))
+    return (sys.executable, "-m", "scaler.refit_job", str(config.data_dir), ",".join(fitted))
 
 
 def run(config: Config) -> int:

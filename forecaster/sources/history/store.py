@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from forecaster.errors import HistoryError, SeriesError
-from forecaster.sources.history_file import OpenReport, Part, open_writer, reading, transaction
-from forecaster.sources.history_intake import AppendReport, Intake, Sample
-from forecaster.sources.history_layout import (
+from forecaster.sources.history.file import OpenReport, Part, open_writer, reading, transaction
+from forecaster.sources.history.intake import AppendReport, Intake, Sample
+from forecaster.sources.history.layout import (
     MINUTES_A_DAY,
     block_ends,
     fill_from_blocks,

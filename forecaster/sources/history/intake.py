@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forecaster.errors import SeriesError
-from forecaster.sources.history_layout import minute_of
+from forecaster.sources.history.layout import minute_of
 from forecaster.types import STEP, Panel, SeriesKey, floor_to_step, require_utc
 
 if TYPE_CHECKING:

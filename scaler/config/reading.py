@@ -1,7 +1,7 @@
 """The settings file: one YAML document to frozen values, or every problem in it at once.
 
 Decides how `defaults`, profiles and event files flow into each workload, what must hold between workloads, and where
-a relative path starts. Which settings exist and what limits them is said by `config_values` and the rules' own
+a relative path starts. Which settings exist and what limits them is said by `config.values` and the rules' own
 dataclasses. It connects to nothing, reads no secret (only the paths of secret files), and never answers with half a
 configuration.
 """
@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from scaler.config_check import check, did_you_mean, issue_at, shown
-from scaler.config_document import Node, Place, join, merged, parse_document, places_in, read_document
-from scaler.config_values import (
+from scaler.config.check import check, did_you_mean, issue_at, shown
+from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
+from scaler.config.values import (
     ConfigFile,
     ForecastConfig,
     HttpConfig,
@@ -34,22 +34,6 @@ from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.scheduled import ScheduledRule
-
-__all__ = [
-    "API_VERSION",
-    "Config",
-    "ForecastConfig",
-    "HttpConfig",
-    "KubernetesConfig",
-    "PrometheusConfig",
-    "SelectorConfig",
-    "TargetConfig",
-    "data_folder",
-    "parse_config",
-    "read_config",
-    "read_profile",
-    "shipped_profiles",
-]
 
 API_VERSION: Final = "headstart/v1"
 
@@ -113,8 +97,9 @@ def shipped_profiles() -> tuple[str, ...]:
 
 def data_folder() -> Path:
     """The shipped data: `scaler/data` in an installed package, `data` beside the packages in a working tree."""
-    installed = Path(__file__).parent / "data"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "data"
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "data"
+    return installed if installed.is_dir() else package.parent / "data"
 
 
 Section = TypeVar("Section", PrometheusConfig, KubernetesConfig, HttpConfig)

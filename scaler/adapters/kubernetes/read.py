@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
-from scaler.adapters.kubernetes_errors import (
+from scaler.adapters.kubernetes.errors import (
     Expired,
     Forbidden,
     KubernetesError,
@@ -22,10 +22,10 @@ from scaler.adapters.kubernetes_errors import (
     Unauthorised,
     Unavailable,
 )
-from scaler.adapters.kubernetes_http import ApiConnection, Call, Json, Verb
-from scaler.adapters.kubernetes_pods import WorkloadPods, count, is_owned
-from scaler.adapters.kubernetes_selectors import Selector, parse_selector, query_for, selector_of
-from scaler.adapters.kubernetes_targets import Budget, ScaleApi, TargetRef
+from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned
+from scaler.adapters.kubernetes.selectors import Selector, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.targets import Budget, ScaleApi, TargetRef
 
 LIST_FROM = 4
 """From this many workloads of one kind in a namespace on, one LIST is cheaper than a GET each (1.5 ms)."""

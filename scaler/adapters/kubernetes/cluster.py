@@ -1,7 +1,7 @@
 """The cluster as the scaler sees it: read replicas and pods, write `spec.replicas`, leave an Event.
 
 It decides whether a write may still happen given what stands there now. It never decides how many replicas there
-should be and never overwrites a value that the decision did not see. The parts behind it: `kubernetes_http` (one
+should be and never overwrites a value that the decision did not see. The parts behind it: `kubernetes.http` (one
 connection), `_targets` (scale subresources), `_read`, `_pods` and `_selectors` (counting), `_events`, `_errors`.
 """
 
@@ -11,28 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from forecaster.types import Blind, require_utc
-from scaler.adapters.kubernetes_errors import Conflict, Invalid, KubernetesError, Unavailable
-from scaler.adapters.kubernetes_events import ScaleOutcome, ScaleResult, event_for
-from scaler.adapters.kubernetes_http import ApiConnection, Call, InCluster, Kubeconfig, ServerAddress, Verb
-from scaler.adapters.kubernetes_pods import PodPhase, PodStart, WorkloadPods
-from scaler.adapters.kubernetes_read import PodReader
-from scaler.adapters.kubernetes_targets import Budget, Permission, Scale, ScaleApi, TargetRef
+from scaler.adapters.kubernetes.errors import Conflict, Invalid, KubernetesError, Unavailable
+from scaler.adapters.kubernetes.events import ScaleOutcome, ScaleResult, event_for
+from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
+from scaler.adapters.kubernetes.pods import WorkloadPods
+from scaler.adapters.kubernetes.read import PodReader
+from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
-
-__all__ = [
-    "ApiConnection",
-    "InCluster",
-    "Kubeconfig",
-    "KubernetesCluster",
-    "Permission",
-    "PodPhase",
-    "PodStart",
-    "ScaleOutcome",
-    "ScaleResult",
-    "ServerAddress",
-    "TargetRef",
-    "WorkloadPods",
-]
 
 READ_BUDGET_S = 8.0
 """All of one `read`: a tick has 10 s, and a hung API server must leave room to journal and to say so."""
@@ -76,9 +61,10 @@ class KubernetesCluster:
         """Set `spec.replicas` from `expected`, the value the decision saw, to `replicas`.
 
         Sent with the version and uid just read, so any change in between is a 409: read again, and go on only if
-        the value is still `expected`, three tries in all. Another value is a conflict, as is a zero that was found:
-        somebody switched the workload off. A write that happened although its answer was lost reads as scaled, or
-        as unchanged on the next call. `KubernetesError` where neither is known; at most `SCALE_BUDGET_S` in all.
+        the value is still `expected`, three tries in all. Another value is a conflict; whether a zero may be left is
+        the decision's to say, it knows who wrote it. A write that happened although its answer was lost reads as
+        scaled, or as unchanged on the next call. `KubernetesError` where neither is known; at most `SCALE_BUDGET_S`
+        in all.
         """
         if not 0 <= replicas <= MAX_REPLICAS or isinstance(replicas, bool):
             raise Invalid(f"{target}: {replicas!r} is no number of replicas between 0 and {MAX_REPLICAS}")
@@ -87,7 +73,7 @@ class KubernetesCluster:
             found = self._scales.get(target, budget)
             if found.replicas == replicas:
                 return _outcome(ScaleResult.UNCHANGED, found, replicas)
-            if found.replicas == 0 or found.replicas != expected:
+            if found.replicas != expected:
                 return _outcome(ScaleResult.CONFLICT, found, replicas)
             try:
                 written = self._scales.patch(target, found, replicas, budget)

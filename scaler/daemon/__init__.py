@@ -1,0 +1,5 @@
+"""The daemon: it schedules the rounds and the jobs around them, and starts and stops everything in order."""
+
+from scaler.daemon.process import Daemon, run, tick_once, train_command
+
+__all__ = ["Daemon", "run", "tick_once", "train_command"]
