@@ -120,6 +120,21 @@ def tick(
     deciding.tick(config, dry_run=dry_run, workload=workload, output=output)
 
 
+@app.command()
+def doctor(
+    config: ConfigFile = Path("headstart.yaml"), workload: OneWorkload = None, output: OutputFormat = Output.TABLE
+) -> None:
+    """What works and what does not, each with its fix line.
+
+    Which metric each signal would be read from, where latency targets lie between buckets, whether the targets are
+    there, and which permission is missing. Changes nothing; exit 1 if anything fails. Reads headstart.yaml here
+    unless told otherwise.
+    """
+    from scaler.commands import doctor as checks
+
+    checks.doctor(config, workload=workload, output=output)
+
+
 # ── Watching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

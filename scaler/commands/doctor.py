@@ -1,0 +1,153 @@
+"""`doctor`: what works and what does not, each with its fix line. It asks and changes nothing.
+
+It looks where a daemon would: the metrics that each signal would be read from, the bucket edges that latency targets
+are judged at, the targets, and the account's permissions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from scaler.commands.printing import Output, put_json, put_table
+from scaler.config import API_VERSION, Config, read_config
+from scaler.errors import CommandError
+
+if TYPE_CHECKING:
+    from forecaster.sources.prometheus import SignalCheck
+    from scaler.adapters.kubernetes import KubernetesCluster, TargetRef
+    from scaler.policy.latency import LatencyRule
+
+
+class Health(StrEnum):
+    """How one check came out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: what was looked at, what was found, and what to do about it (nothing, if it is well)."""
+
+    workload: str
+    check: str
+    health: Health
+    found: str
+    fix: str = ""
+
+
+def doctor(path: Path, *, workload: str | None, output: Output) -> None:
+    """Check `workload`, or all of them; exit 1 if anything fails."""
+    config = read_config(path)
+    known = [policy.workload for policy in config.fleet.workloads]
+    if workload is not None and workload not in known:
+        raise CommandError(f"no workload {workload!r} in {path}; known: {', '.join(known)}")
+    chosen = known if workload is None else [workload]
+    findings = [*_signals(config, chosen), *_cluster(config, chosen)]
+    if output is Output.JSON:
+        put_json({"apiVersion": API_VERSION, "kind": "Findings", "items": [asdict(each) for each in findings]})
+    else:
+        rows = [(each.workload, each.check, each.health.value, each.found, each.fix) for each in findings]
+        put_table(("workload", "check", "", "found", "fix"), rows)
+    if any(each.health is Health.FAIL for each in findings):
+        raise typer.Exit(1)
+
+
+def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
+    """Where each signal would come from."""
+    from forecaster.errors import SourceError
+    from forecaster.sources.prometheus import PrometheusSource
+    from scaler.adapters.connections import connection_of, selectors_of
+
+    selectors = [each for each in selectors_of(config) if each.workload in chosen]
+    try:
+        checks = PrometheusSource(connection_of(config.prometheus)).check(selectors, now=datetime.now(UTC))
+    except SourceError as error:
+        fix = "check prometheus.url, its credentials and the network policy"
+        yield Finding(workload="-", check="prometheus", health=Health.FAIL, found=str(error), fix=fix)
+        return
+    yield Finding(workload="-", check="prometheus", health=Health.OK, found="answers")
+    for check in checks:
+        yield _signal(check)
+        policy = config.policy(check.workload)
+        if policy is not None:
+            yield from _targets_on_edges(check, policy.latency)
+
+
+def _signal(check: SignalCheck) -> Finding:
+    from forecaster.sources.catalogue import Use
+
+    if check.found:
+        health, found, fix = Health.OK, f"{check.metric} by {check.reach}", ""
+    else:
+        required = check.use is Use.REQUIRED
+        health, found = (Health.FAIL if required else Health.WARN), check.detail or "no live metric"
+        fix = "set selector.labels, selector.deployment_label or selector.demand_metric" if required else ""
+    return Finding(workload=check.workload, check=check.signal, health=health, found=found, fix=fix)
+
+
+def _targets_on_edges(check: SignalCheck, rule: LatencyRule) -> Iterator[Finding]:
+    """A latency target between two bucket edges is judged at the lower one: say so before it surprises."""
+    targets: set[float | None] = {getattr(slo, check.signal, None) for slo in rule.slos}
+    for target_s in sorted(each for each in targets if each is not None):
+        edge_s = check.judged_at(target_s) if check.edges_s else None
+        if edge_s is not None and edge_s < target_s:
+            found = f"the SLO of {target_s:g} s lies between buckets and is judged at {edge_s:g} s"
+            fix = f"a histogram with an edge at {target_s:g}, or an SLO on an edge"
+            yield Finding(workload=check.workload, check=check.signal, health=Health.WARN, found=found, fix=fix)
+
+
+def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
+    """Whether the targets can be read, and scaled where they are active."""
+    from forecaster.types import Blind
+    from scaler.adapters.connections import access_of, targets_of
+    from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
+    from scaler.adapters.kubernetes.errors import KubernetesError
+    from scaler.policy.types import Mode
+
+    targets = {name: target for name, target in targets_of(config).items() if name in chosen}
+    active = {policy.workload for policy in config.fleet.workloads if policy.mode is Mode.ACTIVE}
+    try:
+        api = ApiConnection(access_of(config))
+    except KubernetesError as error:
+        fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
+        yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
+        return
+    try:
+        cluster = KubernetesCluster(api)
+        states = cluster.read(list(targets.values()), now=datetime.now(UTC))
+        for name, target in targets.items():
+            state = states[target]
+            if isinstance(state, Blind):
+                fix = "check target.kind, target.name and the namespace; permissions are checked below"
+                yield Finding(workload=name, check="target", health=Health.FAIL, found=state.detail, fix=fix)
+            else:
+                found = f"{target.kind}: {state.desired} desired, {state.ready} Ready"
+                yield Finding(workload=name, check="target", health=Health.OK, found=found)
+            yield from _permissions(cluster, name, target, active=name in active)
+    except KubernetesError as error:
+        fix = "check that the API server is reachable from here"
+        yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
+    finally:
+        api.close()
+
+
+def _permissions(cluster: KubernetesCluster, name: str, target: TargetRef, *, active: bool) -> Iterator[Finding]:
+    missing = cluster.missing_permissions([target], active=active)
+    if not missing:
+        does = "observe and scale" if active else "observe"
+        yield Finding(workload=name, check="permissions", health=Health.OK, found=f"suffice to {does}")
+    for each in missing:
+        kind, slash, part = each.resource.partition("/")
+        resource = f"{kind}.{each.group}{slash}{part}" if each.group else each.resource
+        fix = f"kubectl -n {each.namespace} create role headstart-{each.verb} --verb={each.verb} --resource={resource}"
+        found = f"may not {each.verb} {resource} in {each.namespace}"
+        yield Finding(workload=name, check="permissions", health=Health.FAIL, found=found, fix=f"{fix}, and bind it")
