@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import HistoryError
-from forecaster.sources.history import PART, HistoryStore
+from forecaster.sources.history.store import PART, HistoryStore
 from forecaster.sources.history.file import HistoryDamaged, HistoryNewer, quarantine, quarantined
 from forecaster.types import EPOCH, STEP, SeriesKey
 
