@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from forecaster.errors import HistoryError
-from forecaster.sources.history.store import PART, HistoryStore
 from forecaster.sources.history.file import HistoryDamaged, HistoryNewer, quarantine, quarantined
+from forecaster.sources.history.store import PART, HistoryStore
 from forecaster.types import EPOCH, STEP, SeriesKey
 
 NOW = datetime(2026, 11, 4, 10, 15, 30, tzinfo=UTC)
