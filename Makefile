@@ -27,7 +27,7 @@ demo: $(VENV)/.core ## a simulated week, no cluster, no GPU: a table and headsta
 	@$(BIN)/headstart demo
 
 test: $(VENV)/.all servers check ## every check and every test
-	$(BIN)/pytest -n 2 --dist worksteal -q
+	$(BIN)/pytest -n 2 --dist worksteal -q --ignore=tests/benchmarks
 	@$(MAKE) --no-print-directory coverage
 
 check: $(VENV)/.all ## lint, types, import contracts: under a minute
@@ -42,11 +42,11 @@ servers:
 coverage: $(VENV)/.all ## branch coverage of the decision
 	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-mutants: $(VENV)/.all ## mutation testing of the decision (about an hour)
+mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
 
 bench: $(VENV)/.all ## speed and memory, as ratios within one run
-	$(BIN)/pytest tests/benchmarks -q -n 0 --benchmark-enable
+	$(BIN)/pytest tests/benchmarks -q -n 0 -p no:randomly
 
 demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
 	$(BIN)/python -m forecaster.train --pretrain --seed 7 --out data/models
