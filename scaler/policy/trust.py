@@ -20,6 +20,8 @@ class TrustRule:
     """Lowest share of minutes at or below the 0.95 quantile."""
     most_coverage: float = 0.99
     """Highest such share: above it the band is so wide that it wastes GPUs."""
+    most_error_ratio: float = 1.05
+    """Highest error, as a multiple of last value's: over six hours two equal forecasts differ by a few per cent."""
     least_scored_bins: int = 120
     """Minutes that must have been scored before the forecast can be judged at all."""
 
@@ -39,7 +41,7 @@ def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Trust:
         quality = each.quality
         if quality is None or quality.scored_bins < rule.least_scored_bins:
             return Trust.UNSCORED
-        if not quality.wape <= quality.wape_last_value:  # written so that NaN is worse, not better
+        if not quality.wape <= rule.most_error_ratio * quality.wape_last_value:  # so written, a NaN is worse
             return Trust.WORSE_THAN_LAST_VALUE
         if not quality.coverage_95 >= rule.least_coverage:
             return Trust.COVERAGE_LOW

@@ -80,7 +80,8 @@ def judged(quality: ForecastQuality | None = GOOD, *, snapshot: Snapshot | None 
         pytest.param(replace(GOOD, scored_bins=119), Trust.UNSCORED, id="119 minutes"),
         pytest.param(replace(GOOD, scored_bins=120), Trust.TRUSTED, id="120 minutes"),
         pytest.param(replace(GOOD, wape=0.12), Trust.TRUSTED, id="as good as last value"),
-        pytest.param(replace(GOOD, wape=0.1201), Trust.WORSE_THAN_LAST_VALUE, id="worse than last value"),
+        pytest.param(replace(GOOD, wape=0.12 * 1.05), Trust.TRUSTED, id="worse within the noise of six hours"),
+        pytest.param(replace(GOOD, wape=0.1261), Trust.WORSE_THAN_LAST_VALUE, id="worse than last value"),
         pytest.param(
             replace(GOOD, wape=float("nan")), Trust.WORSE_THAN_LAST_VALUE, id="an unknown error is no good one"
         ),
