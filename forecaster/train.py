@@ -10,8 +10,6 @@ fitted is reported and skipped; progress goes to stderr as one JSON object a lin
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import sys
 import time
@@ -31,7 +29,8 @@ from forecaster.models.seasonal import LastValue
 from forecaster.models.stored import arima_bytes, holt_winters_bytes, network_bytes
 from forecaster.models.tracking import Track, follow, is_tracking
 from forecaster.preprocess import DAY, bins_in, up_to
-from forecaster.types import EPOCH, HORIZONS, STEP, Forecaster, Panel, Series, SeriesKey
+from forecaster.trace import read_trace
+from forecaster.types import HORIZONS, STEP, Forecaster, Panel, Series, SeriesKey
 
 if TYPE_CHECKING:
     from forecaster.types import FloatArray
@@ -282,53 +281,26 @@ def write_panel(path: Path, panel: Panel) -> None:
 def read_panel(path: Path, *, column: str | None = None) -> Panel:
     """A panel from `write_panel`'s archive, or from a trace in CSV (plain or gzip), one series "trace/<name>".
 
-    A trace has `timestamp` (ISO, UTC if naive) and counts per bin; `column` picks one, else `requests`, else the first
-    number. Counts become requests a second, bins that are missing unknown. Raises `SeriesError` saying what is wrong.
+    A trace is read by `trace.read_trace`; `column` picks one of its columns. Raises `SeriesError` saying what is wrong.
     """
+    if path.suffix != ".npz":
+        trace = read_trace(path, column=column)
+        key = SeriesKey(workload=f"trace/{trace.name}", signal=registry.DEMAND)
+        series = trace.series
+        return Panel(keys=(key,), start=series.start, step=series.step, values=series.values[None, :])
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                return Panel(
-                    keys=tuple(
-                        SeriesKey(workload=one, signal=two, request_class=three)
-                        for one, two, three in stored["keys"].tolist()
-                    ),
-                    start=datetime.fromisoformat(str(stored["start"])).astimezone(UTC),
-                    step=timedelta(seconds=float(stored["step_s"])),
-                    values=np.asarray(stored["values"], dtype=np.float64),
-                )
-        name = path.name.removesuffix(".gz").removesuffix(".csv")
-        series = _read_trace(path, column)
+        with np.load(path, allow_pickle=False) as stored:
+            return Panel(
+                keys=tuple(
+                    SeriesKey(workload=one, signal=two, request_class=three)
+                    for one, two, three in stored["keys"].tolist()
+                ),
+                start=datetime.fromisoformat(str(stored["start"])).astimezone(UTC),
+                step=timedelta(seconds=float(stored["step_s"])),
+                values=np.asarray(stored["values"], dtype=np.float64),
+            )
     except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        raise SeriesError(f"cannot read {path.name} as a panel or trace: {error}") from error
-    key = SeriesKey(workload=f"trace/{name}", signal=registry.DEMAND)
-    return Panel(keys=(key,), start=series.start, step=series.step, values=series.values[None, :])
-
-
-def _read_trace(path: Path, column: str | None) -> Series:
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
-        rows = csv.reader(stream)
-        head = next(rows, [])
-        wanted = column or ("requests" if "requests" in head else head[1])
-        at, number = head.index("timestamp"), head.index(wanted)
-        pairs = [(_utc(row[at]), float(row[number])) for row in rows if row]
-    moments = np.array([moment.timestamp() for moment, _ in pairs])
-    widths, counts = np.unique(np.diff(np.unique(moments)), return_counts=True)
-    if not widths.size:
-        raise ValueError("needs at least two bins")
-    step_s = float(widths[counts.argmax()])  # the commonest distance, the shorter of two: holes only make longer ones
-    step = timedelta(seconds=step_s)
-    start = min(moment for moment, _ in pairs)
-    start -= (start - EPOCH) % step
-    slot = np.round((moments - start.timestamp()) / step_s).astype(np.int64)
-    values = np.full(int(slot.max()) + 1, np.nan)
-    values[slot] = [value / step_s for _, value in pairs]
-    return Series(start=start, step=step, values=values)
-
-
-def _utc(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        raise SeriesError(f"cannot read {path.name} as a panel: {error}") from error
 
 
 # ── Command line ──────────────────────────────────────────────────────────────────────────────────────────────

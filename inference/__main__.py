@@ -1,11 +1,13 @@
 """`python -m inference`: list the variants, show how one is started, and print its manifests.
 
-Reads a catalogue and writes to standard output; it never talks to a cluster. Exit 0 ok, 2 usage or a bad catalogue.
+Reads a catalogue and writes to standard output; it never talks to a cluster. Exit 0 ok, 1 nowhere to print, 2 usage or
+a bad catalogue.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,10 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         variants = read_catalogue(options.catalogue) if options.catalogue else shipped_catalogue()
-        sys.stdout.write(_answer(options, variants))
+        answer = _answer(options, variants)
     except InferenceError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    return _put(answer)
+
+
+def _put(text: str) -> int:
+    """Print it; the exit code. A reader that has left, as `head` does, is no error."""
+    if sys.stdout is None:  # how Python shows a standard stream that was closed before it started
+        sys.stderr.write("error: stdout is closed, so nothing could be printed\n")
+        return 1
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must go nowhere, or the interpreter complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -82,7 +82,7 @@ def _global(
 def demo(
     output: OutputFormat = Output.TABLE,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.html goes.")] = Path("headstart-demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the traffic.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the traffic.")] = 1,
 ) -> None:
     """Replay a seeded week and compare policies; needs no cluster.
 
@@ -133,6 +133,97 @@ def doctor(
     from scaler.commands import doctor as checks
 
     checks.doctor(config, workload=workload, output=output)
+
+
+# ── The lab ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+TraceColumn = Annotated[
+    str | None, typer.Option("--column", metavar="NAME", help="Which one; requests, else the first of numbers.")
+]
+ScoreFrom = Annotated[
+    str | None,
+    typer.Option("--score-from", metavar="TIME", help="Score from here on (UTC); the last four days if not given."),
+]
+ScoreTo = Annotated[str | None, typer.Option("--score-to", metavar="TIME", help="Up to here, exclusive.")]
+
+
+@app.command()
+def simulate(
+    trace: Annotated[Path, typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip.")],
+    column: TraceColumn = None,
+    policies: Annotated[
+        str | None, typer.Option("--policies", metavar="A,B", help="Which ones [headstart,reactive,hpa,oracle].")
+    ] = None,
+    cold_start: Annotated[
+        str, typer.Option("--cold-start", metavar="DURATION", help="From a pod's order to its first request.")
+    ] = "180s",
+    score_from: ScoreFrom = None,
+    score_to: ScoreTo = None,
+    peak_replicas: Annotated[
+        int | None,
+        typer.Option("--peak-replicas", metavar="N", min=1, help="Replicas for the 99.9 % quantile of the load [16]."),
+    ] = None,
+    capacity_rps: Annotated[
+        float | None,
+        typer.Option("--capacity-rps", metavar="X", help="Instead: what one replica serves a second."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every bin of every policy there.")
+    ] = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Play policies on a traffic trace: cost and misses.
+
+    The product decides by the code that ships, its rivals by theirs, all on the same traffic with the same cold start.
+    """
+    from scaler.commands import simulating
+
+    simulating.simulate(
+        trace,
+        simulating.Span(column=column, score_from=score_from, score_to=score_to),
+        simulating.Replicas(cold_start=cold_start, peak_replicas=peak_replicas, capacity_rps=capacity_rps),
+        policies=policies,
+        seed=seed,
+        csv_file=csv,
+        output=output,
+    )
+
+
+@app.command()
+def backtest(
+    trace: Annotated[
+        list[Path], typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip; may be repeated.")
+    ],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More traces.")] = None,
+    column: TraceColumn = None,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", metavar="A,B", help="Which ones [headstart,last-value,seasonal-naive]."),
+    ] = None,
+    horizons: Annotated[
+        str, typer.Option("--horizons", metavar="A,B", help="How far ahead, in whole bins (rounded up).")
+    ] = "5m,15m,30m",
+    score_from: ScoreFrom = None,
+    score_to: ScoreTo = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Forecast a trace from its past: accuracy and calibration.
+
+    From every bin of the scored days, with one day of warm-up before them. As JSON one document a trace, one a line
+    where there are several.
+    """
+    from scaler.commands import simulating
+
+    simulating.backtest(
+        [*trace, *(more or ())],
+        simulating.Span(column=column, score_from=score_from, score_to=score_to),
+        models=models,
+        horizons=horizons,
+        seed=seed,
+        output=output,
+    )
 
 
 # ── Watching ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -273,8 +364,8 @@ def train(
         Path | None, typer.Option("--trace", metavar="FILE", help="Train on this CSV instead of the daemon's history.")
     ] = None,
     models: Annotated[str | None, typer.Option("--models", metavar="A,B", help="Which ones; all if not given.")] = None,
-    days: Annotated[int, typer.Option("--days", min=3, help="How much of the history.")] = 14,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the fits.")] = 1,
+    days: Annotated[int, typer.Option("--days", metavar="N", min=3, help="How much of the history.")] = 14,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the fits.")] = 1,
     no_promote: Annotated[bool, typer.Option("--no-promote", help="Store only; nothing goes live.")] = False,
     output: OutputFormat = Output.TABLE,
 ) -> None:

@@ -8,7 +8,7 @@ run this same function; only the ports differ.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
@@ -49,7 +49,10 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickReport:
-    """What one tick saw, decided and did; `journal_error` is set when decisions could not be made durable."""
+    """What one tick saw, decided and did; `journal_error` is set when decisions could not be made durable.
+
+    `failed` holds the workloads whose decision raised: they have no record and keep the state that they had.
+    """
 
     at: datetime
     records: tuple[DecisionRecord, ...]
@@ -57,6 +60,7 @@ class TickReport:
     outcomes: Mapping[str, Outcome]
     states: Mapping[str, PolicyState]
     journal_error: str = ""
+    failed: Mapping[str, Exception] = field(default_factory=dict)
 
 
 def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: datetime) -> TickReport:
@@ -64,14 +68,21 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
     signals = ports.signals.read(now=now)
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
-    decided = []
+    decided, wishes, failed, next_states = [], [], {}, {}
     for policy in fleet.workloads:
         snapshot = _snapshot(policy, signals, replicas, forecasts)
         before = states.get(policy.workload, PolicyState())
-        decision, after = decide(snapshot, before, policy, now=now)
-        decided.append((policy, snapshot, before, decision, after))
-    allowed = grants([_wish(policy, before, decision) for policy, _, before, decision, _ in decided], fleet.budget)
-    records, next_states = [], {}
+        try:
+            decision, after = decide(snapshot, before, policy, now=now)
+        except Exception as error:
+            # A defect, told as one by the shell; it must not take the other workloads' decisions with it (I10).
+            failed[policy.workload], next_states[policy.workload] = error, before
+            wishes.append(_held(policy, before))
+        else:
+            decided.append((policy, snapshot, before, decision, after))
+            wishes.append(_wish(policy, before, decision))
+    allowed = grants(wishes, fleet.budget)
+    records = []
     for policy, snapshot, before, decision, after in decided:
         limited = fleet.budget.gpus is not None and policy.mode is Mode.ACTIVE
         limit = allowed[policy.workload] if limited else None
@@ -90,6 +101,7 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
         outcomes=outcomes,
         states=next_states,
         journal_error=journal_error,
+        failed=failed,
     )
 
 
@@ -109,26 +121,26 @@ def _snapshot(
         lead_time_s=policy.start_time.total_seconds(),
         requests_waiting=seen.requests_waiting,
         forecasts=forecasts.get(name, ()),
+        demand_partial=seen.demand_partial,
     )
 
 
 def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision) -> Wish:
-    """What the workload holds and asks for.
-
-    One that cannot be read holds what it had when last seen, or its maximum if it never was: an unknown number of
-    GPUs is not a free one. One that is only observed asks for nothing, its decision moves no pod.
-    """
-    current = decision.current
-    if current is None:
-        current = before.desired[-1].replicas if before.desired else policy.bounds.max_replicas
+    """What the workload holds and asks for. One that is only observed asks for nothing, its decision moves no pod."""
+    held = _held(policy, before)
+    current = held.current if decision.current is None else decision.current
     asks = policy.mode is Mode.ACTIVE and decision.target is not None
-    return Wish(
-        workload=policy.workload,
-        current=current,
-        target=decision.target if asks and decision.target is not None else current,
-        gpus=policy.profile.gpus,
-        priority=policy.priority,
-    )
+    target = decision.target if asks and decision.target is not None else current
+    return replace(held, current=current, target=target)
+
+
+def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
+    """The wish of a workload that cannot be read: what it had when last seen, or its maximum if it never was.
+
+    An unknown number of GPUs is not a free one.
+    """
+    seen = before.desired[-1].replicas if before.desired else policy.bounds.max_replicas
+    return Wish(workload=policy.workload, current=seen, target=seen, gpus=policy.profile.gpus, priority=policy.priority)
 
 
 def _record(journal: Journal, records: Sequence[DecisionRecord]) -> str:
@@ -154,10 +166,18 @@ def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outco
     outcomes = {}
     for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
         if record.policy.mode is Mode.ACTIVE:
-            outcomes[record.policy.workload] = targets.scale(record.decision)
+            outcomes[record.policy.workload] = _scaled(targets, record.decision)
         else:
             outcomes[record.policy.workload] = Outcome(
                 kind=OutcomeKind.OBSERVED,
                 detail=f"observe mode: would scale {record.decision.current} → {record.decision.target}",
             )
     return outcomes
+
+
+def _scaled(targets: Targets, decision: Decision) -> Outcome:
+    """One write. A port that raises against its promise costs this workload's write, not the writes after it."""
+    try:
+        return targets.scale(decision)
+    except Exception as error:
+        return Outcome(kind=OutcomeKind.FAILED, detail=f"{type(error).__name__}: {error}")

@@ -32,6 +32,7 @@ class WorkloadSignals:
 
     classes: tuple[ClassReadings, ...]
     requests_waiting: Reading = NOT_READ
+    demand_partial: bool = False
     reported: tuple[tuple[str, Reading], ...] = ()
 
 

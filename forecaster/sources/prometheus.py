@@ -335,7 +335,18 @@ def _finished(values: dict[SeriesKey, Reading], facts: Facts, budget: _Budget, *
         detail = f"the server's clock is {skew_s:+.0f} s from ours, at most {SKEW_BLIND_S:g} s are allowed"
         blind = Blind(reason=BlindReason.CLOCK_SKEW, detail=detail)
         values = {key: reading if isinstance(reading, Blind) else blind for key, reading in values.items()}
-    return Readings(values=values, queries=budget.queries, query_s=budget.spent_s, skew_s=skew_s, notes=tuple(notes))
+    return Readings(
+        values=values,
+        queries=budget.queries,
+        query_s=budget.spent_s,
+        skew_s=skew_s,
+        notes=tuple(notes),
+        partial=frozenset(
+            workload
+            for (workload, signal, part), slot in facts.measured.items()
+            if part is Part.UP and signal == DEMAND and 0.0 < slot[""] < 1.0
+        ),
+    )
 
 
 def _edge(label: str) -> float:

@@ -37,6 +37,8 @@ class Readings:
     query_s: float
     skew_s: float | None = None
     notes: tuple[str, ...] = ()
+    partial: frozenset[str] = frozenset()
+    """Workloads whose demand is a lower bound: of the front door's targets that counted it lately, some are down."""
 
 
 @dataclass(slots=True, kw_only=True)

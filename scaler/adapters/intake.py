@@ -64,7 +64,10 @@ class HistoryIntake:
     def collect(self, *, now: datetime) -> None:
         """Store the minutes since the last call. Raises `SourceError`, `HistoryError`; the next call asks again."""
         end = floor_to_step(now)
-        start = end - REACH if self._collected_to is None else max(self._collected_to - OVERLAP, end - REACH)
+        known_to = self._collected_to
+        if known_to is None or known_to > end:  # the clock was put back: what was collected since has other minutes
+            known_to = end - REACH + OVERLAP
+        start = max(known_to - OVERLAP, end - REACH)
         if start >= end:
             return
         panel = self._source.history(self._selectors, DEMAND, start=start, end=end, step=STEP)
@@ -78,8 +81,9 @@ class HistoryIntake:
         source does not reach back that far. The first failure ends the pass. Raises `HistoryError`.
         """
         window = backfill_window(now=now)
+        self._asked = {mark for mark in self._asked if mark[2] > window.start}
         stored = pieces = 0
-        for batch, selectors in enumerate(_batches(self._selectors)):
+        for batch, selectors in enumerate(self._batches()):
             known = self._known(selectors, start=window.start, end=window.end)
             for span in missing_spans(known):
                 mark = (batch, span.start, span.end)
@@ -95,6 +99,14 @@ class HistoryIntake:
                 pieces += 1
                 self._asked.add(mark)
         return Backfill(stored=stored, pieces=pieces)
+
+    def _batches(self) -> list[Sequence[WorkloadSelector]]:
+        """Workloads to ask for together; those without any history by themselves, for the others' has no holes."""
+        every = {selector.workload for selector in self._selectors}
+        stored = {key.workload for key in demand_keys(self._store.history, every)}
+        old = [selector for selector in self._selectors if selector.workload in stored]
+        new = [selector for selector in self._selectors if selector.workload not in stored]
+        return [*_in_batches(old), *_in_batches(new)]
 
     def _known(self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime) -> Panel:
         """What the store has of these workloads; one row of holes where it has nothing."""
@@ -112,5 +124,5 @@ def demand_keys(store: HistoryStore, workloads: set[str]) -> tuple[SeriesKey, ..
     return tuple(key for key in stored if key.signal == DEMAND and key.workload in workloads)
 
 
-def _batches(selectors: Sequence[WorkloadSelector]) -> list[Sequence[WorkloadSelector]]:
+def _in_batches(selectors: Sequence[WorkloadSelector]) -> list[Sequence[WorkloadSelector]]:
     return [selectors[at : at + AT_ONCE] for at in range(0, len(selectors), AT_ONCE)]

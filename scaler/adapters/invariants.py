@@ -62,7 +62,8 @@ def _within_bounds(record: DecisionRecord) -> bool:
 
 
 def _blind_or_rewarming(record: DecisionRecord, after: PolicyState) -> bool:
-    if isinstance(record.snapshot.replicas, Blind) or demand_of(record.snapshot.classes) is None:
+    snapshot = record.snapshot
+    if isinstance(snapshot.replicas, Blind) or demand_of(snapshot.classes) is None or snapshot.demand_partial:
         return True
     window = guard.look_back(timedelta(seconds=record.snapshot.lead_time_s))
     return after.known_since is None or record.at - after.known_since < window

@@ -26,6 +26,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from forecaster.types import EPOCH
 
+LATE = timedelta(seconds=5)
+"""A run that begins so much after its time still belongs to that time."""
+
 _TROUBLES = {
     EVENT_JOB_ERROR: "failed",
     EVENT_JOB_MISSED: "missed",
@@ -59,6 +62,16 @@ def next_run(job: Job, *, now: datetime) -> datetime:
     """The first regular time of `job` after `now`: whole intervals since the epoch, plus its offset."""
     since: timedelta = (now - EPOCH - job.offset) % job.interval
     return now - since + job.interval
+
+
+def due_time(job: Job, *, now: datetime) -> datetime:
+    """The regular time that a run of `job` beginning at `now` belongs to, or `now` itself if none was just due.
+
+    Threads wake some tenths of a millisecond early or late, and the rules count whole periods: with ticks 59.9993 s
+    apart a limit of one step a minute lets one step through in two, and a surge waits twice as long.
+    """
+    regular = next_run(job, now=now) - job.interval
+    return regular if now - regular < min(LATE, job.interval / 2) else now
 
 
 class _Busy:

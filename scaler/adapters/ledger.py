@@ -22,15 +22,23 @@ class StoreJournal:
     def __init__(self, store: Store, *, on_recovery: Callable[[str], None] = lambda _: None) -> None:
         self._store = store
         self._on_recovery = on_recovery
+        self._damage: StoreDamaged | None = None
 
     def append(self, records: Sequence[DecisionRecord]) -> None:
-        """Store one tick's records; in a new file if the old one turns out to be damaged. Raises `OSError`."""
-        try:
-            self._store.journal.append(records)
-        except StoreDamaged as damage:
-            report = self._store.recover(now=records[0].at)
-            self._on_recovery(f"{damage}; set aside as {report.quarantined}")
-            self._store.journal.append(records)
+        """Store one tick's records; in a new file if the old one turns out to be damaged. Raises `OSError`.
+
+        A recovery that fails (the disk is full as well) leaves the store closed: every tick tries it again.
+        """
+        if self._damage is None:
+            try:
+                self._store.journal.append(records)
+                return
+            except StoreDamaged as damage:
+                self._damage = damage
+        report = self._store.recover(now=records[0].at)
+        self._on_recovery(f"{self._damage}; set aside as {report.quarantined}")
+        self._damage = None
+        self._store.journal.append(records)
 
     def record_outcomes(self, at: datetime, outcomes: Mapping[str, Outcome]) -> None:
         """Store what became of the writes of the tick at `at`. Raises `OSError`."""

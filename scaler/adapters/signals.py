@@ -79,10 +79,11 @@ class SourceSignals:
         for key, reading in readings.values.items():
             of_workload[key.workload][key] = reading
         return {
-            selector.workload: signals_of(
-                of_workload[selector.workload], self._latency.get(selector.workload, LatencyRule())
+            name: replace(
+                signals_of(of_workload[name], self._latency.get(name, LatencyRule())),
+                demand_partial=name in readings.partial,
             )
-            for selector in self._selectors
+            for name in (selector.workload for selector in self._selectors)
         }
 
 

@@ -72,8 +72,10 @@ def way_out_of(blind: Blind, workload: str) -> str:
 
 
 def blind_demand(record: DecisionRecord) -> Blind | None:
-    """Why demand is unknown, or None while it is known. Readings that are no number count as blind."""
+    """Why demand is unknown or known in part, or None. Readings that are no number count as blind."""
     if demand_of(record.snapshot.classes) is not None:
+        if record.snapshot.demand_partial:
+            return Blind(reason=BlindReason.PARTIAL, detail="of the front door's targets some are down")
         return None
     for readings in record.snapshot.classes:
         if isinstance(readings.demand_rps, Blind):

@@ -41,6 +41,7 @@ class Store:
         self._lock = threading.Lock()
         self._recovery = threading.Lock()
         self._generation = 0
+        self._aside: Path | None = None  # where a recovery that is not over yet has put the damaged file
         self._db: sqlite3.Connection | None = None
         self.history: HistoryStore
         self.journal: SqliteJournal
@@ -76,9 +77,11 @@ class Store:
             if self._generation != seen:
                 return self.report
             self.close()
-            aside = quarantine(self.path, now=now) if self.path.exists() else None
+            if self._aside is None and self.path.exists():
+                self._aside = quarantine(self.path, now=now)
             self._connect(now=now)
             self._generation += 1
+            aside, self._aside = self._aside, None
             self.report = OpenReport(created=True, quarantined=aside, damage="found while the daemon was running")
             return self.report
 

@@ -56,7 +56,7 @@ def doctor(path: Path, *, workload: str | None, output: Output) -> None:
         put_json({"apiVersion": API_VERSION, "kind": "Findings", "items": [asdict(each) for each in findings]})
     else:
         rows = [(each.workload, each.check, each.health.value, each.found, each.fix) for each in findings]
-        put_table(("workload", "check", "", "found", "fix"), rows)
+        put_table(("WORKLOAD", "CHECK", "", "FOUND", "FIX"), rows)
     if any(each.health is Health.FAIL for each in findings):
         raise typer.Exit(1)
 
@@ -82,6 +82,14 @@ def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
             yield from _targets_on_edges(check, policy.latency)
 
 
+_FIXES = {
+    "required": "set selector.labels, selector.deployment_label or selector.demand_metric",
+    "rules": "scrape one of them; meanwhile the rule that reads it stays silent",
+    "reporting": "none needed: it is only reported, no rule reads it",
+}
+"""What to do about a signal without a metric, by `catalogue.Use`."""
+
+
 def _signal(check: SignalCheck) -> Finding:
     from forecaster.sources.catalogue import Use
 
@@ -90,7 +98,7 @@ def _signal(check: SignalCheck) -> Finding:
     else:
         required = check.use is Use.REQUIRED
         health, found = (Health.FAIL if required else Health.WARN), check.detail or "no live metric"
-        fix = "set selector.labels, selector.deployment_label or selector.demand_metric" if required else ""
+        fix = _FIXES[check.use]
     return Finding(workload=check.workload, check=check.signal, health=health, found=found, fix=fix)
 
 

@@ -16,6 +16,7 @@ from scaler.commands.watching import moment
 from scaler.errors import CommandError
 
 if TYPE_CHECKING:
+    from forecaster.types import SeriesKey
     from scaler.adapters.journal import ReplayRow
     from scaler.policy.decide import WorkloadPolicy
 
@@ -96,7 +97,7 @@ def replay(journal: Path, output: Output, *, part: Part, policy_file: Path | Non
     for row in replayed(entries, decide_within, policies=policies):
         count, first, last = count + 1, first or row.at, row.at
         seen.add(row.workload)
-        if not row.equal:
+        if _differs(row, under_others=policies is not None):
             total += 1
             if len(different) < MOST_ROWS or output is Output.JSON:
                 different.append(row)
@@ -121,6 +122,17 @@ def replay(journal: Path, output: Output, *, part: Part, policy_file: Path | Non
     else:
         _put_replay(document, other_policy=policy_file)
     return 3 if total else 0
+
+
+def _differs(row: ReplayRow, *, under_others: bool) -> bool:
+    """Whether a replay is told about this row.
+
+    The same settings must give the same decision to the last bit. Other settings always give other numbers on the way
+    (a steered quantile, a rule's detail); there the question is whether the replicas or their reason are others.
+    """
+    if row.equal or not under_others or row.recorded is None:
+        return not row.equal
+    return (row.recorded.target, row.recorded.reason) != (row.replayed.target, row.replayed.reason)
 
 
 def _policies(path: Path) -> dict[str, WorkloadPolicy]:
@@ -182,18 +194,19 @@ def export(data_dir: Path, out: Path, *, part: Part, signals: Sequence[str]) -> 
     from scaler.adapters.store import FILE_NAME
 
     _need("pyarrow", extra="analytics")
+    if not out.absolute().parent.is_dir():
+        raise CommandError(f"there is no folder {out.absolute().parent} to write {out.name} in; make it first")
     file = data_dir / FILE_NAME if data_dir.is_dir() else data_dir
     if not file.is_file():
         raise CommandError(f"there is no data file {file}; name the daemon's data folder (data_dir in its settings)")
     now = datetime.now(UTC)
     with HistoryStore.open(file, now=now, read_only=True) as store:
+        stored = sorted(store.keys())
         keys = [
-            key
-            for key in sorted(store.keys())
-            if part.workload in (None, key.workload) and (not signals or key.signal in signals)
+            key for key in stored if part.workload in (None, key.workload) and (not signals or key.signal in signals)
         ]
         if not keys:
-            raise CommandError(f"the history in {file} has no such series")
+            raise CommandError(f"the history in {file} has no such series; it holds {_held(stored)}")
         spans = [span for key in keys if (span := store.span(key)) is not None]
         if not spans:
             raise CommandError(f"the history in {file} holds no point of these {len(keys)} series")
@@ -201,6 +214,15 @@ def export(data_dir: Path, out: Path, *, part: Part, signals: Sequence[str]) -> 
         end = part.span().get("until", max(span[1] for span in spans) + STEP)
         rows = write(store, out, keys=keys, start=start, end=end)
     put(f"{out}: {rows} rows of {len(keys)} series, {start:%FT%TZ} to {end:%FT%TZ}")
+
+
+def _held(keys: Sequence[SeriesKey]) -> str:
+    """Which signals and workloads a history holds, in a few words."""
+    if not keys:
+        return "nothing yet"
+    signals = sorted({key.signal for key in keys})
+    workloads = sorted({key.workload for key in keys})
+    return f"{', '.join(signals)} of {', '.join(workloads[:20])}{', …' if len(workloads) > 20 else ''}"
 
 
 def _need(package: str, *, extra: str) -> None:

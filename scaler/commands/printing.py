@@ -1,11 +1,12 @@
 """How commands print: data on stdout as a table or JSON, everything else on stderr, no colour where none is wanted.
 
-It decides widths, colours and spinners, never content. rich honours NO_COLOR by itself; a progress bar is only drawn
-on a terminal.
+It decides widths, colours and spinners, never content. With NO_COLOR a table holds no escape at all; a progress bar is
+only drawn on a terminal.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
+
+from scaler.errors import CommandError
 
 
 class Output(StrEnum):
@@ -23,12 +26,20 @@ class Output(StrEnum):
 
 
 def say(text: str) -> None:
-    """A message for people, on stderr."""
-    sys.stderr.write(text if text.endswith("\n") else f"{text}\n")
+    """A message for people, on stderr; to nobody where that is closed."""
+    if sys.stderr is not None:
+        sys.stderr.write(text if text.endswith("\n") else f"{text}\n")
 
 
 def put(text: str) -> None:
-    """Data, on stdout. A reader that has left, as `head` does, ends the command without an error."""
+    """Data, on stdout. A reader that has left, as `head` does, ends the command without an error.
+
+    Raises `CommandError` where stdout is closed.
+    """
+    if sys.stdout is None:  # how Python shows a standard stream that was closed before it started
+        raise CommandError("stdout is closed, so nothing could be printed")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without arrows gets "?", not an error
     try:
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
@@ -53,7 +64,8 @@ def put_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: S
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    # rich's NO_COLOR leaves bold alone; people who set it want text without escapes.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     for row in rows:
@@ -98,5 +110,5 @@ def progress_bar() -> Iterator[Callable[[float, str], None]]:
 
 def clear_screen() -> None:
     """Start over at the top of a terminal; nothing where stdout is no terminal."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         sys.stdout.write("\x1b[2J\x1b[H")

@@ -44,7 +44,8 @@ def summary(config: Config) -> str:
     policies = config.fleet.workloads
     active = sum(policy.mode.value == "active" for policy in policies)
     budget = "no GPU budget" if config.fleet.budget.gpus is None else f"a budget of {config.fleet.budget.gpus} GPUs"
-    return f"{config.path}: ok, {len(policies)} workloads ({active} active), {budget}"
+    count = f"{len(policies)} workload{'s' if len(policies) != 1 else ''}"
+    return f"{config.path}: ok, {count} ({active} active), {budget}"
 
 
 def _document(path: Path, issues: tuple[ConfigIssue, ...]) -> dict[str, object]:
@@ -99,25 +100,33 @@ def _queries_of(selector: WorkloadSelector) -> Iterator[Query]:
 
 def _secret_files(config: Config) -> list[ConfigIssue]:
     """Secret files that are named but cannot be read here; their content is not looked at."""
+    from scaler.config.document import read_document
+
     prometheus, http = config.prometheus, config.http
     named = {
-        "prometheus.bearer_token_file": prometheus.bearer_token_file,
-        "prometheus.password_file": prometheus.password_file,
-        "prometheus.ca_file": prometheus.ca_file,
-        "prometheus.cert_file": prometheus.cert_file,
-        "prometheus.key_file": prometheus.key_file,
-        "kubernetes.kubeconfig": config.kubernetes.kubeconfig,
-        "http.token_file": http.token_file,
+        ("prometheus", "bearer_token_file"): prometheus.bearer_token_file,
+        ("prometheus", "password_file"): prometheus.password_file,
+        ("prometheus", "ca_file"): prometheus.ca_file,
+        ("prometheus", "cert_file"): prometheus.cert_file,
+        ("prometheus", "key_file"): prometheus.key_file,
+        ("kubernetes", "kubeconfig"): config.kubernetes.kubeconfig,
+        ("http", "token_file"): http.token_file,
     }
+    tree = read_document(config.path, str(config.path))
     issues = []
-    for setting, file in named.items():
+    for (section, key), file in named.items():
         if file is None:
             continue
         try:
             file.open("rb").close()
         except OSError as error:
+            node = tree.child(section) or tree
+            place = (node.child(key) or node).place
             text = f"{file} cannot be read here ({error.strerror}); --offline leaves secret files out of the check"
-            issues.append(ConfigIssue(file=str(config.path), line=1, column=1, setting=setting, text=text))
+            setting = f"{section}.{key}"
+            issues.append(
+                ConfigIssue(file=place.file, line=place.line, column=place.column, setting=setting, text=text)
+            )
     return issues
 
 

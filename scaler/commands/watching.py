@@ -48,6 +48,7 @@ def put_workloads(document: Document) -> None:
     ways = [f"{item['workload']}: {_way(item)}" for item in items if item.get("way_out") and _is_trouble(item)]
     for line in (*ways, *notes):
         put(line)
+    put(f"last tick {datetime.fromisoformat(document['at']):%F %T} UTC")
 
 
 _COLUMNS = ("WORKLOAD", "MODE", "STATE", "SINCE", "REPLICAS", "READY", "MIN-MAX", "DEMAND/s", "FORECAST", "WHY")
@@ -167,10 +168,9 @@ def put_decisions(documents: Sequence[Document], output: Output) -> None:
 
 def moment(text: str) -> datetime:
     """A moment that a person typed: ISO 8601, UTC if it names no zone; "12:03" is today. Raises `CommandError`."""
+    is_clock_time = len(text) <= 8 and ":" in text
     try:
-        if len(text) <= 8 and ":" in text:
-            text = f"{datetime.now(UTC):%Y-%m-%d}T{text}"
-        value = datetime.fromisoformat(text)
+        value = datetime.fromisoformat(f"{datetime.now(UTC):%Y-%m-%d}T{text}" if is_clock_time else text)
     except ValueError:
         raise CommandError(f"a moment is written like 2026-11-20T18:00:00Z or 18:00 (UTC), got {text!r}") from None
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -120,6 +120,18 @@ def read_document(path: Path, shown: str) -> Node:
     return parse_document(text, shown)
 
 
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str, place: Place) -> str:
+    """The parser's words, except for two mistakes that people make and the parser names by its own grammar."""
+    problem = error.problem or error.context or "no reason given"
+    if problem == "found character that cannot start any token":
+        line = text.splitlines()[place.line - 1 : place.line]
+        if line and line[0][place.column - 1 : place.column] == "\t":
+            return "a tab stands here; indent with spaces"
+    if problem == "but found another document":
+        return "a second document begins here; one file holds one"
+    return problem
+
+
 def parse_document(text: str, shown: str) -> Node:
     """The tree of a YAML text. Raises `ConfigError` for a syntax error, or with every refused construct."""
     try:
@@ -129,13 +141,13 @@ def parse_document(text: str, shown: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file=shown) if mark is None else Place(file=shown, line=mark.line + 1, column=mark.column + 1)
-        raise _refused(place, f"is not YAML: {error.problem or error.context}") from error
+        raise _refused(place, f"is not YAML: {_syntax_problem(error, text, place)}") from error
     except yaml.YAMLError as error:
         raise _refused(Place(file=shown), f"is not YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise _refused(Place(file=shown), f"is nested deeper than {MAX_DEPTH} levels") from error
     if root is None:
-        raise _refused(Place(file=shown), "is empty")
+        raise _refused(Place(file=shown), "is empty; it begins with apiVersion and kind")
     issues: list[ConfigIssue] = []
     tree = _node(root, shown, "", 0, issues)
     if issues:

@@ -25,12 +25,12 @@ from typing import Any
 from forecaster.errors import HistoryError
 from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
-from scaler.adapters import logs
+from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
-from scaler.adapters.jobs import Job, Schedule, Trouble
+from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.ledger import NoJournal, StoreJournal
@@ -92,7 +92,9 @@ class Daemon:
         self.upkeep = self._upkeep()
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
-        self._schedule = Schedule(self._jobs(), on_trouble=self._trouble)
+        jobs = self._jobs()
+        self._tick_job = next(job for job in jobs if job.name == "tick")
+        self._schedule = Schedule(jobs, on_trouble=self._trouble)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -137,8 +139,10 @@ class Daemon:
         try:
             self._forecasts.publish(self.journal.forecasts(now=now))
             return self.journal.states(now=now)
-        except OSError as error:
-            self.log.warning("states_not_restored", error=str(error), meanwhile="every workload holds its scale first")
+        except Exception as error:
+            # Not only what the file can fail with: a decision of an older version that this one cannot make again
+            # would otherwise keep every later start from succeeding.
+            self.log.warning("states_not_restored", error=repr(error), meanwhile="every workload holds its scale first")
             return {}
 
     def _upkeep(self) -> Upkeep:
@@ -230,7 +234,7 @@ class Daemon:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
         if self.stopping.is_set():
             return
-        self.round.run(now=datetime.now(UTC))
+        self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
         self.watchdog.progressed()
 
     def realign(self) -> None:
@@ -283,13 +287,21 @@ def run(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
-    try:
-        store = Store.open(config.data_dir, now=datetime.now(UTC))
-        daemon = Daemon(config, store)
-        daemon.start()
-    except (OSError, HistoryError, KubernetesError) as error:
-        log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
-        return 1
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock.held(config.data_dir))
+            store = Store.open(config.data_dir, now=datetime.now(UTC))
+            daemon = Daemon(config, store)
+            daemon.start()
+        except (OSError, HistoryError, KubernetesError) as error:
+            log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
+            return 1
+        return _serve(daemon, asked)
+
+
+def _serve(daemon: Daemon, asked: threading.Event) -> int:
+    """Until asked to stop; answers the exit status."""
+    log, store = daemon.log, daemon.store
     if store.report.quarantined is not None:
         log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
     _watch_clock(daemon, asked)
@@ -320,6 +332,7 @@ def tick_once(config: Config, *, dry_run: bool) -> TickReport:
     now = datetime.now(UTC)
     with ExitStack() as stack:
         folder = stack.enter_context(_scratch()) if dry_run else config.data_dir
+        stack.enter_context(folder_lock.held(folder))
         store = stack.enter_context(Store.open(folder, now=now))
         daemon = Daemon(config, store, dry_run=dry_run)
         daemon.upkeep.forecast(now=now)

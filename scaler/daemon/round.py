@@ -75,11 +75,21 @@ class Round:
         outlets.telemetry.tick_finished(report, broken, duration_s=time.monotonic() - begun)
         for event in events.events_of(report, self._report, before, after, broken):
             getattr(outlets.log, event.level)(event.name, **event.keys)
+        self._tell_failed(report)
         self._report = report
         self._tell_source_notes()
         for error in outlets.announce(now):
             outlets.log.warning("event_not_left", error=error, meanwhile="the scale was written")
         return report
+
+    def _tell_failed(self, report: TickReport) -> None:
+        """A decision that raised: with its traceback when it begins, and counted at every tick."""
+        before = {} if self._report is None else self._report.failed
+        for workload, error in report.failed.items():
+            self._outlets.telemetry.job_failed("decide")
+            if repr(before.get(workload)) != repr(error):
+                meanwhile = "its scale is held; the other workloads go on"
+                self._outlets.log.error("decision_failed", workload=workload, exc_info=error, meanwhile=meanwhile)
 
     def _tell_source_notes(self) -> None:
         notes = self._outlets.source_notes()
@@ -101,7 +111,7 @@ def frozen_series(report: TickReport) -> frozenset[SeriesKey]:
 
 def _is_frozen(record: DecisionRecord, after: PolicyState) -> bool:
     replicas, policy = record.snapshot.replicas, record.policy
-    if isinstance(replicas, Blind) or demand_of(record.snapshot.classes) is None:
+    if isinstance(replicas, Blind) or demand_of(record.snapshot.classes) is None or record.snapshot.demand_partial:
         return True
     _, most = scheduled.bounds_at(
         policy.scheduled, least=policy.bounds.min_replicas, most=policy.bounds.max_replicas, now=record.at

@@ -156,6 +156,11 @@ class _Moment:
     def current(self) -> int:
         return self.replicas.desired
 
+    @property
+    def known(self) -> bool:
+        """Whether demand is measured in full: only then may anything be released or learnt."""
+        return self.demand_rps is not None and not self.snapshot.demand_partial
+
     def z(self, state: PolicyState) -> float:
         return self.policy.steering.first_z if state.z is None else state.z
 
@@ -177,7 +182,7 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     """Move z by what the last minute showed: its demand against what was Ready when it began."""
     policy, snapshot = moment.policy, moment.snapshot
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
-    if moment.demand_rps is None or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
+    if moment.demand_rps is None or not moment.known or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
         return state
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
@@ -205,7 +210,7 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
 def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ...]) -> PolicyState:
     """Note what this tick saw, for the guard of this and the coming ticks."""
     now = moment.now
-    known = moment.demand_rps is not None
+    known = moment.known
     keep = max((each.keep for each in proposals), default=0)
     calm = known and keep < moment.current
     window = guard.look_back(moment.lead_time)
@@ -224,7 +229,7 @@ def _compose(
 ) -> tuple[int, tuple[Adjustment, ...], Reason]:
     """Target, clamps and main reason, in the one order that there is."""
     current, now, step = moment.current, moment.now, moment.policy.step
-    known = moment.demand_rps is not None
+    known = moment.known
     highest = max(proposals, key=lambda each: each.want, default=None)
     keep = max((each.keep for each in proposals), default=current)
     target, reason = current, Reason.STEADY if known else Reason.BLIND_DEMAND
@@ -297,7 +302,9 @@ def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicySta
     if decision.action is Action.HOLD or decision.target is None:
         return state
     ready = min(moment.replicas.ready, decision.target)  # what a release leaves is what the coming minute is judged by
-    state = replace(state, asked=decision.target, ready=ready)
+    # A sleeper's zero stays ours until it is seen awake: a wake-up that fails is no human's zero.
+    asked = decision.target if moment.current > 0 else state.asked
+    state = replace(state, asked=asked, ready=ready)
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
     if fired is None or decision.action is Action.IN:
         return state

@@ -39,7 +39,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROFILE_DOUBTED: "a latency broke its SLO although the load fits: the capacity profile promises too much",
     Reason.SCHEDULED: "a scheduled event needs so many",
     Reason.STEADY: "no rule wants more, and none allows less",
-    Reason.BLIND_DEMAND: "the demand is unknown, so nothing is released",
+    Reason.BLIND_DEMAND: "the demand is unknown or seen only in part, so nothing is released",
     Reason.BLIND_REPLICAS: "the cluster could not be read",
     Reason.BLIND_RULE: "a signal whose rule was active a moment ago is blind, so nothing is released",
     Reason.REWARM: "signals are known again, but a whole look-back must pass before anything is released",
@@ -312,8 +312,11 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         yield "nothing, until somebody scales it to at least one replica"
         return
     if decision.action is Action.OUT:
-        added = decision.target - decision.current
-        yield f"{added} more ordered, expected Ready at {_clock(decision.at + lead)}"
+        added, ready_at = decision.target - decision.current, _clock(decision.at + lead)
+        if policy.mode is Mode.OBSERVE:
+            yield f"nothing is ordered in observe mode; active, {added} more would be, expected Ready at {ready_at}"
+        else:
+            yield f"{added} more ordered, expected Ready at {ready_at}"
     if decision.action is Action.IN:
         yield f"no further scale-in before {_clock(decision.at + policy.guard.spacing)}"
     if decision.action is Action.HOLD:

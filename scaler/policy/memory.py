@@ -36,7 +36,8 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: timedelta, now: datetime) -> PolicyState:
     """Note the scale that the cluster reports: its recent course, and a scale-in since the last tick, ours or not.
 
-    The scale-in is dated to the tick before, when it was ordered.
+    The scale-in is dated to the tick before, when it was ordered. A zero that we asked for is no longer ours once
+    another scale is seen: the write failed, or the workload woke, and the next zero is somebody else's.
     """
     last = state.desired[-1].replicas if state.desired else None
     shrunk = last is not None and replicas.desired < last
@@ -46,6 +47,7 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
         state,
         desired=(*recent, At(at=now, replicas=replicas.desired)),
         last_scale_in_at=state.last_tick_at if shrunk else state.last_scale_in_at,
+        asked=None if state.asked == 0 and replicas.desired > 0 else state.asked,
         unschedulable_since=(state.unschedulable_since or now) if waits else None,
     )
 

@@ -114,7 +114,11 @@ class DemandForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything `decide` may know about one workload at one tick."""
+    """Everything `decide` may know about one workload at one tick.
+
+    `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
+    grow by and never to release by.
+    """
 
     workload: str
     replicas: ReplicaState | Blind
@@ -122,6 +126,7 @@ class Snapshot:
     lead_time_s: float
     requests_waiting: Reading = NOT_READ
     forecasts: tuple[DemandForecast, ...] = ()
+    demand_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +214,8 @@ class PolicyState:
     `known_since` starts with the first tick of an unbroken run in which every required signal was known;
     `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
-    `asked` is the last scale we asked for, `ready` what was Ready at the last tick, `z` the steered score.
+    `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
+    `z` the steered score.
     """
 
     last_tick_at: datetime | None = None

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from forecaster.models import ensemble
+from forecaster.models.replay import replayed
 from forecaster.preprocess import bins_in, panel_of, tail, up_to
 from forecaster.types import Forecaster, SeriesKey
 from scaler.loop import Fleet, Ports, TickReport, tick
@@ -29,14 +30,17 @@ class EngineForecasts:
     It sees what the metrics showed up to now (dark bins are unknown) and hands its own state on from bin to bin.
     """
 
-    def __init__(self, workloads: Sequence[VirtualWorkload], members: Sequence[Forecaster]) -> None:
+    def __init__(
+        self, workloads: Sequence[VirtualWorkload], members: Sequence[Forecaster], *, ahead: bool = False
+    ) -> None:
+        """`ahead` asks models without memory for many bins in one batch: the same answers, sooner (see `replay`)."""
         self._keys = {
             each.name: SeriesKey(workload=each.name, signal=SIGNAL, request_class=each.request_class)
             for each in _by_name(workloads)
         }
         self._panel = panel_of([(self._keys[each.name], each.seen_rps()) for each in workloads])
         self._lead_steps = {self._keys[each.name]: each.cold_start_bins + 1 for each in workloads}
-        self._members = tuple(members)
+        self._members = tuple(replayed(each, self._panel) if ahead else each for each in members)
         self._lookback = ensemble.lookback(self._members)
         self._state: ensemble.EngineState | None = None
 

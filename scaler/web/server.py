@@ -40,9 +40,10 @@ class WebServer:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((self._host, self._asked_port))
-        except OSError:
+        except OSError as error:
             bound.close()
-            raise
+            what = f"cannot listen on {self._host}:{self._asked_port}: {error.strerror}"
+            raise OSError(f"{what}; end what listens there, or set http.host and http.port") from error
         self._socket = bound
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [bound]}, name="http", daemon=True)
         self._thread.start()

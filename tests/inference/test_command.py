@@ -80,6 +80,20 @@ def test_a_catalogue_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "mine\t1 × 22.5 GiB\t/models/mine\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        pytest.param("manifests qwen3-vl-8b | true", 0, "", id="a reader that has left"),
+        pytest.param("list >&-", 1, "error: stdout is closed, so nothing could be printed\n", id="closed"),
+    ],
+)
+def test_a_stdout_that_takes_nothing(command: str, status: int, said: str) -> None:
+    line = f"set -o pipefail; {sys.executable} -m inference {command}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_it_ships_alone() -> None:
     """Neither the forecaster nor the scaler, no cluster client and no numerics: what a serving host does not need."""
     code = (

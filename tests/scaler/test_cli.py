@@ -153,6 +153,14 @@ def test_validate_says_that_the_example_is_fine(headstart: Headstart) -> None:
     assert ran.out == f"{EXAMPLE}: ok, 2 workloads (1 active), a budget of 64 GPUs\n"
 
 
+def test_validate_counts_one_workload_as_one(headstart: Headstart, tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        "apiVersion: headstart/v1\nkind: Config\nworkloads: [{workload: llm/chat, profile: qwen3-vl-2b-24gb}]\n"
+    )
+    assert headstart("validate", file).out == f"{file}: ok, 1 workload (0 active), no GPU budget\n"
+
+
 def test_validate_tells_every_problem_of_a_file(headstart: Headstart, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
     ran = headstart("validate", "broken.yaml")
@@ -185,7 +193,7 @@ def test_validate_looks_for_secret_files_unless_offline(headstart: Headstart, tm
     assert headstart("validate", file, "--offline").code == 0
     ran = headstart("validate", file)
     assert ran.code == 2
-    assert "prometheus.bearer_token_file" in ran.out
+    assert f"{file}:3:33: prometheus.bearer_token_file" in ran.out
 
 
 @pytest.mark.parametrize("command", [["run"], ["tick", "--dry-run"]])
@@ -213,6 +221,11 @@ def test_get_shows_every_workload(headstart: Headstart, data_dir: Path) -> None:
     assert ran.out.splitlines()[0].split() == list(watching._COLUMNS)
     assert "llm/chat" in ran.out
     assert "\x1b" not in ran.out, "colour where there is no terminal"
+
+
+def test_get_tells_an_old_tick_from_a_new_one(headstart: Headstart, data_dir: Path) -> None:
+    """A data folder whose daemon has ended looks like one that runs, but for the time of its last tick."""
+    assert headstart("get", "--data-dir", data_dir).out.splitlines()[-1] == "last tick 2026-03-02 12:29:00 UTC"
 
 
 def test_get_in_json(headstart: Headstart, data_dir: Path) -> None:
@@ -402,6 +415,10 @@ def test_watching_prints_each_tick_once_as_a_line_of_json(capsys: pytest.Capture
     assert [json.loads(line)["at"] for line in capsys.readouterr().out.splitlines()] == ["0", "1", "2", "3"]
 
 
+def test_a_moment_that_is_none_is_shown_as_it_was_typed(headstart: Headstart, data_dir: Path) -> None:
+    assert "got '25:00'" in headstart("explain", "llm/chat", "--at", "25:00", "--data-dir", data_dir).err
+
+
 def test_a_clock_time_is_today() -> None:
     today = datetime.now(UTC)
     assert watching.moment("12:03") - today.replace(hour=12, minute=3, second=0, microsecond=0) in (
@@ -440,6 +457,19 @@ def test_replay_under_other_settings_shows_what_would_have_changed(
     table = headstart("replay", data_dir, "--policy-file", settings)
     assert table.code == 3
     assert "differ" in table.out.splitlines()[-1]
+
+
+def test_replay_under_settings_that_change_no_result(headstart: Headstart, data_dir: Path, tmp_path: Path) -> None:
+    """Observing steers no quantile, so numbers inside the decisions differ; the replicas and reasons are the same."""
+    settings = tmp_path / "same.yaml"
+    profile = POLICY.profile.classes[0]
+    settings.write_text(
+        "apiVersion: headstart/v1\nkind: Config\nworkloads:\n  - workload: llm/chat\n    mode: observe\n"
+        f"    start_time: 3m\n    bounds: {{max_replicas: 100}}\n"
+        f"    profile: {{name: same, classes: [{{name: {profile.name}, max_rps: {profile.max_rps}}}]}}\n"
+    )
+    ran = headstart("replay", data_dir, "--policy-file", settings)
+    assert (ran.code, ran.out.splitlines()[-1][-8:]) == (0, "0 differ")
 
 
 def test_replay_under_settings_of_other_workloads(headstart: Headstart, data_dir: Path, tmp_path: Path) -> None:
@@ -531,7 +561,10 @@ def test_export_writes_what_the_history_holds(headstart: Headstart, tmp_path: Pa
     table = parquet.read_table(out)
     assert table.num_rows == 5
     assert {"unique_id", "ds", "y"} <= set(table.column_names)
-    assert "no such series" in headstart("export", "--data-dir", tmp_path, "--out", out, "-w", "llm/none").err
+    refused = headstart("export", "--data-dir", tmp_path, "--out", out, "-w", "llm/none")
+    assert "no such series; it holds demand_rps of llm/chat" in refused.err
+    nowhere = headstart("export", "--data-dir", tmp_path, "--out", tmp_path / "none" / "history.parquet")
+    assert f"there is no folder {tmp_path / 'none'}" in nowhere.err
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -638,6 +671,47 @@ def test_an_error_is_a_line_unless_the_traceback_is_asked_for(tmp_path: Path) ->
     assert plain.stderr.startswith("error: ")
     assert "Traceback" not in plain.stderr
     assert "Traceback" in process("--debug", "get", "--data-dir", str(tmp_path)).stderr
+
+
+def test_a_closed_stdout_is_an_error_in_plain_words(data_dir: Path) -> None:
+    for arguments in ("schema", f"get --data-dir {data_dir}"):
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m scaler.cli {arguments} >&-"],
+            capture_output=True,
+            text=True,
+            cwd=REPO,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (1, "error: stdout is closed, so nothing could be printed\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "styled"),
+    [pytest.param({}, True, id="terminal"), pytest.param({"NO_COLOR": "1"}, False, id="NO_COLOR")],
+)
+def test_a_table_is_plain_text_where_no_colour_is_wanted(environment: dict[str, str], styled: bool) -> None:
+    parent, child = os.openpty()
+    without = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    done = subprocess.run(
+        [sys.executable, "-m", "scaler.cli", "models", "list"],
+        stdout=child,
+        cwd=REPO,
+        env={**without, "TERM": "xterm", **environment},
+        timeout=60,
+        check=True,
+    )
+    os.close(child)
+    shown = os.read(parent, 65_536).decode()
+    os.close(parent)
+    assert done.returncode == 0
+    assert ("\x1b" in shown) is styled
+
+
+def test_a_terminal_that_knows_no_arrows_gets_question_marks() -> None:
+    done = process("schema", "-o", "markdown", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Pod created ? Ready" in done.stdout
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

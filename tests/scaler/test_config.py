@@ -349,7 +349,18 @@ def test_a_problem_of_a_workload(setting: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("", ["h.yaml:1:1: is empty"], id="empty"),
+        pytest.param("", ["h.yaml:1:1: is empty; it begins with apiVersion and kind"], id="empty"),
+        pytest.param(
+            "a:\n\tb: 1", ["h.yaml:2:1: is not YAML: a tab stands here; indent with spaces"], id="indented with a tab"
+        ),
+        pytest.param(
+            "a: b\tc: 1", ["h.yaml:1:7: is not YAML: mapping values are not allowed in this context"], id="tab inside"
+        ),
+        pytest.param(
+            "a: 1\n---\na: 2",
+            ["h.yaml:2:1: is not YAML: a second document begins here; one file holds one"],
+            id="two documents",
+        ),
         pytest.param("- 1", ["h.yaml:1:1: must be a mapping of settings, got [1]"], id="a list"),
         pytest.param(
             "a: 1\na: 2",

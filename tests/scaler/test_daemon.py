@@ -330,7 +330,9 @@ def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..
         pytest.param(
             lambda world: (world.folder / "data").write_text("a file"), "headstart.db", id="no folder for data"
         ),
-        pytest.param(lambda world: _listen(world.port), "Address already in use", id="the port is taken"),
+        pytest.param(
+            lambda world: _listen(world.port), "Address already in use; end what listens there", id="the port is taken"
+        ),
     ],
 )
 def test_it_says_why_it_cannot_start(

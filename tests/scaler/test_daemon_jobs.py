@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.types import EPOCH
-from policy_cases import NOON
-from scaler.adapters.jobs import Job, Schedule, Trouble, next_run
+from policy_cases import MINUTE, NOON, a_policy, a_snapshot
+from scaler.adapters.jobs import Job, Schedule, Trouble, due_time, next_run
+from scaler.policy.decide import decide
+from scaler.policy.types import PolicyState
 
 SECOND = timedelta(seconds=1)
 
@@ -48,6 +50,34 @@ def test_the_next_run_is_within_one_interval(interval: timedelta, share: float, 
     now = EPOCH + since
     ahead = next_run(a_job(interval=interval, offset=share * interval), now=now) - now
     assert timedelta(0) < ahead <= interval
+
+
+@pytest.mark.parametrize(
+    ("interval", "late", "belongs"),
+    [
+        pytest.param(MINUTE, timedelta(0), True, id="on time"),
+        pytest.param(MINUTE, timedelta(milliseconds=7), True, id="a thread wakes late"),
+        pytest.param(MINUTE, timedelta(seconds=4), True, id="a busy machine"),
+        pytest.param(MINUTE, timedelta(seconds=30), False, id="the run at the start is no regular one"),
+        pytest.param(SECOND, timedelta(milliseconds=400), True, id="every second, within half of it"),
+        pytest.param(SECOND, timedelta(milliseconds=600), False, id="every second, rather early for the next"),
+    ],
+)
+def test_a_run_belongs_to_the_time_it_was_due_at(interval: timedelta, late: timedelta, belongs: bool) -> None:
+    due = NOON + 8 * SECOND
+    assert due_time(a_job(interval=interval, offset=8 * SECOND), now=due + late) == (due if belongs else due + late)
+
+
+def test_a_surge_is_met_a_step_a_minute_however_threads_wake() -> None:
+    """Without due times every second step is lost to ticks that are 59.9993 s apart: 5, 5, 10, 10, 20."""
+    job, scale, course, state = a_job(offset=8 * SECOND), 1, [], PolicyState()
+    for minute in range(5):
+        woken = NOON + minute * MINUTE + 8 * SECOND + timedelta(milliseconds=7 * (5 - minute))
+        snapshot = a_snapshot(rps=400.0, desired=scale)
+        decision, state = decide(snapshot, state, a_policy(), now=due_time(job, now=woken))
+        scale = decision.target or 0
+        course.append(scale)
+    assert course == [5, 10, 20, 40, 58]
 
 
 def test_a_hung_forecast_does_not_delay_the_tick_and_is_reported() -> None:

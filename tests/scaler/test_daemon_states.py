@@ -28,6 +28,7 @@ LONG = settled(SEEN, a_policy())
         pytest.param(UNSEEN, {}, None, State.HOLD, id="demand unknown"),
         pytest.param(UNSEEN, {"mode": Mode.OBSERVE}, None, State.HOLD, id="blind matters when only observed too"),
         pytest.param(replace(SEEN, classes=()), {}, None, State.HOLD, id="no answer for this workload"),
+        pytest.param(replace(SEEN, demand_partial=True), {}, None, State.HOLD, id="only a part of the demand is seen"),
         pytest.param(
             without_replicas(UNSEEN, Blind(reason=BlindReason.FORBIDDEN)),
             {},

@@ -71,6 +71,7 @@ def test_a_healthy_workload_has_no_failing_check(
     code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
     assert code == 0
     assert {each["health"] for each in found.values()} <= {"ok", "warn"}
+    assert all(each["fix"] for each in found.values() if each["health"] == "warn"), "a warning without its fix line"
     assert found["llm/chat", "requests_running"]["found"] == "vllm:num_requests_running by own"
     assert found["llm/chat", "target"]["found"].startswith("Deployment: 2 desired")
     assert found["llm/chat", "permissions"]["found"] == "suffice to observe and scale"

@@ -33,13 +33,16 @@ class World:
     rps: dict[str, float]
     replicas: dict[str, ReplicaState | Blind]
     forecasts: dict[str, tuple[DemandForecast, ...]] = field(default_factory=dict)
+    partial: frozenset[str] = frozenset()
     disk_full: bool = False
     log: list[str] = field(default_factory=list)
     journal: list[DecisionRecord] = field(default_factory=list)
 
     def read_signals(self, *, now: datetime) -> Mapping[str, WorkloadSignals]:
         return {
-            name: WorkloadSignals(classes=(ClassReadings(demand_rps=Known(value=rps)),))
+            name: WorkloadSignals(
+                classes=(ClassReadings(demand_rps=Known(value=rps)),), demand_partial=name in self.partial
+            )
             for name, rps in self.rps.items()
         }
 
@@ -161,10 +164,51 @@ def test_what_is_missing_is_blind(
     assert not any(entry.startswith("scale") for entry in world.log)
 
 
+def test_a_part_of_the_demand_releases_nothing() -> None:
+    fleet, world = a_fleet("a/x"), World(rps={"a/x": 5.0}, replicas={"a/x": pods(6)}, partial=frozenset({"a/x"}))
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(20):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+    assert not any(entry.startswith("scale") for entry in world.log)
+
+
 def test_one_blind_workload_leaves_the_other_alone() -> None:
     world = World(rps={"b/y": 50.0}, replicas={"a/x": pods(1), "b/y": pods(1)})
     tick(a_fleet("a/x", "b/y"), {}, world.ports(), now=NOON)
     assert "scale b/y 1->5" in world.log
+
+
+class _Odd(float):
+    """A reading that no rule can compute with: stands for a defect that only one workload's numbers meet."""
+
+    def __truediv__(self, other: object) -> float:
+        raise ZeroDivisionError("one workload's numbers")
+
+
+def test_a_decision_that_raises_costs_nobody_else_theirs() -> None:
+    """It writes nothing, keeps its memory and its GPUs: ten of them, three are held, so b may have seven."""
+    world = World(rps={"a/x": 20.0, "b/y": 99.0}, replicas={"a/x": pods(3), "b/y": pods(4)})
+    fleet = a_fleet("a/x", "b/y", gpus=10)
+    states = tick(fleet, {}, world.ports(), now=NOON - MINUTE).states
+    world.replicas["b/y"], world.rps["a/x"] = pods(4), _Odd(50.0)
+    world.log.clear()
+    report = tick(fleet, states, world.ports(), now=NOON)
+    assert world.log == ["journal 1", "scale b/y 4->7", "outcomes b/y"]
+    assert [str(error) for error in report.failed.values()] == ["one workload's numbers"]
+    assert report.states["a/x"] == states["a/x"]
+
+
+def test_a_write_that_raises_costs_nobody_else_theirs() -> None:
+    class Broken(World):
+        def scale(self, decision: Decision) -> Outcome:
+            if decision.workload == "a/x":
+                raise KeyError("a/x")
+            return super().scale(decision)
+
+    world = Broken(rps={"a/x": 50.0, "b/y": 50.0}, replicas={"a/x": pods(1), "b/y": pods(1)})
+    report = tick(a_fleet("a/x", "b/y"), {}, world.ports(), now=NOON)
+    assert report.outcomes["a/x"] == Outcome(kind=OutcomeKind.FAILED, detail="KeyError: 'a/x'")
+    assert report.outcomes["b/y"].kind is OutcomeKind.SCALED
 
 
 def test_the_budget_is_shared_and_remembered() -> None:

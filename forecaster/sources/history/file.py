@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -103,6 +103,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)) as db:
             db.execute("BEGIN")
+            found = db.execute("PRAGMA application_id").fetchone()[0]
+            if found != APPLICATION_ID:
+                raise HistoryError(f"{path} is a SQLite file of another program (application id {found:#x})")
             yield db
 
 
@@ -163,10 +166,15 @@ def quarantined(path: Path) -> tuple[Path, ...]:
 
 
 def _create(path: Path) -> None:
-    """Make the folder and an empty file that only its owner may read; SQLite gives its companions the same mode."""
+    """Make the folder and an empty file that only its owner may read; SQLite gives its companions the same mode.
+
+    A file that is there is not opened: closing it would drop every POSIX lock that this process holds on it by its
+    other connections. The next program to close the file, a backup even, would then delete the log that we write to.
+    """
     with translated(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _check(path: Path) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -89,7 +90,7 @@ def _configuration(access: Access) -> Any:
     from kubernetes import client, config  # lazy: 0.3 s and 38 MB, which no other command should pay
 
     configuration = client.Configuration()
-    try:
+    with _credentials_read(access):
         match access:
             case InCluster():
                 config.load_incluster_config(client_configuration=configuration)
@@ -104,10 +105,32 @@ def _configuration(access: Access) -> Any:
                 configuration.host = server.rstrip("/")
                 configuration.ssl_ca_cert = str(ca_file) if ca_file else None
                 configuration.api_key["BearerToken"] = f"Bearer {token_file.read_text(encoding='utf-8').strip()}"
-    except (config.ConfigException, OSError, UnicodeDecodeError) as error:
-        raise CredentialsError(f"no access to Kubernetes through {access}: {type(error).__name__}: {error}") from error
     configuration.retries = False  # also stops urllib3 from sleeping through Retry-After on GET
     return configuration
+
+
+@contextmanager
+def _credentials_read(access: Access) -> Iterator[None]:
+    """Whatever the library raises over files that are missing, empty or half written, as a `CredentialsError`."""
+    from kubernetes import config
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (config.ConfigException, OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CredentialsError(f"no access to Kubernetes through {_named(access)}: {error}") from error
+
+
+def _named(access: Access) -> str:
+    """Where an access comes from, as its owner would look for it."""
+    match access:
+        case InCluster():
+            return "the pod's service account"
+        case Kubeconfig(path=path, context=context):
+            file = "the kubeconfig ($KUBECONFIG or ~/.kube/config)" if path is None else f"the kubeconfig {path}"
+            return file if context is None else f"{file}, context {context}"
+        case ServerAddress(server=server, token_file=token_file):
+            return f"{server} with the token in {token_file}"
 
 
 # ── What is asked ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -276,14 +299,15 @@ class ApiConnection:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = patch if call.verb is Verb.PATCH else "application/json"
-        request = api.param_serialize(
-            _METHODS[call.verb],
-            call.path,
-            query_params=list(call.query),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-        )
+        with _credentials_read(self._access):  # which reads a token again here once it is a minute old
+            request = api.param_serialize(
+                _METHODS[call.verb],
+                call.path,
+                query_params=list(call.query),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
         deadline = self._current.deadline = Deadline(limit_s)
         try:
             response = api.call_api(*request, _request_timeout=(min(CONNECT_TIMEOUT_S, limit_s), limit_s)).response

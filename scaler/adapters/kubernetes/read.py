@@ -64,10 +64,10 @@ class PodReader:
             namespaces[target.namespace].append(target)
         seen: dict[TargetRef, WorkloadPods | Blind] = {}
         refused: Blind | None = None
-        for group in namespaces.values():
+        for place, group in enumerate(namespaces.values()):
             if refused is None:
                 try:
-                    seen |= self._read_namespace(group, budget, now)
+                    seen |= self._read_namespace(group, budget.share(len(namespaces) - place), now)
                     continue
                 except Unauthorised as error:  # the next namespace would only hear the same, a token reload later
                     refused = _blind(error)
@@ -82,8 +82,9 @@ class PodReader:
             kinds[target.api_version, target.kind].append(target)
         seen: dict[TargetRef, WorkloadPods | Blind] = {}
         wanted: dict[TargetRef, _Wanted] = {}
-        for group in kinds.values():
-            for target, found in self._wanted(group, budget).items():
+        for place, group in enumerate(kinds.values()):
+            share = budget.share(len(kinds) - place + 1)  # beside it the other kinds, and the pods of them all
+            for target, found in self._wanted(group, share).items():
                 if isinstance(found, Blind):
                     seen[target] = found
                 else:
@@ -126,7 +127,7 @@ class PodReader:
                 raise
             except KubernetesError as error:
                 return dict.fromkeys(targets, _blind(error))
-        return {target: self._asked(target, budget) for target in targets}
+        return {target: self._asked(target, budget.share(len(targets) - n)) for n, target in enumerate(targets)}
 
     def _asked(self, target: TargetRef, budget: Budget) -> _Wanted | Blind:
         try:
@@ -141,7 +142,7 @@ class PodReader:
 
     def _listed(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
         call = self._scales.call_for(Verb.LIST, targets[0], budget, named=False)
-        objects = {(item.get("metadata") or {}).get("name"): item for item in self._list(call, budget)}
+        objects = {_name_of(item): item for item in self._list(call, budget)}
         return {target: _wanted_by(target, objects.get(target.name)) for target in targets}
 
     def _list(self, call: Call, budget: Budget) -> list[Json]:
@@ -157,10 +158,24 @@ class PodReader:
         while True:
             paging = (("limit", str(PAGE_LIMIT)), *((("continue", token),) if token else ()))
             page = self._api.call(replace(call, query=(*call.query, *paging)), timeout_s=budget.left_s())
-            items.extend(page.get("items") or ())
-            token = str((page.get("metadata") or {}).get("continue") or "")
+            found, token = _items_and_token(call, page)
+            items.extend(found)
             if not token:
                 return items
+
+
+def _items_and_token(call: Call, page: Json) -> tuple[list[Json], str]:
+    """A page of a list and where the next one begins, "" for nowhere; `Unavailable` for what is no list of objects."""
+    items, metadata = page.get("items") or [], page.get("metadata") or {}
+    objects = isinstance(items, list) and all(isinstance(each, dict) for each in items)
+    if not objects or not isinstance(metadata, dict):
+        raise Unavailable(f"{call.path} answered something that is no list of objects", status=200, path=call.path)
+    return items, str(metadata.get("continue") or "")
+
+
+def _name_of(item: Json) -> str | None:
+    metadata = item.get("metadata")
+    return metadata.get("name") if isinstance(metadata, dict) else None
 
 
 def _belongs(pod: Json, target: TargetRef, selector: Selector) -> bool:

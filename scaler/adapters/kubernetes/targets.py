@@ -50,6 +50,10 @@ class Permission:
     namespace: str
 
 
+LEAST_SHARE_S = 2.0
+"""No share of a budget is less, as long as there is so much: a loaded API server answers a page of pods in 1 s."""
+
+
 class Budget:
     """Seconds left of a whole operation, as the time limit of its next call."""
 
@@ -61,8 +65,13 @@ class Budget:
         """Seconds left; `TimedOut` when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise TimedOut(f"not asked: the {self._seconds:g} s for this operation are over")
+            raise TimedOut(f"not asked: the {self._seconds:.3g} s for this operation are over")
         return left
+
+    def share(self, among: int) -> Budget:
+        """The part for the next of `among` pieces of work: one that hangs leaves the others theirs."""
+        left = max(0.0, self._end - time.monotonic())
+        return Budget(min(left, max(left / among, LEAST_SHARE_S)))
 
 
 class ScaleApi:

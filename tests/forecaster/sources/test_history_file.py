@@ -131,6 +131,15 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path) -> None
     assert path.read_bytes() == before
 
 
+def test_a_reader_says_that_another_programs_database_is_none_of_ours(path: Path) -> None:
+    """Not "no such table": whoever mistyped a path learns that it is the wrong file."""
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(HistoryError, match="another program"):
+        HistoryStore.open(path, now=NOW, read_only=True)
+
+
 def test_a_folder_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HistoryError, match="cannot be used"):

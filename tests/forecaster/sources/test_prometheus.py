@@ -333,6 +333,35 @@ def test_a_front_door_that_vanishes_is_not_replaced_by_completions(now: datetime
             assert much_later[0].metric == "vllm:request_success_total"
 
 
+def test_demand_is_partial_while_one_of_the_doors_is_down(now: datetime):
+    """What the other door counts is real and may add replicas; taken for the whole it would release half of them."""
+    born, second_is_up = time.time(), True
+
+    def door() -> str:
+        return f'headstart_gateway_requests_total{{model="m"}} {30 * (time.time() - born)}\n'
+
+    with Exporter(
+        {"/pod": VllmPage(model_name="m"), "/one": door, "/two": lambda: door() if second_is_up else None}
+    ) as exporter:
+        targets = [
+            Target(address=exporter.address, path=path, labels={"namespace": "llm", "pod": pod, "instance": pod})
+            for path, pod in (
+                ("/pod", "m-7d9f8b6c5d-x2x4z"),
+                ("/one", "gateway-7d9f8b6c5d-x2x4z"),
+                ("/two", "gateway-7d9f8b6c5d-abcde"),
+            )
+        ]
+        with PrometheusServer(targets) as server:
+            source = PrometheusSource(Connection(url=server.url))
+            wait_for(server, f"min(count_over_time(up[{RATE_WINDOW_S}s])) >= 8")
+            assert source.read([workload("m")], now=now).partial == frozenset()
+            second_is_up = False
+            wait_for(server, "sum(up) == 2")
+            readings = source.read([workload("m")], now=now + timedelta(seconds=1))
+            assert isinstance(of(readings, "m", "demand_rps"), Known)
+            assert readings.partial == {"llm/m"}
+
+
 # ── The check ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -128,6 +128,36 @@ def test_minutes_lost_to_an_outage_are_asked_for_when_it_is_over(intake: History
     assert past.asked[-1] == (NOON - 2 * MINUTE, NOON + 8 * MINUTE)
 
 
+def test_a_clock_that_is_put_back_does_not_end_the_collection(intake: HistoryIntake, past: ScriptedPast) -> None:
+    """Ours ran an hour ahead; without this the history would stand still, and forecasts with it, for that hour."""
+    intake.collect(now=NOON + timedelta(hours=1))
+    intake.collect(now=NOON)
+    assert past.asked[-1] == (NOON - timedelta(minutes=30), NOON)
+    intake.collect(now=NOON + MINUTE)
+    assert past.asked[-1] == (NOON - 2 * MINUTE, NOON + MINUTE)
+
+
+def test_a_workload_that_joins_brings_its_own_past(intake: HistoryIntake, past: ScriptedPast, store: Store) -> None:
+    """The others have no hole, so nothing would be asked for, and the newcomer would learn for two weeks."""
+    filled(intake)
+    both = [WorkloadSelector.for_workload("llm", name) for name in ("chat", "docs")]
+    joined = HistoryIntake(past, both, store).backfill(now=NOON, stopped=lambda: False)
+    assert joined.stored == 3 * 1440
+    stored = store.history.keys()
+    assert [key.workload for key in stored] == ["llm/chat", "llm/docs"]
+
+
+def test_what_was_asked_for_is_forgotten_when_it_is_too_old_to_ask_for(
+    intake: HistoryIntake, past: ScriptedPast
+) -> None:
+    """A source that reaches back three days leaves a hole whose beginning moves on with every hour, for months."""
+    for hour in (0, 1, 2):
+        filled(intake, NOON + timedelta(hours=hour))
+    assert len(intake._asked) > 10
+    filled(intake, NOON + 15 * DAY)
+    assert all(end > NOON + DAY for _, _, end in intake._asked)
+
+
 # ── Forecasts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -295,6 +295,60 @@ def test_a_whole_read_keeps_to_its_budget(double: KubeDouble, api: ApiConnection
     assert len([request for request in double.requests if request.path.endswith("/scale")]) <= 1
 
 
+@pytest.mark.parametrize(
+    ("others", "hanging"),
+    [
+        pytest.param([target("chat", namespace="calm")], "/namespaces/llm/", id="a namespace"),
+        pytest.param(
+            [target("cache", kind="StatefulSet")], "/deployments/", id="a kind whose conversion webhook hangs"
+        ),
+        pytest.param([target("docs")], "/deployments/chat/scale", id="one workload"),
+    ],
+)
+def test_what_hangs_leaves_the_others_their_time(
+    double: KubeDouble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[TargetRef],
+    hanging: str,
+) -> None:
+    """It is asked first at every tick: with the whole budget for itself it would blind everybody for ever."""
+    monkeypatch.setattr("scaler.adapters.kubernetes.targets.LEAST_SHARE_S", 0.2)
+    cluster = KubernetesCluster(ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path))), read_budget_s=1.5)
+    double.namespace("calm")
+    double.deployment("calm", "chat", replicas=1)
+    double.deployment("llm", "docs", replicas=1)
+    double.create("statefulsets", workload("StatefulSet", "llm", "cache", replicas=1, gpus=0))
+    double.advance(120)
+    cluster.read([CHAT, *others], now=double.now)  # discovery is known from now on
+    double.fault(path=hanging, hang_s=5, times=99)
+    seen = cluster.read([CHAT, *others], now=double.now)
+    assert isinstance(seen[CHAT], Blind)
+    assert [seen[other] for other in others] == [ReplicaState(desired=1, ready=1)]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param('{"items": 7}', id="items is a number"),
+        pytest.param('{"items": ["pod"]}', id="items are texts"),
+        pytest.param('{"items": [{"metadata": "x"}]}', id="an object without metadata"),
+        pytest.param('{"items": [], "metadata": "x"}', id="metadata is a text"),
+    ],
+)
+@pytest.mark.parametrize("path", [pytest.param("/pods", id="pods"), pytest.param("/deployments$", id="deployments")])
+def test_a_list_of_another_shape_blinds_and_never_raises(
+    cluster: KubernetesCluster, double: KubeDouble, path: str, page: str
+) -> None:
+    """Whatever a broken proxy answers, an exception here would end the tick of the whole fleet."""
+    names = ["chat", "a", "b", "c"]  # so many of one namespace are listed
+    for name in names[1:]:
+        double.deployment("llm", name, replicas=1)
+    double.fault(path=path, status=200, text=page, times=9)
+    seen = cluster.read([target(name) for name in names], now=double.now)
+    assert all(isinstance(state, Blind) for state in seen.values())
+
+
 def test_other_kinds_are_read_and_scaled_through_discovery(cluster: KubernetesCluster, double: KubeDouble) -> None:
     leader_worker_set = {
         "metadata": {"name": "big", "namespace": "llm"},

@@ -6,9 +6,11 @@ import ast
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import time_machine
 import yaml
 
 from kube_double import KubeDouble, Rule
@@ -250,18 +252,26 @@ def test_tls_is_verified_and_the_connection_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "access",
+    ("access", "named"),
     [
-        pytest.param(InCluster(), id="not in a cluster"),
-        pytest.param(Kubeconfig(path=Path("no-such-file")), id="no kubeconfig"),
-        pytest.param(ServerAddress(server="http://127.0.0.1:1", token_file=Path("no-such-token")), id="no token"),
+        pytest.param(InCluster(), "the pod's service account: ", id="not in a cluster"),
+        pytest.param(
+            Kubeconfig(path=Path("no-such-file"), context="test"),
+            "the kubeconfig no-such-file, context test: ",
+            id="no kubeconfig",
+        ),
+        pytest.param(
+            ServerAddress(server="http://127.0.0.1:1", token_file=Path("no-such-token")),
+            "http://127.0.0.1:1 with the token in no-such-token: ",
+            id="no token",
+        ),
     ],
 )
 def test_missing_credentials_say_which(
-    access: InCluster | Kubeconfig | ServerAddress, monkeypatch: pytest.MonkeyPatch
+    access: InCluster | Kubeconfig | ServerAddress, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(errors.CredentialsError, match=type(access).__name__):
+    with pytest.raises(errors.CredentialsError, match=f"no access to Kubernetes through {named}"):
         ApiConnection(access)
 
 
@@ -270,6 +280,35 @@ def test_a_broken_kubeconfig_is_a_credentials_error(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"contexts": [], "current-context": "gone", "clusters": [], "users": []}))
     with pytest.raises(errors.CredentialsError):
         ApiConnection(Kubeconfig(path=path))
+
+
+def test_a_kubeconfig_that_is_half_written_when_the_token_was_rotated(double: KubeDouble, tmp_path: Path) -> None:
+    """A 401 makes the file be read again, at a moment that nobody chose: an error of the tree, and the next call is fine."""
+    api = connect(double, tmp_path)
+    config = (tmp_path / "kubeconfig").read_text()
+    (tmp_path / "kubeconfig").write_text(config[: config.index("server")] + '  {"server": [')
+    double.fault(path="/scale$", status=401)
+    with pytest.raises(errors.CredentialsError):
+        api.call(GET)
+    (tmp_path / "kubeconfig").write_text(config)
+    assert api.call(GET)["spec"] == {"replicas": 2}
+
+
+def test_a_service_account_token_that_is_empty_for_a_moment(
+    double: KubeDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library reads it again in the middle of a call, a minute after the last time."""
+    token, ca = tmp_path / "token", tmp_path / "ca.crt"
+    token.write_text("secret")
+    ca.write_text("not looked at before a connection is made")
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(ca))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    api = ApiConnection(InCluster())
+    token.write_text("")
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=2)), pytest.raises(errors.CredentialsError):
+        api.call(GET)
 
 
 def test_no_error_holds_the_token(double: KubeDouble, tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ PLURALS = {
     "ClusterRole": "clusterroles",
     "Role": "roles",
     "RoleBinding": "rolebindings",
-    "Lease": "leases",
 }
 USER = "system:serviceaccount:headstart:headstart"
 
@@ -124,13 +123,3 @@ def test_nothing_is_bound_cluster_wide_and_no_rule_has_a_wildcard() -> None:
     assert not [m for m in MANIFESTS if m["kind"] == "ClusterRoleBinding"]
     roles = [m["metadata"]["name"] for m in MANIFESTS if m["kind"] in ("ClusterRole", "Role")]
     assert all("*" not in part for role in roles for permission in permissions(role) for part in permission)
-
-
-def test_the_lease_is_one_and_named() -> None:
-    [role] = [m for m in MANIFESTS if m["kind"] == "Role"]
-    [lease] = [m for m in MANIFESTS if m["kind"] == "Lease"]
-    assert role["rules"][0]["resourceNames"] == [lease["metadata"]["name"]]
-    assert permissions("headstart-lease") == {
-        ("coordination.k8s.io", "leases", "get"),
-        ("coordination.k8s.io", "leases", "update"),
-    }

@@ -28,8 +28,10 @@ def key(signal: str, request_class: str = DEFAULT_CLASS) -> SeriesKey:
 class FixedSource:
     """A metrics source that always reads the same."""
 
-    def __init__(self, values: dict[SeriesKey, Reading], notes: tuple[str, ...] = ()) -> None:
-        self._readings = Readings(values=values, queries=4, query_s=0.1, notes=notes)
+    def __init__(
+        self, values: dict[SeriesKey, Reading], notes: tuple[str, ...] = (), partial: frozenset[str] = frozenset()
+    ) -> None:
+        self._readings = Readings(values=values, queries=4, query_s=0.1, notes=notes, partial=partial)
 
     def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> Readings:
         return self._readings
@@ -50,6 +52,14 @@ def test_one_class_gets_everything_and_the_rest_is_reported() -> None:
     assert (only.ttft_p95_s, only.queue_time_p95_s) == (TooFew(count=12), NOT_READ)
     assert seen.requests_waiting == Known(value=3.0)
     assert dict(seen.reported) == {"gpu_utilisation_ratio": Known(value=0.4), "requests_running": Known(value=7.0)}
+
+
+@pytest.mark.parametrize("partial", [frozenset[str](), frozenset({CHAT})])
+def test_a_front_door_that_is_partly_down_makes_the_demand_partial(partial: frozenset[str]) -> None:
+    source = FixedSource({key("demand_rps"): Known(value=12.0)}, partial=partial)
+    seen = SourceSignals(source, [WorkloadSelector.for_workload("llm", "chat")], {}).read(now=NOON)[CHAT]
+    assert seen.demand_partial is bool(partial)
+    assert seen.classes[0].demand_rps == Known(value=12.0)
 
 
 def test_a_mixed_percentile_is_judged_by_the_loosest_target_alone() -> None:

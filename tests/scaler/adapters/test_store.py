@@ -34,6 +34,24 @@ def test_all_three_live_in_one_file_that_only_the_owner_reads(tmp_path: Path) ->
         assert not store.report.created
 
 
+def test_another_program_that_opens_the_file_takes_nothing_away(tmp_path: Path) -> None:
+    """The documented backup, a second daemon by mistake, an administrator's look: each may close while we write on.
+
+    The last one to close a SQLite file folds its log in and deletes it. Whoever comes by must see that we are there.
+    """
+    log = tmp_path / f"{FILE_NAME}-wal"
+    visit = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM blob'); db.close()"
+    with Store.open(tmp_path, now=NOW) as store:
+        store.save_blob("before", b"1", now=NOW)
+        ours = log.stat().st_ino
+        subprocess.run([sys.executable, "-c", visit, str(store.path)], check=True, timeout=60)
+        assert log.stat().st_ino == ours
+        store.save_blob("after", b"2", now=NOW)
+    with Store.open(tmp_path, now=NOW) as again:
+        assert again.report.quarantined is None
+        assert (again.load_blob("before"), again.load_blob("after")) == ((b"1", NOW), (b"2", NOW))
+
+
 def test_the_last_blob_of_a_name_counts(tmp_path: Path) -> None:
     with Store.open(tmp_path, now=NOW) as store:
         assert store.load_blob("weights") is None

@@ -141,6 +141,61 @@ def test_a_zero_that_we_wrote_wakes_on_demand() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("later", "wakes"),
+    [
+        pytest.param([], True, id="the write of the wake-up failed: asked again at the next tick"),
+        pytest.param([0, 0], True, id="and again, for as long as it fails"),
+        pytest.param([1], False, id="it woke, and then somebody switched it off"),
+        pytest.param([3], False, id="somebody woke it, and somebody switched it off"),
+    ],
+)
+def test_a_zero_stays_ours_until_another_scale_was_seen(later: list[int], wakes: bool) -> None:
+    """A wake-up that the budget cuts or the API refuses must not read as a human's zero: it would sleep for ever."""
+    policy = a_policy(least=0)
+    _, state = decide(
+        a_snapshot(rps=3.0, desired=0), PolicyState(asked=0, last_tick_at=NOON - MINUTE), policy, now=NOON
+    )
+    for minute, scale in enumerate(later, start=1):
+        _, state = decide(a_snapshot(rps=3.0, desired=scale), state, policy, now=NOON + minute * MINUTE)
+    decision, _ = decide(a_snapshot(rps=3.0, desired=0), state, policy, now=NOON + 9 * MINUTE)
+    assert decision.target == (1 if wakes else 0)
+
+
+def test_a_zero_that_was_only_wished_for_is_not_ours() -> None:
+    """The write of the zero failed, or the workload is only observed; the zero that follows later is a human's."""
+    policy = a_policy(least=0)
+    state = PolicyState(asked=0, last_tick_at=NOON - MINUTE)
+    _, state = decide(a_snapshot(rps=3.0, desired=1), state, policy, now=NOON)
+    decision, _ = decide(a_snapshot(rps=3.0, desired=0), state, policy, now=NOON + MINUTE)
+    assert decision.reason is Reason.HANDS_OFF
+
+
+def test_demand_that_is_only_a_part_adds_and_never_releases() -> None:
+    """One of two gateways is not scraped: 30 rps of 60 are seen, for an hour, with a forecast that believes them."""
+    policy = a_policy()
+    state = settled(a_snapshot(rps=60.0, desired=9), policy)
+    for minute in range(60):
+        now = NOON + minute * MINUTE
+        seen = a_snapshot(rps=30.0, desired=9, forecasts=(a_forecast(30.0, issued_at=now),))
+        decision, state = decide(replace(seen, demand_partial=True), state, policy, now=now)
+        assert (decision.target, decision.reason) == (9, Reason.BLIND_DEMAND)
+    z_before = state.z
+    more = replace(a_snapshot(rps=99.0, desired=9), demand_partial=True)
+    decision, state = decide(more, state, policy, now=NOON + 60 * MINUTE)
+    assert decision.target == 15
+    assert state.z == z_before
+    back, _ = decide(a_snapshot(rps=30.0, desired=15), state, policy, now=NOON + 61 * MINUTE)
+    assert (back.target, back.reason) == (15, Reason.REWARM)
+
+
+def test_above_the_maximum_nothing_is_released_on_a_part_of_the_demand() -> None:
+    policy = a_policy(most=8)
+    seen = replace(a_snapshot(rps=30.0, desired=12), demand_partial=True)
+    before = settled(a_snapshot(rps=30.0, desired=12), a_policy())
+    assert decide(seen, before, policy, now=NOON)[0].target == 12
+
+
 def test_sleep_is_reached_only_with_min_zero() -> None:
     silence = a_snapshot(rps=Zero(evidence="up"), desired=1)
     assert calmly(silence, a_policy(least=0)).target == 0

@@ -121,6 +121,13 @@ WINDOW = ScheduledRule(windows=(TimeWindow(name="day", start=time(8), end=time(2
             a_snapshot(rps=65, desired=6), a_policy(mode=Mode.OBSERVE), None, "observe mode: it is only shown", id="observe"
         ),
         pytest.param(
+            a_snapshot(rps=65, desired=6),
+            a_policy(mode=Mode.OBSERVE),
+            None,
+            "nothing is ordered in observe mode; active, 4 more would be, expected Ready at 12:03:00",
+            id="observe orders nothing",
+        ),
+        pytest.param(
             a_snapshot(rps=41, desired=6, forecasts=(a_forecast(41, issued_at=NOON - timedelta(hours=1)),)),
             a_policy(),
             None,

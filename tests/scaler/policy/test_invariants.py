@@ -60,6 +60,7 @@ class Minute:
     failed: int
     set_by_others: int | None
     unreadable: bool
+    partial: bool
     skipped: int
 
 
@@ -77,6 +78,7 @@ minutes = st.builds(
     failed=st.sampled_from([0, 0, 0, 1]),
     set_by_others=st.sampled_from([None] * 8 + [0, 1, 5, 40]),
     unreadable=st.sampled_from([False] * 9 + [True]),
+    partial=st.sampled_from([False] * 9 + [True]),
     skipped=st.sampled_from([0] * 9 + [7]),
 )
 worlds = st.lists(minutes, min_size=1, max_size=40)
@@ -131,6 +133,7 @@ def snapshot_of(minute: Minute, scale: int, *, now: datetime) -> Snapshot:
         lead_time_s=180.0,
         requests_waiting=minute.waiting,
         forecasts=forecasts_of(minute, now=now),
+        demand_partial=minute.partial,
     )
 
 
@@ -161,7 +164,8 @@ def test_i2_never_in_while_blind_or_rewarming(world: list[Minute], policy: Workl
     last: datetime | None = None
     for step in play(world, policy):
         demand = value_of(step.snapshot.classes[0].demand_rps)
-        broken = demand is None or isinstance(step.snapshot.replicas, Blind) or step.decision.reason is Reason.HANDS_OFF
+        seen = demand is not None and not step.snapshot.demand_partial and not isinstance(step.snapshot.replicas, Blind)
+        broken = not seen or step.decision.reason is Reason.HANDS_OFF
         if last is not None and step.now - last > 3 * MINUTE:
             known_since = None
         known_since = None if broken else (known_since or step.now)
@@ -255,6 +259,7 @@ def test_i13_the_score_is_frozen_when_a_miss_says_nothing(world: list[Minute], p
         stuck = not isinstance(replicas, Blind) and (
             replicas.failed > 0 or replicas.unschedulable > 0 or replicas.desired >= policy.bounds.max_replicas
         )
+        blind |= step.snapshot.demand_partial
         if blind or stuck or policy.mode is Mode.OBSERVE or not step.snapshot.forecasts:
             assert step.after.z == step.before.z
 

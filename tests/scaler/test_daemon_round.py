@@ -1,0 +1,115 @@
+"""One round of the daemon over a fleet in which one decision raises: told once, counted, and everybody else served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+from forecaster.types import Blind, Known
+from policy_cases import MINUTE, NOON, a_policy
+from scaler.adapters.board import Board
+from scaler.adapters.forecasts import ForecastBoard
+from scaler.adapters.telemetry import Telemetry
+from scaler.daemon import Daemon
+from scaler.daemon.round import Outlets, Round
+from scaler.loop import Fleet, Ports
+from scaler.policy.types import ClassReadings, Decision, DemandForecast, PolicyState, ReplicaState
+from scaler.ports import DecisionRecord, Outcome, OutcomeKind, WorkloadSignals
+
+
+class _Odd(float):
+    """A reading that no rule can compute with: stands for a defect that only one workload's numbers meet."""
+
+    def __truediv__(self, other: object) -> float:
+        raise ZeroDivisionError("one workload's numbers")
+
+
+@dataclass
+class World:
+    """All ports in one: two workloads with one replica each."""
+
+    rps: dict[str, float]
+
+    def latest(self, *, now: datetime) -> Mapping[str, tuple[DemandForecast, ...]]:
+        return {}
+
+    def append(self, records: Sequence[DecisionRecord]) -> None:
+        """Nothing is kept."""
+
+    def record_outcomes(self, at: datetime, outcomes: Mapping[str, Outcome]) -> None:
+        """Nothing is kept."""
+
+
+@dataclass
+class _Signals:
+    world: World
+
+    def read(self, *, now: datetime) -> Mapping[str, WorkloadSignals]:
+        return {
+            name: WorkloadSignals(classes=(ClassReadings(demand_rps=Known(value=rps)),))
+            for name, rps in self.world.rps.items()
+        }
+
+
+@dataclass
+class _Targets:
+    world: World
+
+    def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
+        return dict.fromkeys(self.world.rps, ReplicaState(desired=1, ready=1))
+
+    def scale(self, decision: Decision) -> Outcome:
+        return Outcome(kind=OutcomeKind.SCALED)
+
+
+@dataclass
+class Log:
+    """The names of the events and the workloads they are about."""
+
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    def error(self, event: str, **keys: Any) -> None:
+        self.told.append((event, str(keys.get("workload"))))
+
+    info = warning = critical = error
+
+
+def test_a_decision_that_raises_is_told_once_and_the_others_are_served() -> None:
+    world, log, board = World(rps={"a/x": 5.0, "b/y": 50.0}), Log(), Board()
+    policies = tuple(replace(a_policy(), workload=name) for name in world.rps)
+    ports = Ports(signals=_Signals(world), forecasts=world, targets=_Targets(world), journal=world)
+    telemetry = Telemetry(board)
+    tour = Round(Fleet(workloads=policies), ports, Outlets(board=board, telemetry=telemetry, log=log), states={})
+    tour.run(now=NOON)
+    before = tour.run(now=NOON + MINUTE).states["a/x"]
+    log.told.clear()
+    world.rps["a/x"] = _Odd(5.0)
+    for minute in (2, 3, 4):
+        report = tour.run(now=NOON + minute * MINUTE)
+        assert [record.policy.workload for record in report.records] == ["b/y"]
+        assert report.outcomes["b/y"].kind is OutcomeKind.SCALED
+        assert report.states["a/x"] == before
+    assert log.told.count(("decision_failed", "a/x")) == 1
+    assert telemetry.registry.get_sample_value("headstart_job_failures_total", {"job": "decide"}) == 3.0
+    world.rps["a/x"] = 5.0
+    assert len(tour.run(now=NOON + 5 * MINUTE).records) == 2
+
+
+class _UnreadableJournal:
+    """Its last record was decided by another version, and this one cannot decide it again."""
+
+    def forecasts(self, *, now: datetime) -> dict[str, tuple[DemandForecast, ...]]:
+        return {}
+
+    def states(self, *, now: datetime) -> dict[str, PolicyState]:
+        raise ZeroDivisionError("an upgrade met numbers that the old version took")
+
+
+def test_a_last_decision_that_cannot_be_made_again_does_not_keep_the_daemon_from_starting() -> None:
+    log = Log()
+    starting: Any = SimpleNamespace(journal=_UnreadableJournal(), _forecasts=ForecastBoard(), log=log)
+    assert Daemon._last_states(starting) == {}
+    assert log.told == [("states_not_restored", "None")]
