@@ -108,7 +108,7 @@ def state_of(
         return (
             State.REWARM,
             after.known_since,
-            "signals are back for less than a look-back",
+            "signals have been known for less than a look-back",
             f"ends {ends:%H:%M:%S} UTC",
         )
     return _trusted_state(record, learning=learning)
