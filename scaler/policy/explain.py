@@ -59,7 +59,7 @@ REASONS: Final[dict[Reason, str]] = {
 
 TRUSTS: Final[dict[Trust, str]] = {
     Trust.TRUSTED: "trusted: fresh, no worse than the last value, and its band covers what it should",
-    Trust.NO_FORECAST: "there is none: the load rule keeps its own margin",
+    Trust.NO_FORECAST: "no forecast: the load rule keeps its own margin",
     Trust.EXPIRED: "expired: it is not used, and the load rule keeps its own margin",
     Trust.IMPLAUSIBLE: "implausible: it is not used, and the load rule keeps its own margin",
     Trust.UNSCORED: "not judged yet: it may add replicas, but the load rule keeps its own margin",
