@@ -27,6 +27,7 @@ from scaler.policy.types import (
     ReplicaState,
     Snapshot,
     Trust,
+    in_words,
 )
 
 REASONS: Final[dict[Reason, str]] = {
@@ -148,7 +149,7 @@ def blind_block(
     from the detail if it is not given.
     """
     words, asked, found = _taken_apart(blind)
-    since = f"  for {_duration(lasted)}" if lasted is not None else ""
+    since = f"  for {in_words(lasted)}" if lasted is not None else ""
     rows = [
         ("query", query or asked),
         ("found", found or words),
@@ -229,7 +230,7 @@ def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> It
     lead = timedelta(seconds=snapshot.lead_time_s)
     ready_at = decision.at + lead
     yield Line(
-        part="ahead", topic="lead time", text=f"{_duration(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
+        part="ahead", topic="lead time", text=f"{in_words(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
     )
     for each in snapshot.forecasts:
         yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
@@ -330,7 +331,7 @@ def _next_after_hold(
     current = decision.current or 0
     window = guard.look_back(timedelta(seconds=snapshot.lead_time_s))
     if after.known_since is None:
-        yield f"growth at once when demand is known; release not before {_duration(window)} after that"
+        yield f"growth at once when demand is known; release not before {in_words(window)} after that"
         return
     keep = max((each.keep for each in decision.proposals), default=current)
     want = max((each.want for each in decision.proposals), default=current)
@@ -353,7 +354,7 @@ def _release(decision: Decision, policy: WorkloadPolicy, after: PolicyState, win
     elif decision.reason is Reason.BLIND_RULE and after.latency_active_at is not None:
         yield f"release once the signal is back, or at {_clock(after.latency_active_at + window)}"
     elif decision.reason is Reason.RECENT_PEAK and after.peaks:
-        yield f"release once the peak of {_clock(after.peaks[0].at)} is older than {_duration(window)}"
+        yield f"release once the peak of {_clock(after.peaks[0].at)} is older than {in_words(window)}"
     elif decision.reason is Reason.SURVIVORS:
         yield "release once the load has fallen, or more replicas are Ready"
 
@@ -377,10 +378,3 @@ def _stands_in_the_way(decision: Decision, after: PolicyState, lead: timedelta) 
 
 def _clock(moment: datetime) -> str:
     return f"{moment:%H:%M:%S}"
-
-
-def _duration(span: timedelta) -> str:
-    """300 s is "5m", 250 s "4m10s", 5400 s "1h30m"."""
-    seconds = max(0, round(span.total_seconds()))
-    parts = [(seconds // 3600, "h"), (seconds % 3600 // 60, "m"), (seconds % 60, "s")]
-    return "".join(f"{count}{unit}" for count, unit in parts if count) or "0s"

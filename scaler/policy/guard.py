@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scaler.policy.types import Adjustment, At, PolicyState, Reason, ReplicaState
+from scaler.policy.types import Adjustment, At, PolicyState, Reason, ReplicaState, in_words
 
 RULE = "guard"
 
@@ -82,13 +82,15 @@ def _blocked(
 ) -> tuple[Reason, str] | None:
     """The first reason why nothing at all may be released, in the order a person would ask."""
     if state.known_since is None or now - state.known_since < window:
-        return Reason.REWARM, f"signals known since {_clock(state.known_since)}, a look-back of {window} must pass"
+        since = _clock(state.known_since)
+        return Reason.REWARM, f"signals known since {since}, a look-back of {in_words(window)} must pass"
     if release.blind_rule:
-        return Reason.BLIND_RULE, f"{release.blind_rule} is blind and was active within {window}"
+        return Reason.BLIND_RULE, f"{release.blind_rule} is blind and was active within {in_words(window)}"
     if state.calm_since is None or now - state.calm_since < rule.calm:
-        return Reason.NOT_CALM, f"calm since {_clock(state.calm_since)}, {rule.calm} must pass"
+        return Reason.NOT_CALM, f"calm since {_clock(state.calm_since)}, {in_words(rule.calm)} must pass"
     if state.last_scale_in_at is not None and now - state.last_scale_in_at < rule.spacing:
-        return Reason.RECENT_SCALE_IN, f"last scale-in {_clock(state.last_scale_in_at)}, {rule.spacing} must pass"
+        since = _clock(state.last_scale_in_at)
+        return Reason.RECENT_SCALE_IN, f"last scale-in {since}, {in_words(rule.spacing)} must pass"
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from scaler.policy.types import Adjustment, At, Reason
+from scaler.policy.types import Adjustment, At, Reason, in_words
 
 RULE = "limits"
 
@@ -64,7 +64,7 @@ def step_out(
     most = max(current, base + max(rule.most_added, int(base * rule.most_growth_ratio + 1e-9)))
     if target <= most:
         return target, ()
-    detail = f"at most {most - base} more than the {base} of {rule.period} ago"
+    detail = f"at most {most - base} more than the {base} of {in_words(rule.period)} ago"
     return most, (Adjustment(rule=RULE, before=target, after=most, reason=Reason.STEP_OUT, detail=detail),)
 
 

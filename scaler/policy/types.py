@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from forecaster.types import DEFAULT_CLASS, Blind, BlindReason, Forecast, ForecastQuality, Reading, value_of
@@ -244,3 +244,10 @@ def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
             return None
         demand[readings.request_class] = value
     return demand or None
+
+
+def in_words(span: timedelta) -> str:
+    """300 s is "5m", 250 s "4m10s", 5400 s "1h30m"."""
+    seconds = max(0, round(span.total_seconds()))
+    parts = [(seconds // 3600, "h"), (seconds % 3600 // 60, "m"), (seconds % 60, "s")]
+    return "".join(f"{count}{unit}" for count, unit in parts if count) or "0s"

@@ -450,7 +450,7 @@ def test_two_blind_signals_are_named() -> None:
     fine = a_snapshot(rps=5.0, desired=4, p95_s=0.2, ttft_s=Known(value=0.1))
     state = replace(settled(fine, policy), latency_active_at=NOON)
     held = decided(a_snapshot(rps=5.0, desired=4, p95_s=BLIND, ttft_s=BLIND), policy, state=state)
-    assert held.adjustments[0].detail == "default/e2e_p95_s, default/ttft_p95_s is blind and was active within 0:05:00"
+    assert held.adjustments[0].detail == "default/e2e_p95_s, default/ttft_p95_s is blind and was active within 5m"
 
 
 def test_above_the_maximum_the_look_back_ends_to_the_second() -> None:

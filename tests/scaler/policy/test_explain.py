@@ -65,7 +65,7 @@ def test_a_whole_chain_reads_as_it_was_made() -> None:
         "          silent           latency, scheduled\n"
         "          together         highest want 5 (load), highest keep 5 (load)\n"
         "  clamps  guard            5 → 6: signals are known again, but a whole look-back must pass before anything is"
-        " released (signals known since 12:00:00, a look-back of 0:05:00 must pass)\n"
+        " released (signals known since 12:00:00, a look-back of 5m must pass)\n"
         "          bounds           1 to 100 replicas\n"
         "  result  holds 6 because signals are known again, but a whole look-back must pass before anything is"
         " released\n"

@@ -86,13 +86,13 @@ def test_guard_clamps_leave_a_chain() -> None:
 
 def test_guard_says_since_when() -> None:
     _, (calm,) = guard.hold(a_release(), GuardRule(), a_state(calm_since=ago(2)), lead_time=LEAD, now=NOON)
-    assert calm.detail == "calm since 11:58:00, 0:05:00 must pass"
+    assert calm.detail == "calm since 11:58:00, 5m must pass"
     _, (warm,) = guard.hold(a_release(), GuardRule(), a_state(known_since=None), lead_time=LEAD, now=NOON)
-    assert warm.detail == "signals known since never, a look-back of 0:05:00 must pass"
+    assert warm.detail == "signals known since never, a look-back of 5m must pass"
     _, (warm,) = guard.hold(a_release(), GuardRule(), a_state(known_since=ago(3)), lead_time=LEAD, now=NOON)
-    assert warm.detail == "signals known since 11:57:00, a look-back of 0:05:00 must pass"
+    assert warm.detail == "signals known since 11:57:00, a look-back of 5m must pass"
     _, (again,) = guard.hold(a_release(), GuardRule(), a_state(last_scale_in_at=ago(4)), lead_time=LEAD, now=NOON)
-    assert again.detail == "last scale-in 11:56:00, 0:10:00 must pass"
+    assert again.detail == "last scale-in 11:56:00, 10m must pass"
     _, (full,) = guard.hold(a_release(load=7.0), GuardRule(), a_state(), lead_time=LEAD, now=NOON)
     assert full.detail == "load 7.000 does not fit 6 Ready survivors"
     state = a_state(peaks=(At(at=ago(1), replicas=3),))
@@ -155,7 +155,7 @@ def test_step_out(target: int, current: int, history: tuple[At, ...], result: in
 
 def test_step_out_by_share_and_its_words() -> None:
     after, (trace,) = limits.step_out(99, StepRule(most_growth_ratio=0.5), (), current=20, now=NOON)
-    assert (after, trace.rule, trace.detail) == (30, "limits", "at most 10 more than the 20 of 0:01:00 ago")
+    assert (after, trace.rule, trace.detail) == (30, "limits", "at most 10 more than the 20 of 1m ago")
     assert (trace.before, trace.after) == (99, 30)
 
 
