@@ -517,3 +517,17 @@ def test_a_short_tick_moves_the_score_by_its_share_of_a_minute() -> None:
     missed = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),))
     before = PolicyState(last_tick_at=NOON - timedelta(seconds=15), z=2.0, ready=3)
     assert decide(missed, before, policy, now=NOON)[1].z == pytest.approx(2.0 + 0.099 / 4)
+
+
+def test_part_of_the_demand_teaches_the_steering_nothing() -> None:
+    snapshot = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),))
+    assert z_after(replace(snapshot, demand_partial=True), a_policy()) == 2.0
+    assert z_after(snapshot, a_policy()) == pytest.approx(2.099)
+
+
+def test_at_the_maximum_the_latency_rule_has_ordered_nothing_to_wait_for() -> None:
+    policy = a_policy(slo_s=1.0, most=3)
+    slow = a_snapshot(rps=28.0, desired=3, p95_s=5.0)
+    decision, state = decide(slow, settled(slow, policy, minutes=6), policy, now=NOON)
+    assert (decision.target, decision.reason) == (3, Reason.AT_MAX)
+    assert (state.latency.ordered, state.asked) == (None, None)
