@@ -18,6 +18,8 @@ from forecaster.types import Blind, BlindReason, Known, TooFew, Zero
 from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.policy.decide import WorkloadPolicy, decide_within
 from scaler.policy.explain import as_text, blind_block, explain, reading_text
+from scaler.policy.latency import LatencyRule, Slo
+from scaler.policy.predictive import PredictiveRule
 from scaler.policy.types import Mode, PolicyState, Snapshot
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "explain"
@@ -56,6 +58,21 @@ SITUATIONS: dict[str, Callable[[], str]] = {
         a_snapshot(rps=41.0, desired=5, p95_s=3.0, waiting=40.0),
         SLO,
         state=settled(a_snapshot(rps=41.0, desired=5, p95_s=3.0, waiting=40.0), SLO, minutes=4),
+    ),
+    "stuck-without-gpus": lambda: told(
+        a_snapshot(rps=90.0, desired=6, ready=3, unschedulable=2, failed=1),
+        SLO,
+        state=replace(settled(BUSY, SLO), unschedulable_since=NOON - 11 * MINUTE),
+    ),
+    "forecast-switched-off": lambda: told(BUSY, replace(SLO, predictive=PredictiveRule(enabled=False))),
+    "holds-for-the-survivors": lambda: told(
+        replace(QUIET, requests_waiting=Known(value=9000.0)), SLO, state=settled(QUIET, SLO)
+    ),
+    "holds-after-a-scale-in": lambda: told(
+        QUIET, SLO, state=replace(settled(QUIET, SLO), last_scale_in_at=NOON - 4 * MINUTE)
+    ),
+    "slo-of-its-class": lambda: told(
+        BUSY, replace(SLO, latency=LatencyRule(slos=(Slo(e2e_p95_s=9.0), Slo(request_class="default", e2e_p95_s=0.8))))
     ),
     "blind-block": lambda: blind_block("llm/chat", ABSENT, lasted=timedelta(seconds=250), holding=6),
     "blind-block-bare": lambda: blind_block("llm/chat", Blind(reason=BlindReason.TIMEOUT)),
