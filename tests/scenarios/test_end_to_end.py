@@ -303,7 +303,8 @@ def _orders_ahead_of_the_peak(traffic: Traffic, cluster: KubeDouble, daemon: Dae
 
 def _explains_itself(data_dir: Path, daemon: DaemonProcess) -> None:
     """The first change of scale, read back from the data folder while the daemon runs."""
-    scaled = daemon.events("scaled")[0]
+    # The order reaches the cluster before the daemon has written down what became of it.
+    scaled = until(lambda: daemon.events("scaled"), within_s=15, what="word of the order", daemon=daemon)[0]
     at = datetime.fromisoformat(scaled["timestamp"]).astimezone(UTC)
     command = [sys.executable, "-m", "scaler.cli", "explain", "llm/chat", "--data-dir", str(data_dir)]
     told = subprocess.run(
@@ -348,7 +349,7 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 
 def _only_observed(cluster: KubeDouble, observer: DaemonProcess) -> None:
     """The daemon beside it saw the same peak, wanted the same, and sent not one request that changes anything."""
-    assert observer.events("would_scale")
+    until(lambda: observer.events("would_scale"), within_s=15, what="word of what it would do", daemon=observer)
     row = observer.get("/api/v1/workloads")["items"][0]
     assert row["mode"] == "observe"
     assert row["replicas"]["desired"] > row["replicas"]["current"] == 2
@@ -370,7 +371,8 @@ def _holds_while_blind(prometheus: PrometheusServer, cluster: KubeDouble, daemon
     )
     assert row["replicas"]["desired"] >= held
     blind = re.compile(r'headstart_blind\{namespace="llm",reason="\w+",signal="demand_rps",workload="chat"\} 1\.0')
-    assert blind.search(daemon.metrics())
+    until(lambda: blind.search(daemon.metrics()), within_s=15, what="the metric of being blind", daemon=daemon)
     time.sleep(2 * TICK_S)
     assert cluster.replicas("llm", "chat") >= held
-    assert "BLIND  llm/chat" in daemon.events("blind")[0]["block"]
+    told = until(lambda: daemon.events("blind"), within_s=15, what="word of being blind", daemon=daemon)
+    assert "BLIND  llm/chat" in told[0]["block"]
