@@ -177,11 +177,11 @@ def simulate(
 
     The product decides by the code that ships, its rivals by theirs, all on the same traffic with the same cold start.
     """
-    from scaler.commands import simulating
+    from scaler.commands import simulating, typed
 
     simulating.simulate(
         trace,
-        simulating.Span(column=column, score_from=score_from, score_to=score_to),
+        typed.Span(column=column, score_from=score_from, score_to=score_to),
         simulating.Replicas(cold_start=cold_start, peak_replicas=peak_replicas, capacity_rps=capacity_rps),
         policies=policies,
         seed=seed,
@@ -214,11 +214,11 @@ def backtest(
     From every bin of the scored days, with one day of warm-up before them. As JSON one document a trace, one a line
     where there are several.
     """
-    from scaler.commands import simulating
+    from scaler.commands import backtesting, typed
 
-    simulating.backtest(
+    backtesting.backtest(
         [*trace, *(more or ())],
-        simulating.Span(column=column, score_from=score_from, score_to=score_to),
+        typed.Span(column=column, score_from=score_from, score_to=score_to),
         models=models,
         horizons=horizons,
         seed=seed,
