@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench tables clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 
 bench: $(VENV)/.all ## speed and memory, as ratios within one run
 	$(BIN)/pytest tests/benchmarks -q -n 0 -p no:randomly
+
+tables: $(VENV)/.all ## the tables of docs/benchmark.md, from the traces in ../shared/traces (about ten minutes)
+	$(BIN)/python tests/benchmarks/published.py
 
 demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
 	$(BIN)/python -m forecaster.train --pretrain --seed 7 --out data/models

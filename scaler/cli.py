@@ -149,14 +149,30 @@ ScoreTo = Annotated[str | None, typer.Option("--score-to", metavar="TIME", help=
 
 @app.command()
 def simulate(
-    trace: Annotated[Path, typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip.")],
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip.")
+    ] = None,
     column: TraceColumn = None,
+    from_prometheus: Annotated[
+        str | None, typer.Option("--from-prometheus", metavar="URL", help="Instead: a workload's past, from there.")
+    ] = None,
+    workload: Annotated[
+        str | None, typer.Option("--workload", metavar="NAMESPACE/NAME", help="With --from-prometheus: whose.")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", metavar="N", help="With --from-prometheus: how many.")] = 14,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="With --from-prometheus: as the daemon reads it.")
+    ] = None,
+    save_trace: Annotated[
+        Path | None, typer.Option("--save-trace", metavar="FILE", help="With --from-prometheus: keep it as a trace.")
+    ] = None,
     policies: Annotated[
         str | None, typer.Option("--policies", metavar="A,B", help="Which ones [headstart,reactive,hpa,oracle].")
     ] = None,
     cold_start: Annotated[
-        str, typer.Option("--cold-start", metavar="DURATION", help="From a pod's order to its first request.")
-    ] = "180s",
+        str | None,
+        typer.Option("--cold-start", metavar="DURATION", help="From a pod's order to its first request [180s]."),
+    ] = None,
     score_from: ScoreFrom = None,
     score_to: ScoreTo = None,
     peak_replicas: Annotated[
@@ -167,26 +183,54 @@ def simulate(
         float | None,
         typer.Option("--capacity-rps", metavar="X", help="Instead: what one replica serves a second."),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", metavar="FILE", help="Instead: serve each request as this profile's replicas do."),
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option("--max-replicas", metavar="N", min=1, help="No policy orders more.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Each family over its knob, and each policy over cold starts.")
+    ] = False,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option("--inject", metavar="EVENT@WHEN", help="With --profile: such as step@+2h; may be repeated."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=1, help="With --profile: so many runs, with intervals.")
+    ] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
+    price: Annotated[float | None, typer.Option("--price", metavar="X", help="Of a GPU-hour, in any money.")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write every bin of every policy there.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write one HTML page to look at there.")
+    ] = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Play policies on a traffic trace: cost and misses.
+    """Play policies on traffic: cost and misses.
 
     The product decides by the code that ships, its rivals by theirs, all on the same traffic with the same cold start.
     """
     from scaler.commands import simulating, typed
 
     simulating.simulate(
-        trace,
+        simulating.Traffic(
+            file=trace, url=from_prometheus, workload=workload, days=days, config=config, save=save_trace
+        ),
         typed.Span(column=column, score_from=score_from, score_to=score_to),
-        simulating.Replicas(cold_start=cold_start, peak_replicas=peak_replicas, capacity_rps=capacity_rps),
-        policies=policies,
-        seed=seed,
-        csv_file=csv,
-        output=output,
+        simulating.Replicas(
+            cold_start=cold_start,
+            peak_replicas=peak_replicas,
+            capacity_rps=capacity_rps,
+            max_replicas=max_replicas,
+            profile=profile,
+            price=price,
+        ),
+        simulating.Play(policies=policies, seed=seed, seeds=seeds, events=tuple(inject or ()), sweep=sweep),
+        simulating.Wanted(output=output, csv_file=csv, report=report),
     )
 
 

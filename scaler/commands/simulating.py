@@ -1,14 +1,18 @@
-"""`simulate`: a traffic trace, played by policies, in numbers.
+"""`simulate`: traffic, played by policies, in numbers.
 
-It turns what a person typed into a run and the run into a table or a document; what is played and how it is scored
-stands in `scaler.simulate`. No daemon, no cluster, nothing is written but the files that were asked for.
+It turns what a person typed into runs and the runs into a table, a document, a CSV or a page; what is played and how
+it is scored stands in `scaler.simulate`. No daemon, no cluster, nothing is written but the files that were asked for.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,71 +22,249 @@ from scaler.commands.printing import Output, progress_bar, put_json, put_table, 
 from scaler.commands.typed import ENGINE, Span, duration, ends_of, listed, say_members, without_nan
 
 if TYPE_CHECKING:
-    from scaler.simulate.trace import TraceRun
+    from forecaster.registry import Members
+    from forecaster.trace import Trace
+    from scaler.simulate.sweep import ColdStartSweep, ParetoSweep
+    from scaler.simulate.trace import Setting, TraceRun
+
+    Progress = Callable[[float, str], None]
+
+DEFAULT_COLD_START = "180s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Where the traffic comes from, as typed: a file, or a workload's past in Prometheus."""
+
+    file: Path | None
+    url: str | None = None
+    workload: str | None = None
+    days: int = 14
+    config: Path | None = None
+    save: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
     """What the replicas of a simulation are like, as typed."""
 
-    cold_start: str
+    cold_start: str | None
     peak_replicas: int | None
     capacity_rps: float | None
+    max_replicas: int | None = None
+    profile: Path | None = None
+    price: float | None = None
 
 
-def simulate(
-    file: Path,
-    span: Span,
-    replicas: Replicas,
-    *,
-    policies: str | None,
-    seed: int,
-    csv_file: Path | None,
-    output: Output,
-) -> None:
-    """Play the trace and print each policy's score."""
-    if replicas.peak_replicas is not None and replicas.capacity_rps is not None:
-        raise typer.BadParameter("give either --peak-replicas or --capacity-rps", param_hint="--capacity-rps")
-    if replicas.capacity_rps is not None and not 0.0 < replicas.capacity_rps < math.inf:
-        raise typer.BadParameter(f"must be above 0, got {replicas.capacity_rps}", param_hint="--capacity-rps")
-    cold_start = duration(replicas.cold_start, "--cold-start")
-    score_from, score_to = ends_of(span)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """What is to be played, as typed."""
+
+    policies: str | None
+    seed: int
+    seeds: int = 1
+    events: tuple[str, ...] = ()
+    sweep: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to come out, as typed."""
+
+    output: Output
+    csv_file: Path | None = None
+    report: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The traffic as a trace, and what a configuration said of its workload."""
+
+    trace: Trace
+    label: str
+    capacity_rps: float | None = None
+    cold_start: timedelta | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wanted: Wanted) -> None:
+    """Play the traffic and print each policy's score."""
+    _check(traffic, replicas, play)
+    ends = ends_of(span)
+    recorded = _traffic(traffic, span.column)
+    if replicas.profile is not None:
+        from scaler.commands import serving
+
+        serving.simulate(recorded, ends, replicas, play, wanted)
+        return
 
     from forecaster import registry
-    from forecaster.trace import read_trace
-    from scaler.simulate.trace import DEFAULT_POLICIES, Setting, UnknownPolicyError
+    from scaler.simulate.trace import DEFAULT_POLICIES, UnknownPolicyError
     from scaler.simulate.trace import simulate as played
 
-    names = DEFAULT_POLICIES if policies is None else listed(policies, "--policies")
-    setting = Setting(
-        cold_start=cold_start,
-        score_from=score_from,
-        score_to=score_to,
-        peak_replicas=replicas.peak_replicas or 16,
-        capacity_rps=replicas.capacity_rps,
-        seed=seed,
-    )
-    trace = read_trace(file, column=span.column)
-    members = registry.members(step=trace.series.step)
+    names = DEFAULT_POLICIES if play.policies is None else listed(play.policies, "--policies")
+    setting = _setting(recorded, ends, replicas, play)
+    members = registry.members(step=recorded.trace.series.step)
     try:
         with progress_bar() as progress:
-            run = played(trace, names, setting, members=members.forecasters, progress=progress)
+            run = played(
+                recorded.trace,
+                names,
+                setting,
+                members=members.forecasters,
+                progress=_part(progress, 0.0, play.sweep),
+                recorded=wanted.report is not None,
+            )
+            sweeps = _swept(run, names, members, progress) if play.sweep else None
     except UnknownPolicyError as error:
         raise typer.BadParameter(str(error), param_hint="--policies") from error
-    if any(name == ENGINE for name in names):
+    if any(name.partition(":")[0] == ENGINE for name in names):
         say_members(members)
-    if csv_file is not None:
-        _write(csv_file, run)
-    document = run.as_json(str(file))
-    if output is Output.JSON:
-        put_json(without_nan(document))
-        return
-    _put_scores(document)
-    scored = f"{run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC"
-    say(f"{trace.name}, {trace.column}: scored {scored}, cold start {replicas.cold_start}")
+    if wanted.csv_file is not None:
+        write_rows(wanted.csv_file, run)
+    if wanted.report is not None:
+        _write_report(wanted.report, run, sweeps, recorded)
+    _print(run, sweeps, recorded, wanted.output)
 
 
-def _write(path: Path, run: TraceRun) -> None:
+def _check(traffic: Traffic, replicas: Replicas, play: Play) -> None:
+    """Refuse what does not go together, before anything is read."""
+    if (traffic.file is None) == (traffic.url is None):
+        raise typer.BadParameter("give either --trace FILE or --from-prometheus URL", param_hint="--trace")
+    if traffic.url is not None and traffic.workload is None:
+        raise typer.BadParameter("needs --workload NAMESPACE/NAME", param_hint="--from-prometheus")
+    if traffic.url is None and (traffic.workload or traffic.config or traffic.save):
+        raise typer.BadParameter(
+            "--workload, --config and --save-trace go with --from-prometheus", param_hint="--from-prometheus"
+        )
+    if replicas.peak_replicas is not None and replicas.capacity_rps is not None:
+        raise typer.BadParameter("give either --peak-replicas or --capacity-rps", param_hint="--capacity-rps")
+    for option, value in (("--capacity-rps", replicas.capacity_rps), ("--price", replicas.price)):
+        if value is not None and not 0.0 < value < math.inf:
+            raise typer.BadParameter(f"must be above 0, got {value}", param_hint=option)
+    if replicas.profile is None and (play.seeds > 1 or play.events):
+        raise typer.BadParameter(
+            "--seeds and --inject need --profile: without requests nothing here is random", param_hint="--profile"
+        )
+    if replicas.profile is not None and replicas.capacity_rps is not None:
+        raise typer.BadParameter("the profile says what a replica serves", param_hint="--capacity-rps")
+
+
+# ── The traffic ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _traffic(traffic: Traffic, column: str | None) -> Recorded:
+    if traffic.file is not None:
+        from forecaster.trace import read_trace
+
+        return Recorded(trace=read_trace(traffic.file, column=column), label=str(traffic.file))
+    return _from_prometheus(traffic)
+
+
+def _from_prometheus(traffic: Traffic) -> Recorded:
+    from scaler.config import read_config
+    from scaler.simulate.from_prometheus import record, save_trace
+
+    assert traffic.url is not None  # _check
+    assert traffic.workload is not None
+    config = None if traffic.config is None else read_config(traffic.config)
+    try:
+        with progress_bar() as progress:
+            recording = record(
+                traffic.workload,
+                url=traffic.url,
+                days=traffic.days,
+                now=datetime.now(UTC),
+                config=config,
+                progress=progress,
+            )
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from-prometheus") from error
+    for note in recording.notes:
+        say(note)
+    if traffic.save is not None:
+        save_trace(recording, traffic.save)
+        say(f"saved {traffic.save}: play it again with --trace {traffic.save}")
+    return Recorded(
+        trace=recording.trace,
+        label=traffic.workload,
+        capacity_rps=recording.capacity_rps,
+        cold_start=None if recording.policy is None else recording.policy.start_time,
+        facts={"from": "Prometheus"},
+    )
+
+
+def _setting(
+    recorded: Recorded, ends: tuple[datetime | None, datetime | None], replicas: Replicas, play: Play
+) -> Setting:
+    """What was typed comes first, then what the workload's configuration says, then the protocol's defaults."""
+    from scaler.simulate.trace import Setting
+
+    cold_start = recorded.cold_start or duration(DEFAULT_COLD_START, "--cold-start")
+    if replicas.cold_start is not None:
+        cold_start = duration(replicas.cold_start, "--cold-start")
+    capacity_rps = replicas.capacity_rps
+    if capacity_rps is None and replicas.peak_replicas is None:
+        capacity_rps = recorded.capacity_rps
+    return Setting(
+        cold_start=cold_start,
+        score_from=ends[0],
+        score_to=ends[1],
+        peak_replicas=replicas.peak_replicas or 16,
+        capacity_rps=capacity_rps,
+        max_replicas=replicas.max_replicas,
+        price_per_gpu_hour=replicas.price,
+        seed=play.seed,
+    )
+
+
+# ── Sweeps ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Sweeps = tuple["ParetoSweep", "ColdStartSweep"]
+
+_RUN_SHARE = 0.1
+"""Of the whole work that a run without its sweeps is."""
+
+
+def _part(progress: Progress, begins: float, swept: bool, share: float = _RUN_SHARE) -> Progress:
+    """The progress of a part that begins there; the whole bar where nothing is swept."""
+    return (lambda done, text: progress(begins + share * done, text)) if swept else progress
+
+
+def _swept(run: TraceRun, names: tuple[str, ...], members: Members, progress: Progress) -> Sweeps:
+    """Each family over its knob, and each policy over slower and slower starts."""
+    from scaler.simulate.sweep import DEFAULT_FAMILIES, cold_start_sweep, grids, pareto_sweep
+
+    families = tuple(dict.fromkeys((*DEFAULT_FAMILIES, *_families_with_knobs(names))))
+    pareto = pareto_sweep(
+        run.trace,
+        grids(families, run.setting),
+        run.setting,
+        target_ratio=run.setting.missed_target_ratio,
+        members=members.forecasters,
+        progress=_part(progress, _RUN_SHARE, True, 0.6),
+    )
+    cliff = cold_start_sweep(
+        run.trace,
+        names,
+        run.setting,
+        target_ratio=run.setting.missed_target_ratio,
+        members=members.forecasters,
+        progress=_part(progress, _RUN_SHARE + 0.6, True, 0.3),
+    )
+    return pareto, cliff
+
+
+def _families_with_knobs(names: tuple[str, ...]) -> tuple[str, ...]:
+    from scaler.simulate.policies import KNOBS
+
+    return tuple(family for name in names if (family := name.partition(":")[0]) in KNOBS)
+
+
+# ── What comes out ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_rows(path: Path, run: TraceRun) -> None:
     """Every bin of every policy, for notebooks and spreadsheets; an unknown load is an empty cell."""
     from scaler.simulate.trace import COLUMNS
 
@@ -93,10 +275,27 @@ def _write(path: Path, run: TraceRun) -> None:
             writer.writerow((name, at, "" if math.isnan(load) else f"{load:.6g}", *rest))
 
 
+def _print(run: TraceRun, sweeps: Sweeps | None, recorded: Recorded, output: Output) -> None:
+    document = run.as_json(recorded.label)
+    if sweeps is not None:
+        document["sweep"], document["cold_start_sweep"] = (each.as_json(recorded.label) for each in sweeps)
+    if output is Output.JSON:
+        put_json(without_nan(document))
+        return
+    _put_scores(document)
+    if sweeps is not None:
+        _put_matched(document["sweep"])
+        _put_cliffs(document["cold_start_sweep"])
+    scored = f"{run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC"
+    cold_start_s = run.setting.cold_start.total_seconds()
+    say(f"{run.trace.name}, {run.trace.column}: scored {scored}, cold start {cold_start_s:g} s")
+
+
 def _put_scores(document: dict[str, Any]) -> None:
-    columns = ("POLICY", "GPU-HOURS", "GPU RATIO", "MISSED", "MISSED MIN", "SCALE EVENTS", "POD STARTS")
+    columns = ["POLICY", "GPU-HOURS", "GPU RATIO", "MISSED", "MISSED MIN", "SCALE EVENTS", "POD STARTS"]
+    priced = any("money" in each for each in document["policies"])
     rows = [
-        (
+        [
             each["name"],
             f"{each['gpu_hours']:.1f}",
             f"{each['gpu_ratio']:.3f}",
@@ -104,7 +303,90 @@ def _put_scores(document: dict[str, Any]) -> None:
             f"{each['under_provisioned_minutes']:.0f}",
             str(each["scale_events"]),
             str(each["pod_starts"]),
-        )
+            *([f"{each['money']:.2f}"] if priced else []),
+        ]
         for each in document["policies"]
     ]
+    put_table(columns + ["COST"] * priced, rows, right=(*columns[1:], "COST"))
+
+
+def _put_matched(sweep: dict[str, Any]) -> None:
+    target = f"{100.0 * sweep['target_ratio']:g} %"
+    columns = ("FAMILY", f"CHEAPEST WITHIN {target}", "GPU RATIO", "MISSED", "AGAINST HEADSTART")
+    rows = []
+    for each in sweep["matched"]:
+        family = each["family"] if each["tuned_in_hindsight"] else f"{each['family']} (as it comes)"
+        if each["policy"] is None:
+            rows.append((family, "none is within it", "–", "–", "–"))
+            continue
+        against = each.get("gpu_hours_against_headstart")
+        missed = f"{100.0 * each['under_provisioned_ratio']:.2f} %"
+        versus = "–" if against is None else f"{against['ratio']:.3f} ×"
+        rows.append((family, each["policy"], f"{each['gpu_ratio']:.3f}", missed, versus))
+    put_table(columns, rows, right=columns[2:])
+
+
+def _put_cliffs(sweep: dict[str, Any]) -> None:
+    columns = ("POLICY", "BEARS A COLD START OF", "FALLS AT")
+    rows = [
+        (
+            each["policy"],
+            "–" if each["within_s"] is None else f"{each['within_s']:g} s",
+            "–" if each["over_s"] is None else f"{each['over_s']:g} s",
+        )
+        for each in sweep["cliffs"]
+    ]
     put_table(columns, rows, right=columns[1:])
+
+
+def _write_report(path: Path, run: TraceRun, sweeps: Sweeps | None, recorded: Recorded) -> None:
+    from importlib.metadata import version
+
+    from scaler.simulate.lab_page import render
+    from scaler.simulate.lab_report import CliffPoint, LabPolicy, LabReport, SweepPoint
+
+    scores = {each["name"]: each for each in run.as_json()["policies"]}
+    sweep: dict[str, list[SweepPoint]] = {}
+    cliff: dict[str, list[CliffPoint]] = {}
+    for point in sweeps[0].points if sweeps else ():
+        figures = point.score.under_provisioned_ratio, point.score.gpu_ratio
+        sweep.setdefault(point.family, []).append(SweepPoint(point.policy, *figures))
+    for point in sweeps[1].points if sweeps else ():
+        figures = point.score.under_provisioned_ratio, point.score.gpu_ratio
+        cliff.setdefault(point.policy, []).append(CliffPoint(point.cold_start.total_seconds(), *figures))
+    report = LabReport(
+        trace=recorded.label,
+        column=run.trace.column,
+        start=run.start,
+        step=run.step,
+        load=next(iter(run.courses.values())).load,
+        policies=tuple(
+            LabPolicy(
+                name=name,
+                score=scores[name],
+                course=course,
+                regret=scores[name]["regret"],
+                track=run.tracks.get(name),
+            )
+            for name, course in run.courses.items()
+        ),
+        capacity_rps=run.capacity_rps,
+        cold_start=run.setting.cold_start,
+        seed=run.setting.seed,
+        version=version("headstart"),
+        command=typed_command(),
+        sweep=sweep or None,
+        cliff=cliff or None,
+        target_ratio=run.setting.missed_target_ratio,
+        facts=recorded.facts or None,
+    )
+    path.write_text(render(report), encoding="utf-8")
+    say(f"wrote {path}")
+
+
+def typed_command() -> str:
+    """What was typed, such that it can be typed again; an address loses whatever stands before its @."""
+    from forecaster.sources.connection import redact_url
+
+    words = (redact_url(word) if "://" in word else word for word in sys.argv[1:])
+    return shlex.join(["headstart", *words])

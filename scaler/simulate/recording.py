@@ -33,6 +33,7 @@ class Track:
     `median`, `upper` (0.95) and `order` (the steered quantile) are loads in exactly full replicas, forecast for that
     bin one lead time before; NaN without a forecast. `reason` and `trust` index `REASONS` and `TRUSTS`: the decision
     after that bin. `changes` are the decisions that moved the scale, each with the bin after which it was made.
+    `decisions` are all of them, None after a bin that nobody decided on.
     """
 
     median: FloatArray
@@ -42,6 +43,20 @@ class Track:
     trust: NDArray[np.uint8]
     z: FloatArray
     changes: tuple[tuple[int, Decision], ...]
+    decisions: tuple[Decision | None, ...]
+
+    def window(self, first: int, last: int) -> Track:
+        """Bins [first, last) alone, counted from 0. A change made after bin -1 takes hold in bin 0 and stays."""
+        return Track(
+            median=self.median[first:last],
+            upper=self.upper[first:last],
+            order=self.order[first:last],
+            reason=self.reason[first:last],
+            trust=self.trust[first:last],
+            z=self.z[first:last],
+            changes=tuple((after - first, decision) for after, decision in self.changes if first - 1 <= after < last),
+            decisions=self.decisions[first:last],
+        )
 
 
 class Recorder:
@@ -69,6 +84,7 @@ class _Writing:
         self._median, self._upper, self._order, self._z = (np.full(bins, np.nan) for _ in range(4))
         self._reason, self._trust = (np.zeros(bins, dtype=np.uint8) for _ in range(2))
         self._changes: list[tuple[int, Decision]] = []
+        self._decisions: list[Decision | None] = [None] * bins
 
     def note(self, record: DecisionRecord) -> None:
         decision, series = record.decision, self._workload.demand_rps
@@ -76,6 +92,7 @@ class _Writing:
         self._reason[after] = REASONS.index(decision.reason)
         self._trust[after] = TRUSTS.index(decision.trust)
         self._z[after] = decision.z
+        self._decisions[after] = decision
         if decision.action is not Action.HOLD:
             self._changes.append((after, decision))
         arrives = after + 1 + self._workload.cold_start_bins
@@ -95,4 +112,5 @@ class _Writing:
             trust=self._trust,
             z=self._z,
             changes=tuple(self._changes),
+            decisions=tuple(self._decisions),
         )

@@ -1,32 +1,19 @@
 """The demo's report: one HTML file that needs no network, with every figure and every decision in it.
 
 It turns a finished run into a page and judges nothing: figures come from `scoring`, reasons from the decisions.
-Arrays travel as base64 of small integers, so that a week of five workloads stays under two megabytes.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-from scaler.policy.types import Decision
 from scaler.simulate.demo import POLICIES, DemoRun, WorkloadRun
+from scaler.simulate.page import change, fill, packed, stretches
 from scaler.simulate.recording import REASONS, TRUSTS
 from scaler.simulate.scoring import Score
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from forecaster.types import FloatArray
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 DRAWN_POLICIES = ("headstart", "reactive", "hpa", "oracle")
 """Whose serving replicas are drawn; a fixed fleet is a line that needs no picture."""
@@ -53,15 +40,9 @@ class _Row:
 
 def render(run: DemoRun) -> str:
     """The page, complete with style, script and data."""
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(("html", "html.j2"), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scores = run.scores
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         run=run,
         rows=_rows(scores),
         dots=_dots(scores),
@@ -139,16 +120,17 @@ def _workload(run: DemoRun, one: WorkloadRun) -> dict[str, Any]:
         "name": one.name,
         "maxRps": virtual.max_rps,
         "leadBins": virtual.cold_start_bins,
-        "load": _packed(own.load),
-        "median": _packed(track.median),
-        "upper": _packed(track.upper),
-        "order": _packed(track.order),
-        "z": _packed(track.z + 10.0),
-        "ordered": _packed(own.billed),
-        "serving": {name: _packed(one.courses[name].serving) for name in DRAWN_POLICIES},
-        "reason": _packed(track.reason),
-        "trust": _packed(track.trust),
-        "changes": [_change(after, decision) for after, decision in track.changes],
+        "load": packed(own.load),
+        "median": packed(track.median),
+        "upper": packed(track.upper),
+        "order": packed(track.order),
+        "z": packed(track.z + 10.0),
+        "ordered": packed(own.billed),
+        "serving": {name: packed(one.courses[name].serving) for name in DRAWN_POLICIES},
+        "missed": {name: stretches(one.courses[name].missed) for name in ("headstart", "reactive")},
+        "reason": packed(track.reason),
+        "trust": packed(track.trust),
+        "changes": [change(after, decision) for after, decision in track.changes],
         "events": [[event.name, *_span(run, event.start, event.end)] for event in one.workload.events],
         "dark": [_span(run, begin, finish) for begin, finish in virtual.dark],
         "bursts": [_span(run, begin, finish) for begin, finish in one.workload.bursts],
@@ -158,24 +140,3 @@ def _workload(run: DemoRun, one: WorkloadRun) -> dict[str, Any]:
 def _span(run: DemoRun, begin: datetime, finish: datetime) -> list[int]:
     """A span of time as bins [first, last)."""
     return [int((moment - run.start).total_seconds() // 60) for moment in (begin, finish)]
-
-
-def _change(after: int, decision: Decision) -> list[Any]:
-    proposals = [[each.rule, each.want, each.keep, each.reason.value, each.detail] for each in decision.proposals]
-    clamps = [[each.rule, each.before, each.after, each.reason.value, each.detail] for each in decision.adjustments]
-    return [after, decision.current, decision.target, decision.reason.value, proposals, clamps]
-
-
-def _packed(values: FloatArray | NDArray[Any]) -> dict[str, Any]:
-    """Numbers ≥ 0 as base64: whole small ones as bytes, others as 16-bit steps; the top code means unknown."""
-    if np.issubdtype(values.dtype, np.integer) and values.size and int(values.max()) < 255:
-        return {"bytes": 1, "step": 1, "data": _base64(values.astype("u1"))}
-    known = np.isfinite(values)
-    step = max(float(values[known].max(initial=0.0)), 1e-9) / 65_000
-    codes = np.full(values.shape, 65_535, dtype="<u2")
-    codes[known] = np.round(np.maximum(values[known], 0.0) / step)
-    return {"bytes": 2, "step": step, "data": _base64(codes)}
-
-
-def _base64(codes: NDArray[Any]) -> str:
-    return base64.b64encode(codes.tobytes()).decode("ascii")

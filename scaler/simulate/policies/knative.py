@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from scaler.policy.capacity import replicas_for
 from scaler.simulate.policies.playing import DEFAULT_UTILISATION, Memory, Sight, bins_of
 
@@ -19,10 +17,10 @@ class Kpa:
     stable window 60 s, panic window 10 % of it, panic threshold 200 %, at most ×1000 out and ÷2 in from the Ready
     pods, target 70 %. Scale to zero is off, as everywhere in this protocol.
 
-    At bin resolution a window is the bins that it reaches into: on one-minute bins both windows are the newest bin,
-    so the six seconds of the panic window see what the minute averaged; on one-second bins they are 60 and 6. Knative
-    decides every two seconds; within a bin neither its metrics nor its Ready pods change here, so one decision a bin
-    is the same. The memory is (bins since the last panic or -1, the most pods wished for while panicking).
+    A window is the bins that it reaches into: exact on bins of 1, 2, 3 or 6 s; on 15-s sights the panic window is the
+    newest one; on one-minute bins both windows are the newest bin, so the six seconds of the panic window see what the
+    minute averaged. Knative decides every two seconds; within a bin its metrics do not change here, so one decision a
+    bin is the same. The memory is (bins since the last panic or -1, the most pods wished for while panicking).
     """
 
     target_ratio: float = DEFAULT_UTILISATION
@@ -38,7 +36,7 @@ class Kpa:
         calm_bins, most = memory or ((0, sight.ready) if sight.ready > 1 else (-1, 0))
         ready = max(1, sight.ready)
         stable, panic = (
-            replicas_for(self._mean(sight, window_s), utilisation=self.target_ratio)
+            replicas_for(_mean(sight, window_s), utilisation=self.target_ratio)
             for window_s in (self.stable_window_s, self.panic_window_s)
         )
         least, limit = math.floor(ready / self.max_scale_down_rate), math.ceil(ready * self.max_scale_up_rate)
@@ -54,7 +52,8 @@ class Kpa:
             wanted = most
         return max(1, wanted), (calm_bins, most)
 
-    @staticmethod
-    def _mean(sight: Sight, window_s: float) -> float:
-        """Mean of the known bins that the window reaches into; the newest is always known."""
-        return float(np.nanmean(sight.past[-bins_of(window_s, sight.step) :]))
+
+def _mean(sight: Sight, window_s: float) -> float:
+    """Mean of the known bins that the window reaches into; the newest is always known."""
+    known = [each for each in sight.past[-bins_of(window_s, sight.step) :].tolist() if not math.isnan(each)]
+    return math.fsum(known) / len(known)

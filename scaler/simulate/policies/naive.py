@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,13 @@ class SeasonalNaive:
         then = sight.past[max(0, first) : max(0, first + ahead)]
         known = then[np.isfinite(then)]
         load = max(sight.load, float(known.max()) if known.size else 0.0)
-        return Hpa.for_bins(sight.step, utilisation=self.utilisation).decide(load, sight.ordered, memory)
+        return _hpa(sight.step, self.utilisation).decide(load, sight.ordered, memory)
+
+
+@lru_cache(maxsize=64)
+def _hpa(step: timedelta, utilisation: float) -> Hpa:
+    """One rule for all decisions of a run."""
+    return Hpa.for_bins(step, utilisation=utilisation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

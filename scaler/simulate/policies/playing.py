@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from scaler.simulate.scoring import Course
 if TYPE_CHECKING:
     from forecaster.types import FloatArray
 
-Memory = tuple[int, ...]
-"""What a competitor remembers, such as its recent recommendations, newest last."""
+Memory = tuple[Any, ...]
+"""What a competitor remembers, such as its recent recommendations, newest last: its own business, () at first."""
 
 DEFAULT_UTILISATION = 0.7
 
@@ -42,6 +42,21 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassLatency:
+    """What the newest bin's metrics say of one request class: seconds, NaN where nothing is known."""
+
+    request_class: str
+    ttft_mean_s: float = math.nan
+    ttft_p90_s: float = math.nan
+    itl_mean_s: float = math.nan
+    itl_p90_s: float = math.nan
+    ttft_slo_s: float = math.nan
+    """The target for the time to the first token; NaN: the class has none."""
+    itl_slo_s: float = math.nan
+    """The target for the time between tokens; NaN: the class has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What a planner is shown after a bin."""
 
@@ -56,6 +71,12 @@ class Sight:
     """Pods that serve or start."""
     ready: int
     """Pods that served in the newest bin: a new one counts from its first full bin on."""
+    latency: tuple[ClassLatency, ...] = ()
+    """Latencies by class; empty where the protocol has no latencies to show."""
+    waiting: float = math.nan
+    """Requests that wait, over all replicas; NaN where the protocol has no queue."""
+    running: float = math.nan
+    """Requests that are being served, over all replicas; NaN likewise."""
 
     @property
     def load(self) -> float:

@@ -89,6 +89,7 @@ def test_simulate_answers_one_document(headstart: Headstart, wave: Path) -> None
             "under_provisioned_minutes",
             "scale_events",
             "pod_starts",
+            "regret",
         }
     assert (document["score_from"], document["score_to"]) == ("2026-03-03T00:00:00+00:00", "2026-03-05T00:00:00+00:00")
     assert "headstart forecasts with last-value" in ran.err

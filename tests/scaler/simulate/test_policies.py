@@ -55,7 +55,7 @@ def test_hpa_decides(load: float, replicas: int, ordered: int) -> None:
 def test_hpa_goes_in_after_five_minutes_and_not_before() -> None:
     load = np.array([7.0] + [0.7] * 9)
     course = replay(Hpa(), load, cold_start_bins=0)
-    assert course.billed.tolist() == [10] * 7 + [1] * 3, "wished for until 0:45 after bin 0, so until 5:45"
+    assert course.billed.tolist() == [10] * 6 + [1] * 4, "last wished for at 1:45, so until the sync before 6:45"
 
 
 # ── those that know ───────────────────────────────────────────────────────────────────────────────────────────
@@ -107,6 +107,7 @@ def test_static_peak_has_the_replicas_of_the_capacity_rule() -> None:
     [
         pytest.param("hpa", "hpa:0.7", id="hpa means 70 percent"),
         pytest.param("hpa:0.6", "hpa:0.6", id="another utilisation"),
+        pytest.param("hpa:0.6:2m", "hpa:0.6:120s", id="another window"),
         pytest.param("hpa-plain:0.7", "hpa-plain:0.7", id="the reference"),
     ],
 )

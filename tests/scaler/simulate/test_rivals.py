@@ -104,6 +104,49 @@ def test_kpa_panics_for_a_stable_window_and_then_goes_in() -> None:
     assert memory == (-1, 0)
 
 
+def test_kpa_tracks_an_exponential_and_stays() -> None:
+    """TestAutoscalerPanicModeExponentialTrackAndStablize: each time the Ready pods are those of the step before."""
+    kpa, memory, ready, found = Kpa(target_ratio=1.0), (-1, 0), 1, []
+    for load in (6.0, 36.0, 216.0, 1296.0, 1296.0):
+        ready, memory = kpa.decide(a_sight(load, ready=ready), memory)
+        found.append(ready)
+    assert found == [6, 36, 216, 1296, 1296]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "held_s"),
+    [
+        pytest.param(2, 60, id="every 2 s, as Knative decides: exact"),
+        pytest.param(15, 60, id="every 15 s"),
+        pytest.param(1, 60, id="every second"),
+    ],
+)
+def test_kpa_leaves_panic_more_than_a_stable_window_after_it(step_s: int, held_s: int) -> None:
+    """TestAutoscalerPanicThenUnPanicScaleDown: 100 at the panic and 30 s later, 1 after the stable window."""
+    kpa, memory = Kpa(target_ratio=1.0, max_scale_down_rate=10.0), (-1, 0)
+    step = timedelta(seconds=step_s)
+    ordered, memory = kpa.decide(a_sight(*[100.0] * 60, ready=10, step=step), memory)
+    for after_s in range(step_s, held_s + 1, step_s):
+        ordered, memory = kpa.decide(a_sight(*[0.1] * 60, ready=10, step=step), memory)
+        assert ordered == 100, f"{after_s} s after the panic"
+    assert kpa.decide(a_sight(*[0.1] * 60, ready=10, step=step), memory)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("step_s", "bins", "seen"),
+    [
+        pytest.param(1, 6, 10, id="six bins of a second"),
+        pytest.param(2, 3, 10, id="three of two seconds"),
+        pytest.param(15, 1, 10, id="one of fifteen: six seconds see what it averaged"),
+        pytest.param(60, 1, 10, id="and one of a minute, which is the stable window as well"),
+    ],
+)
+def test_kpa_panics_on_what_its_six_seconds_reach_into(step_s: int, bins: int, seen: int) -> None:
+    calm = max(0, 60 // step_s - bins)
+    past = [1.0] * calm + [10.0] * bins
+    assert Kpa(target_ratio=1.0).decide(a_sight(*past, ready=1, step=timedelta(seconds=step_s)), (-1, 0))[0] == seen
+
+
 # ── Yesterday ──
 
 
@@ -177,21 +220,63 @@ def test_one_interval_ahead(points: list[float], following: float) -> None:
         pytest.param(4.2, 4, 4, 1, 5, id="over the target: one more"),
         pytest.param(4.0, 4, 4, 1, 4, id="exactly full is not over"),
         pytest.param(9.0, 4, 6, 1, 6, id="nothing while pods start"),
-        pytest.param(2.4, 4, 4, 1, 3, id="2.4 fits 3 at 80 percent, not 2"),
-        pytest.param(2.41, 4, 4, 1, 4, id="2.41 does not fit 3"),
+        pytest.param(2.39, 4, 4, 1, 3, id="2.39 stays under 80 percent of 3, not of 2"),
+        pytest.param(2.4, 4, 4, 1, 4, id="exactly 80 percent of 3 is refused"),
         pytest.param(0.1, 4, 4, 3, 3, id="never below the floor"),
         pytest.param(1.0, 4, 4, 7, 7, id="the floor lifts at once"),
     ],
 )
 def test_dynamo_steps(load: float, ready: int, ordered: int, floor: int, decided: int) -> None:
     sight = a_sight(load, load, load, load, ready=ready, ordered=ordered)
-    assert Dynamo().decide(sight, (floor,)) == (decided, (floor,))
+    now_s = round(MONDAY.timestamp())
+    assert Dynamo().decide(sight, (floor, now_s)) == (decided, (floor, now_s))
 
 
 def test_dynamo_sets_its_floor_each_three_minutes() -> None:
-    ramp = np.repeat(np.arange(1.0, 11.0), 3)
-    assert Dynamo().decide(a_sight(*ramp, ready=20), (1,))[1] == (11,), "ten, and one interval on"
-    assert Dynamo().decide(a_sight(*ramp, 10.0, ready=20), (4,))[1] == (4,), "between two of them it stands"
+    ramp, now_s = np.repeat(np.arange(1.0, 11.0), 3), round(MONDAY.timestamp())
+    assert Dynamo().decide(a_sight(*ramp, ready=10), (1, now_s - 180))[1] == (11, now_s), "ten, and one interval on"
+    assert Dynamo().decide(a_sight(*ramp, ready=10), (4, now_s - 179))[1] == (4, now_s - 179), "until then it stands"
+    constant = planner("dynamo:constant", Past(loads=ramp, start=MONDAY, step=MINUTE))
+    assert constant.decide(a_sight(*ramp, ready=10), ())[1] == (10, now_s), "the last interval again"
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted", "floor"),
+    [
+        pytest.param(24, 8.0, 16, id="24 workers where 8 would do: 16"),
+        pytest.param(40, 180.0, 48, id="40 where 180 are needed: 48"),
+        pytest.param(10, 100.0, 18, id="test_agg_throughput_uses_replica_cap"),
+        pytest.param(3, 2.1, 3, id="2.1 requests a second at one each: 3"),
+    ],
+)
+def test_dynamo_moves_its_floor_by_eight_at_most(current: int, wanted: float, floor: int) -> None:
+    """The cases of test_throughput_scaling.py."""
+    assert Dynamo().decide(a_sight(*[wanted] * 30, ready=current), ())[1][0] == floor
+
+
+@pytest.mark.parametrize(
+    ("step_s", "load", "ready", "decided"),
+    [
+        pytest.param(15, 0.1, 8, 5, id="three load ticks in 15 s shrink by three"),
+        pytest.param(60, 0.1, 20, 8, id="twelve in a minute"),
+        pytest.param(5, 0.1, 8, 7, id="one in five seconds"),
+        pytest.param(2, 0.1, 8, 7, id="and one where a sight is shorter"),
+        pytest.param(15, 99.0, 8, 9, id="growth waits for its pod: one a sight"),
+    ],
+)
+def test_dynamo_runs_its_load_loop_every_five_seconds(step_s: int, load: float, ready: int, decided: int) -> None:
+    sight = a_sight(load, ready=ready, step=timedelta(seconds=step_s))
+    assert Dynamo().decide(sight, (1, round(MONDAY.timestamp())))[0] == decided
+
+
+def test_dynamo_forecasts_means_of_three_minutes_on_any_sight() -> None:
+    """A ramp of one replica an interval, shown by the minute and every 15 s: the same floor."""
+    by_minute, by_15_s = (np.repeat(np.arange(1.0, 11.0), count) for count in (3, 12))
+    floors = {
+        Dynamo().decide(a_sight(*past, ready=10, step=step), ())[1][0]
+        for past, step in ((by_minute, MINUTE), (by_15_s, timedelta(seconds=15)))
+    }
+    assert floors == {11}
 
 
 # ── Fixed, and all of them ──
@@ -204,9 +289,15 @@ def test_static_mean_has_the_replicas_of_the_mean() -> None:
 def test_hpa_syncs_every_fifteen_seconds_whatever_the_bin() -> None:
     assert Hpa.for_bins(MINUTE) == Hpa()
     wide = Hpa.for_bins(timedelta(minutes=10))
-    assert (wide.syncs_per_bin, wide.stabilisation_syncs) == (40, 20)
-    assert wide.decide(0.7, 10, (10,) * 20)[0] == 1, "ten minutes are longer than the stabilisation"
-    assert Hpa.for_bins(SECOND).stabilisation_syncs == 300
+    assert wide.syncs_per_bin == 40
+    assert wide.decide(0.7, 10, ((10,) * 20, ()))[0] == 1, "ten minutes are longer than the stabilisation"
+    narrow = Hpa.for_bins(SECOND)
+    assert (narrow.syncs_per_bin, narrow.behaviour.sync_s) == (1, 1.0)
+    replicas, memory = 10, ()
+    for _ in range(299):
+        replicas, memory = narrow.decide(0.7, replicas, memory or ((10,), ()))
+    assert replicas == 10
+    assert narrow.decide(0.7, replicas, memory)[0] == 1, "300 syncs of a second"
 
 
 @settings(max_examples=80)
@@ -246,7 +337,7 @@ def test_a_planner_holds_after_a_bin_that_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        pytest.param("kpaa", "there are dynamo, kpa", id="typo"),
+        pytest.param("kpaa", "there are dynamo, hpa-pods, kpa", id="typo"),
         pytest.param("kpa:", "number after the colon", id="nothing after the colon"),
         pytest.param("kpa:1.5", r"\(0, 1\]", id="above one"),
     ],

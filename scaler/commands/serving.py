@@ -1,0 +1,126 @@
+"""`simulate --profile`: the traffic served request by request by simulated vLLM replicas, in numbers.
+
+It turns what was typed into a run and the run into a table, a document, a CSV or a page; how requests are served and
+judged stands in `scaler.simulate.serving`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
+from scaler.commands.typed import ENGINE, duration, listed, say_members, without_nan
+
+if TYPE_CHECKING:
+    from scaler.commands.simulating import Play, Recorded, Replicas, Wanted
+    from scaler.policy.capacity import CapacityProfile
+    from scaler.simulate.serving.run import ServingSetting
+
+
+def simulate(
+    recorded: Recorded,
+    ends: tuple[datetime | None, datetime | None],
+    replicas: Replicas,
+    play: Play,
+    wanted: Wanted,
+) -> None:
+    """Play the traffic request by request and print each policy's service and cost."""
+    from forecaster import registry
+    from scaler.simulate.serving.run import EventError, ProfileError, UnknownPolicyError, simulate_serving
+    from scaler.simulate.trace import DEFAULT_POLICIES
+
+    names = DEFAULT_POLICIES if play.policies is None else listed(play.policies, "--policies")
+    assert replicas.profile is not None  # the caller looked
+    profile = _profile(replicas.profile)
+    setting = _setting(recorded, ends, replicas, play)
+    members = registry.members(step=recorded.trace.series.step)
+    try:
+        with progress_bar() as progress:
+            run = simulate_serving(
+                recorded.trace, profile, names, setting, members=members.forecasters, progress=progress
+            )
+    except UnknownPolicyError as error:
+        raise typer.BadParameter(str(error), param_hint="--policies") from error
+    except ProfileError as error:
+        raise typer.BadParameter(str(error), param_hint="--profile") from error
+    except EventError as error:
+        raise typer.BadParameter(str(error), param_hint="--inject") from error
+    if any(name.partition(":")[0] == ENGINE for name in names):
+        say_members(members)
+    document = run.as_json(recorded.label)
+    if wanted.output is Output.JSON:
+        put_json(without_nan(document))
+        return
+    _put(document)
+    say(
+        f"{run.trace.name} on {profile.name}: served {run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC, "
+        f"cold start {run.cold_start_s:g} s, requests × {run.requests_scale:.4g}"
+    )
+
+
+def _profile(path: Path) -> CapacityProfile:
+    """The profile in a file, or a shipped one by its name."""
+    from scaler.config.reading import data_folder, read_profile, shipped_profiles
+
+    if not path.exists() and str(path) in shipped_profiles():
+        return read_profile(data_folder() / "profiles" / f"{path}.yaml")
+    return read_profile(path)
+
+
+def _setting(
+    recorded: Recorded, ends: tuple[datetime | None, datetime | None], replicas: Replicas, play: Play
+) -> ServingSetting:
+    from scaler.simulate.serving.run import ServingSetting
+
+    cold_start = None if replicas.cold_start is None else duration(replicas.cold_start, "--cold-start")
+    return ServingSetting(
+        score_from=ends[0],
+        score_to=ends[1],
+        peak_replicas=replicas.peak_replicas,
+        cold_start=cold_start,
+        seeds=tuple(range(play.seed, play.seed + play.seeds)),
+        events=play.events,
+        max_replicas=replicas.max_replicas,
+    )
+
+
+def _put(document: dict[str, Any]) -> None:
+    columns = ("POLICY", "ATTAINED", "BAD MINUTES", "DROPPED", "GPU-HOURS", "GPU RATIO", "POD STARTS")
+    rows = [
+        (
+            each["name"],
+            f"{100.0 * each['slo_attainment']:.2f} %{_give_or_take(each, 'slo_attainment', 100.0)}",
+            f"{each['slo_violation_minutes']:.0f}",
+            f"{each['dropped_requests']:.0f}",
+            f"{each['gpu_hours']:.1f}{_give_or_take(each, 'gpu_hours', 1.0)}",
+            f"{each['gpu_ratio']:.3f}",
+            f"{each['pod_starts']:.0f}",
+        )
+        for each in document["policies"]
+    ]
+    put_table(columns, rows, right=columns[1:])
+    by_class = ("POLICY", "CLASS", "ATTAINED", "TTFT P50", "P95", "P99", "ITL P50", "P95", "E2E P95", "REQUESTS")
+    rows_by_class = [
+        (
+            each["name"],
+            name,
+            f"{100.0 * one['attainment']:.2f} %",
+            *(f"{1000.0 * one[key]:.0f} ms" for key in ("ttft_p50_s", "ttft_p95_s", "ttft_p99_s")),
+            *(f"{1000.0 * one[key]:.1f} ms" for key in ("itl_p50_s", "itl_p95_s")),
+            f"{one['e2e_p95_s']:.2f} s",
+            f"{one['requests']:.0f}",
+        )
+        for each in document["policies"]
+        for name, one in each["classes"].items()
+    ]
+    put_table(by_class, rows_by_class, right=by_class[2:])
+
+
+def _give_or_take(policy: dict[str, Any], figure: str, factor: float) -> str:
+    """Half the 95 % confidence interval over the seeds, where there are several."""
+    half = policy.get("ci95", {}).get(figure)
+    return "" if half is None else f" ± {factor * half:.2f}"

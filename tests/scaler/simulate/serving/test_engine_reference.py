@@ -1,0 +1,219 @@
+"""The fast engine against a slow one that steps through every iteration of every sequence.
+
+Properties, for any traffic, limits, image sizes, changes of slowdown and cuts of time:
+- each request's first and last token come at the same time, to 1e-9 s, and it was preempted as often;
+- each replica counts the same tokens, and the same gaps between tokens by bucket.
+
+Times are binary fractions in one of them, so that arrivals often fall exactly on an iteration's end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaler.service.model import ServiceModel
+from scaler.simulate.serving.engine import Replica, Request, Status
+from scaler.simulate.serving.gaps import bucket_edge_s
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One request in the slow engine."""
+
+    arrived_s: float
+    input_tokens: int
+    output_tokens: int
+    image_tokens: int
+    cached: int = 0
+    token_s: list[float] = field(default_factory=list)
+    preemptions: int = 0
+
+    @property
+    def to_compute(self) -> int:
+        """Tokens that are known and not cached: 1 while decoding, more while its prompt is computed."""
+        return self.input_tokens + len(self.token_s) - self.cached
+
+
+class SteppingReplica:
+    """vLLM's scheduler with a loop for everything and a clever idea for nothing."""
+
+    def __init__(self, service: ServiceModel, slowdowns: list[tuple[float, float]]) -> None:
+        self.service = service
+        self.slowdowns = slowdowns  # (from when, factor), by time
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []  # in order of admission
+
+    def run(self, sequences: list[Sequence]) -> None:
+        """Serve them all, given in order of arrival."""
+        to_come, now_s = list(sequences), 0.0
+        while to_come or self.waiting or self.running:
+            # what arrives as an iteration ends is not in time for the next, unless there is nothing else to do
+            while to_come and to_come[0].arrived_s < now_s:
+                self.waiting.append(to_come.pop(0))
+            if not self.waiting and not self.running:
+                now_s = max(now_s, to_come[0].arrived_s)
+                while to_come and to_come[0].arrived_s <= now_s:
+                    self.waiting.append(to_come.pop(0))
+            now_s = self.step(now_s)
+
+    def step(self, now_s: float) -> float:
+        """One iteration; when it ends."""
+        computed, encoding_s = self.schedule()
+        cached = sum(each.cached for each in self.running)
+        slowdown = [factor for since_s, factor in self.slowdowns if since_s < now_s or since_s == 0.0][-1]
+        service = self.service
+        tokens = sum(computed.values())
+        duration_s = service.alpha_s + service.beta_s * tokens + service.gamma_s * cached + encoding_s
+        now_s += slowdown * duration_s
+        for sequence in list(self.running):
+            if id(sequence) in computed and sequence.to_compute == 0:
+                sequence.token_s.append(now_s)
+                if len(sequence.token_s) == sequence.output_tokens:
+                    self.running.remove(sequence)
+        return now_s
+
+    def schedule(self) -> tuple[dict[int, int], float]:
+        """Tokens to compute by sequence, cached at once, and the encoder's time."""
+        service, computed, encoding_s = self.service, {}, 0.0
+        budget, preempted = service.max_num_batched_tokens, False
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            chunk = min(sequence.to_compute, budget)
+            while chunk > self.free():
+                victim = self.running.pop()
+                victim.cached, preempted = 0, True
+                victim.preemptions += 1
+                self.waiting.insert(0, victim)
+                if victim is sequence:
+                    break
+            else:
+                if chunk:
+                    computed[id(sequence)] = chunk
+                sequence.cached += chunk
+                budget -= chunk
+                index += 1
+        while not preempted and self.waiting and budget and len(self.running) < service.max_num_seqs:
+            sequence = self.waiting[0]
+            if sequence.to_compute > self.free():
+                break
+            self.running.append(self.waiting.pop(0))
+            if sequence.image_tokens and not sequence.preemptions:
+                encoding_s += service.encoder_s(sequence.image_tokens)
+            chunk = min(sequence.to_compute, budget)
+            computed[id(sequence)] = chunk
+            sequence.cached += chunk
+            budget -= chunk
+        return computed, encoding_s
+
+    def free(self) -> int:
+        """Tokens that the KV cache still has room for."""
+        return self.service.kv_tokens - sum(each.cached for each in self.running)
+
+
+def gaps_of(sequences: list[Sequence]) -> list[float]:
+    return [later - before for each in sequences for before, later in zip(each.token_s, each.token_s[1:], strict=False)]
+
+
+@st.composite
+def cases(draw: st.DrawFn, unit_s: float) -> tuple[ServiceModel, list[Sequence], list[tuple[float, float]]]:
+    """A replica, its traffic and its slowdowns; all times are multiples of `unit_s`."""
+    slots = draw(st.integers(1, 6))
+    service = ServiceModel(
+        alpha_s=unit_s * draw(st.integers(1, 64)),
+        beta_s=unit_s * draw(st.integers(0, 4)),
+        gamma_s=unit_s * draw(st.integers(0, 2)),
+        max_num_seqs=slots,
+        max_num_batched_tokens=slots + draw(st.integers(0, 40)),
+        kv_tokens=draw(st.integers(50, 200)),
+        encoder_base_s=unit_s * draw(st.integers(0, 20)),
+        encoder_per_token_s=unit_s * draw(st.integers(0, 3)),
+    )
+    sequences, now_s = [], 0.0
+    for _ in range(draw(st.integers(1, 25))):
+        now_s += unit_s * draw(st.one_of(st.just(0), st.integers(0, 40), st.integers(0, 4000)))
+        prompt = draw(st.integers(1, 30))
+        image = draw(st.one_of(st.just(0), st.integers(1, prompt)))
+        sequences.append(Sequence(now_s, prompt, draw(st.integers(1, 20)), image))
+    changes = draw(st.lists(st.tuples(st.integers(1, 5000), st.sampled_from([0.5, 2.0, 4.0])), max_size=3))
+    slowdowns = [(0.0, 1.0), *sorted({unit_s * since: factor for since, factor in changes}.items())]
+    return service, sequences, slowdowns
+
+
+def serve(
+    service: ServiceModel, sequences: list[Sequence], slowdowns: list[tuple[float, float]]
+) -> tuple[Replica, list[Request]]:
+    """The fast engine, told of each moment in order: finish what is due, change the speed, submit."""
+    replica, finished = Replica(service, slowdown=slowdowns[0][1]), []
+    requests = [
+        Request(
+            request_class="any",
+            arrived_s=each.arrived_s,
+            input_tokens=each.input_tokens,
+            output_tokens=each.output_tokens,
+            image_tokens=each.image_tokens,
+        )
+        for each in sequences
+    ]
+    for now_s in sorted({each.arrived_s for each in sequences} | {since_s for since_s, _ in slowdowns[1:]}):
+        finished += replica.advance(now_s)
+        for since_s, factor in slowdowns[1:]:
+            if since_s == now_s:
+                replica.set_slowdown(factor, now_s)
+        for request in requests:
+            if request.arrived_s == now_s:
+                replica.submit(request, now_s)
+    finished += replica.advance(math.inf)
+    assert sorted(map(id, finished)) == sorted(map(id, requests)), "each request comes back exactly once"
+    return replica, requests
+
+
+def check_alike(service: ServiceModel, sequences: list[Sequence], slowdowns: list[tuple[float, float]]) -> None:
+    SteppingReplica(service, slowdowns).run(sequences)
+    replica, requests = serve(service, sequences, slowdowns)
+    for request, sequence in zip(requests, sequences, strict=True):
+        assert request.status is Status.FINISHED
+        assert request.first_token_s == pytest.approx(sequence.token_s[0], abs=1e-9)
+        assert request.finished_s == pytest.approx(sequence.token_s[-1], abs=1e-9)
+        assert request.preemptions == sequence.preemptions
+    assert replica.generated_tokens == sum(each.output_tokens for each in sequences)
+    assert replica.prompt_tokens == sum(each.input_tokens for each in sequences)
+    assert replica.preemptions == sum(each.preemptions for each in sequences)
+    assert (replica.in_flight, replica.running, replica.waiting, replica.kv_used_tokens) == (0, 0, 0, 0)
+    check_gaps(replica.token_gaps, gaps_of(sequences))
+
+
+def check_gaps(counts: list[int], gaps_s: list[float]) -> None:
+    """As many gaps as there are up to each edge, give or take those that lie on it."""
+    assert sum(counts) == len(gaps_s)
+    total = 0
+    for bucket, count in enumerate(counts[:-1]):
+        total += count
+        edge_s = bucket_edge_s(bucket)
+        low, high = (sum(gap_s <= edge_s * (1 + off) for gap_s in gaps_s) for off in (-1e-9, 1e-9))
+        assert low <= total <= high
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases(unit_s=2.0**-10))
+def test_it_is_stepping_on_binary_fractions(
+    case: tuple[ServiceModel, list[Sequence], list[tuple[float, float]]],
+) -> None:
+    check_alike(*case)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(unit_s=0.000987654321), st.floats(0.9, 1.1))
+def test_it_is_stepping_on_any_times(
+    case: tuple[ServiceModel, list[Sequence], list[tuple[float, float]]], skew: float
+) -> None:
+    service, sequences, slowdowns = case
+    # arrivals that lie between the ends of iterations: which side of a rounded end one falls is no matter of engines
+    for sequence in sequences:
+        sequence.arrived_s = sequence.arrived_s * skew + 0.000123456 * skew
+    check_alike(service, sequences, slowdowns)
