@@ -63,7 +63,8 @@ def test_each_verdict_on_the_forecast_has_a_cause() -> None:
 
 def imported(folders: Iterable[str]) -> dict[str, Path]:
     """Top-level packages that the code imports, each with a file that does, but for our own and the standard library's."""
-    own = {*folders, *(path.stem for path in REPOSITORY.joinpath("tests").rglob("*.py"))}
+    tests = REPOSITORY / "tests"
+    own = {*folders, *(path.stem for path in tests.rglob("*.py")), *(path.name for path in tests.iterdir())}
     found: dict[str, Path] = {}
     for folder in folders:
         for path in REPOSITORY.joinpath(folder).rglob("*.py"):

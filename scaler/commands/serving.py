@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
+from scaler.commands.reporting import of_serving, write_page
 from scaler.commands.typed import ENGINE, duration, listed, say_members, without_nan
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def simulate(
         raise typer.BadParameter(str(error), param_hint="--inject") from error
     if any(name.partition(":")[0] == ENGINE for name in names):
         say_members(members)
+    if wanted.report is not None:
+        write_page(wanted.report, of_serving(run, label=recorded.label, facts=recorded.facts))
     document = run.as_json(recorded.label)
     if wanted.output is Output.JSON:
         put_json(without_nan(document))

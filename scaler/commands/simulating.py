@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
+from scaler.commands.reporting import of_trace, write_page
 from scaler.commands.typed import ENGINE, Span, duration, ends_of, listed, say_members, without_nan
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wante
     if wanted.csv_file is not None:
         write_rows(wanted.csv_file, run)
     if wanted.report is not None:
-        _write_report(wanted.report, run, sweeps, recorded)
+        write_page(wanted.report, of_trace(run, sweeps, label=recorded.label, facts=recorded.facts))
     _print(run, sweeps, recorded, wanted.output)
 
 
@@ -337,56 +336,3 @@ def _put_cliffs(sweep: dict[str, Any]) -> None:
         for each in sweep["cliffs"]
     ]
     put_table(columns, rows, right=columns[1:])
-
-
-def _write_report(path: Path, run: TraceRun, sweeps: Sweeps | None, recorded: Recorded) -> None:
-    from importlib.metadata import version
-
-    from scaler.simulate.lab_page import render
-    from scaler.simulate.lab_report import CliffPoint, LabPolicy, LabReport, SweepPoint
-
-    scores = {each["name"]: each for each in run.as_json()["policies"]}
-    sweep: dict[str, list[SweepPoint]] = {}
-    cliff: dict[str, list[CliffPoint]] = {}
-    for point in sweeps[0].points if sweeps else ():
-        figures = point.score.under_provisioned_ratio, point.score.gpu_ratio
-        sweep.setdefault(point.family, []).append(SweepPoint(point.policy, *figures))
-    for point in sweeps[1].points if sweeps else ():
-        figures = point.score.under_provisioned_ratio, point.score.gpu_ratio
-        cliff.setdefault(point.policy, []).append(CliffPoint(point.cold_start.total_seconds(), *figures))
-    report = LabReport(
-        trace=recorded.label,
-        column=run.trace.column,
-        start=run.start,
-        step=run.step,
-        load=next(iter(run.courses.values())).load,
-        policies=tuple(
-            LabPolicy(
-                name=name,
-                score=scores[name],
-                course=course,
-                regret=scores[name]["regret"],
-                track=run.tracks.get(name),
-            )
-            for name, course in run.courses.items()
-        ),
-        capacity_rps=run.capacity_rps,
-        cold_start=run.setting.cold_start,
-        seed=run.setting.seed,
-        version=version("headstart"),
-        command=typed_command(),
-        sweep=sweep or None,
-        cliff=cliff or None,
-        target_ratio=run.setting.missed_target_ratio,
-        facts=recorded.facts or None,
-    )
-    path.write_text(render(report), encoding="utf-8")
-    say(f"wrote {path}")
-
-
-def typed_command() -> str:
-    """What was typed, such that it can be typed again; an address loses whatever stands before its @."""
-    from forecaster.sources.connection import redact_url
-
-    words = (redact_url(word) if "://" in word else word for word in sys.argv[1:])
-    return shlex.join(["headstart", *words])

@@ -12,12 +12,78 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from forecaster.types import DEFAULT_CLASS
+from scaler.service.model import LatencySlo, ServiceModel, TokenShape
 
 MOST_REPLICAS = 1_000_000
 """No answer is larger, whatever the demand (1e300 requests a second included); bounds cut it further."""
 
 EPSILON = 1e-9
 """Relative slack before rounding up: 10 * 1.1 = 11.000000000000002 needs 11 replicas, not 12."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTokens:
+    """Tokens of the requests of a class: means for the closed form, spread and share for the simulator's traffic."""
+
+    input_tokens: float
+    """Mean prompt tokens, those of images included."""
+    output_tokens: float
+    """Mean generated tokens."""
+    image_tokens: float = 0.0
+    """Mean tokens of images, part of the input; above 0 each request of the class has an image."""
+    input_cv: float = 0.0
+    """Coefficient of variation of the prompt without its images: standard deviation over mean."""
+    output_cv: float = 0.0
+    """The same of the output."""
+    image_cv: float = 0.0
+    """The same of the image tokens."""
+    share: float = 1.0
+    """Requests of this class among those of all classes, in proportion to the other classes' shares."""
+
+    def __post_init__(self) -> None:
+        for name in ("input_cv", "output_cv", "image_cv"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"tokens.{name} must be a finite number of at least 0, got {value}")
+        if not (math.isfinite(self.share) and self.share > 0.0):
+            raise ValueError(f"tokens.share must be a finite number above 0, got {self.share}")
+        if not self.output_tokens >= 1.0:
+            raise ValueError(f"tokens.output_tokens must be at least 1, got {self.output_tokens}")
+        _ = self.shape  # which checks the means
+
+    @property
+    def shape(self) -> TokenShape:
+        """The means, as the closed form takes them."""
+        return TokenShape(
+            input_tokens=self.input_tokens, output_tokens=self.output_tokens, image_tokens=self.image_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPhases:
+    """How long a new replica takes until it serves, phase by phase."""
+
+    node_s: float = 0.0
+    """Until a node with a free GPU has it, seconds."""
+    image_s: float = 0.0
+    """Pulling the container image, seconds."""
+    weights_s: float = 0.0
+    """Loading the weights onto the GPU, seconds."""
+    warmup_s: float = 0.0
+    """Compiling, capturing graphs, warming up until Ready, seconds."""
+    jitter_cv: float = 0.0
+    """How much each phase varies from pod to pod: standard deviation over mean."""
+
+    def __post_init__(self) -> None:
+        for name in ("node_s", "image_s", "weights_s", "warmup_s", "jitter_cv"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ValueError(f"start.{name} must be a finite number of at least 0, got {value}")
+
+    @property
+    def total_s(self) -> float:
+        """Ordered → Ready on average, seconds."""
+        return self.node_s + self.image_s + self.weights_s + self.warmup_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +100,10 @@ class ClassCapacity:
     """GPU memory in use at that rate, GB."""
     description: str = ""
     """What a request of this class is."""
+    tokens: RequestTokens | None = None
+    """How long its requests are; the request-level simulation needs it."""
+    slo: LatencySlo | None = None
+    """The latencies that `max_rps` keeps, and that each request is judged by in the request-level simulation."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_rps) and self.max_rps > 0.0):
@@ -55,6 +125,10 @@ class CapacityProfile:
     """GPUs that one replica holds."""
     source: str = ""
     """Where the figures come from."""
+    service: ServiceModel | None = None
+    """How fast one replica iterates; the request-level simulation needs it."""
+    start: StartPhases | None = None
+    """How long a new replica takes until it serves, in the request-level simulation."""
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.classes]

@@ -181,7 +181,7 @@ function reasoning(policy, bin) {
   const newest = changeBefore(track.changes, after);
   if (after >= 0) {
     const [reason, sentence] = page.reasons[track.reason[after]], [, trusted] = page.trusts[track.trust[after]];
-    nodes.push(element("div", {}, element("b", { textContent: `${policy.name}: ${words(reason)}` }), `, ${sentence}.`));
+    nodes.push(element("div", {}, element("b", { textContent: `${policy.name} decided before this bin began: ${words(reason)}` }), `, ${sentence}.`));
     for (const [rule, wants, keeps] of track.opinions)
       if (Number.isFinite(wants[after])) nodes.push(element("div", {}, element("b", { textContent: `${rule} ` }), `wants ${wants[after]}, keeps ${keeps[after]}`));
     for (const [rule, from, to, cause] of track.clamps[track.clamped[after]] || [])

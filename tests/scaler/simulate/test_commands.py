@@ -70,6 +70,15 @@ def wave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A day and a half of minutes with a request or two a second."""
+    path = tmp_path_factory.mktemp("traces") / "minutes.csv"
+    rows = ((MONDAY + timedelta(minutes=index), 90 + 30 * (index % 7)) for index in range(2160))
+    path.write_text("timestamp,requests\n" + "".join(f"{at.isoformat()},{count}\n" for at, count in rows))
+    return path
+
+
 # ── simulate ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -135,6 +144,64 @@ def test_every_bin_of_every_policy_goes_into_a_csv(headstart: Headstart, wave: P
         assert all((float(row["y"]) > int(row["serving"])) == (row["missed"] == "1") for row in own)
 
 
+def test_simulate_writes_a_page_to_look_at(headstart: Headstart, wave: Path, tmp_path: Path) -> None:
+    page = tmp_path / "lab.html"
+    ran = headstart("simulate", "--trace", wave, "--policies", "headstart,hpa", "--report", page, "--price", "2.5")
+    assert ran.code == 0
+    assert f"wrote {page}" in ran.err
+    text = page.read_text(encoding="utf-8")
+    assert "Headstart lab" in text
+    assert '"opinions"' in text, "what the product decided, and why"
+    assert "COST" in ran.out
+
+
+def test_a_sweep_tells_what_each_family_costs_at_the_same_risk(headstart: Headstart, wave: Path) -> None:
+    ran = headstart(
+        "simulate",
+        "--trace",
+        wave,
+        "--policies",
+        "hpa,kpa",
+        "--score-from",
+        "2026-03-04T12:00",
+        "--sweep",
+        "-o",
+        "json",
+    )
+    document = ran.document
+    assert [each["name"] for each in document["policies"]] == ["hpa", "kpa"]
+    matched = {(each["family"], each["tuned_in_hindsight"]): each for each in document["sweep"]["matched"]}
+    assert {("headstart", False), ("headstart", True), ("hpa", True), ("kpa", True)} <= set(matched)
+    assert any(each["frontier"] for each in document["sweep"]["points"])
+    cold_starts = {each["cold_start_s"] for each in document["cold_start_sweep"]["points"]}
+    assert cold_starts == {0.0, 300.0}, "ten-minute bins know two cold starts within five minutes"
+    assert {each["policy"] for each in document["cold_start_sweep"]["cliffs"]} == {"hpa", "kpa"}
+
+
+def test_with_a_profile_requests_are_served_one_by_one(headstart: Headstart, minutes: Path, tmp_path: Path) -> None:
+    page = tmp_path / "served.html"
+    arguments = ("simulate", "--trace", minutes, "--profile", "llama-3.1-8b-h100", "--policies", "hpa,static-peak")
+    window = ("--score-from", "2026-03-03T11:00", "--seeds", "2", "--inject", "spike@+20m", "--report", page)
+    document = headstart(*arguments, *window, "-o", "json").document
+    assert (document["kind"], document["profile"], document["seeds"]) == ("Simulation", "llama-3.1-8b-h100", [1, 2])
+    assert document["requests_scale"] == 1.0, "as it is, unless --peak-replicas scales it"
+    for each in document["policies"]:
+        assert 0.0 < each["slo_attainment"] <= 1.0
+        assert {"slo_violation_minutes", "dropped_requests", "gpu_hours", "ci95"} <= set(each)
+        assert set(each["classes"]) == {"conversation", "code"}
+    assert "spike" in page.read_text(encoding="utf-8")
+
+
+def test_each_policy_and_class_has_a_row_of_its_own(headstart: Headstart, minutes: Path) -> None:
+    arguments = ("simulate", "--trace", minutes, "--profile", "llama-3.1-8b-h100", "--policies", "hpa")
+    ran = headstart(*arguments, "--score-from", "2026-03-03T11:30", "--seeds", "2")
+    assert " ± " in ran.out
+    assert [line.split()[:2] for line in ran.out.splitlines() if line.split()[0] == "hpa"][1:] == [
+        ["hpa", "conversation"],
+        ["hpa", "code"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "hint"),
     [
@@ -146,6 +213,17 @@ def test_every_bin_of_every_policy_goes_into_a_csv(headstart: Headstart, wave: P
         pytest.param(("--score-from", "2026-03-04", "--score-to", "2026-03-03"), 2, "after --score-from", id="window"),
         pytest.param(("--peak-replicas", "8", "--capacity-rps", "2"), 2, "give either", id="two capacities"),
         pytest.param(("--capacity-rps", "0"), 2, "above 0", id="no capacity"),
+        pytest.param(("--price", "-1"), 2, "above 0", id="price"),
+        pytest.param(("--seeds", "5"), 2, "need --profile", id="seeds without requests"),
+        pytest.param(("--inject", "step@+1h"), 2, "need --profile", id="events without requests"),
+        pytest.param(("--from-prometheus", "http://127.0.0.1:1"), 2, "either --trace FILE or", id="two sources"),
+        pytest.param(("--workload", "llm/chat"), 2, "go with --from-prometheus", id="whose"),
+        pytest.param(("--profile", "nothing.yaml"), 2, "nothing.yaml", id="profile"),
+        pytest.param(
+            ("--profile", "qwen3-vl-2b-24gb"), 2, "needs `service` and `start`", id="profile without a service"
+        ),
+        pytest.param(("--profile", "llama-3.1-8b-h100", "--capacity-rps", "3"), 2, "what a replica serves", id="both"),
+        pytest.param(("--profile", "llama-3.1-8b-h100", "--inject", "stop@+1h"), 2, "Did you mean 'step'?", id="event"),
         pytest.param(("--column", "token"), 1, "there are tokens, requests", id="column"),
         pytest.param(("--score-from", "2027-01-01"), 1, "nothing to score", id="after the trace"),
     ],
@@ -154,6 +232,11 @@ def test_simulate_refuses(headstart: Headstart, wave: Path, arguments: tuple[str
     ran = headstart("simulate", "--trace", wave, *arguments)
     assert (ran.code, ran.out) == (code, "")
     assert hint in ran.err
+
+
+def test_traffic_comes_from_somewhere(headstart: Headstart) -> None:
+    assert "either --trace FILE or --from-prometheus URL" in headstart("simulate").err
+    assert "--workload NAMESPACE/NAME" in headstart("simulate", "--from-prometheus", "http://127.0.0.1:1").err
 
 
 # ── The reference figures ─────────────────────────────────────────────────────────────────────────────────────

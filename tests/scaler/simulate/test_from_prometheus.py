@@ -6,6 +6,7 @@ who asks for what is not there is told what is. Property: a file that was saved 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from forecaster.errors import SourceError
 from forecaster.models.seasonal import LastValue
 from forecaster.trace import Trace, read_trace
 from forecaster.types import STEP, Series, floor_to_step
+from scaler.cli import main
 from scaler.config import parse_config
 from scaler.simulate.from_prometheus import (
     AGAIN_AFTER_S,
@@ -188,6 +190,21 @@ def test_the_policies_play_on_it(chat: Recording):
     assert run.scores["oracle"].gpu_hours <= run.scores["hpa"].gpu_hours
     scored = run.scores["headstart"]
     assert 0.0 <= scored.under_provisioned_ratio < 0.2
+
+
+def test_the_command_plays_it_and_keeps_it(
+    server: PrometheusServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    kept = tmp_path / "chat.csv.gz"
+    asked = ["simulate", "--from-prometheus", server.url, "--workload", "llm/chat", "--days", str(DAYS)]
+    with pytest.raises(SystemExit) as left:
+        main([*asked, "--policies", "hpa,oracle", "--save-trace", str(kept), "-o", "json"])
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert not left.value.code
+    assert (document["trace"], [each["name"] for each in document["policies"]]) == ("llm/chat", ["hpa", "oracle"])
+    assert "headstart_gateway_requests_total" in told.err, "which metric tells the demand"
+    assert read_trace(kept, column=None).series.values.size == pytest.approx(MINUTES, abs=5)
 
 
 def test_progress_goes_up_to_the_end(server: PrometheusServer):
