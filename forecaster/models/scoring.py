@@ -32,8 +32,8 @@ TOLERANCE = 1e-6
 class Learning:
     """How fast scores move."""
 
-    loss_half_life: timedelta = timedelta(hours=8)
-    """Half-life of the members' losses: longer than a night's lull, short enough for a new regime (6-12 h)."""
+    loss_half_life: timedelta = timedelta(hours=4)
+    """Half-life of the members' losses: long enough to tell equals apart, short enough for a new regime (3-6 h)."""
     scale_half_life: timedelta = timedelta(hours=4)
     """Half-life of the error scale in which the offset moves."""
     conformal_gain: float = 0.02

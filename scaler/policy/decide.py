@@ -24,7 +24,7 @@ from scaler.policy.load import LoadRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.steering import SteeringRule
-from scaler.policy.trust import TrustRule
+from scaler.policy.trust import TrustRule, Verdict
 from scaler.policy.types import (
     Action,
     Adjustment,
@@ -105,7 +105,7 @@ def decide(
         reason=reason,
         proposals=proposals,
         adjustments=adjustments,
-        trust=moment.trust,
+        trust=moment.verdict.trust,
         z=moment.z(state),
     )
     return decision, _order(moment, state, decision)
@@ -119,6 +119,10 @@ def decide_within(
     return grant(decision, after, allowed)
 
 
+_SWITCHED_OFF = Verdict(trust=Trust.NO_FORECAST, doubt=1.0)
+"""Of a workload without the predictive rule: the load rule keeps its margin."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Moment:
     """What every step of one decision looks at: the inputs, and what follows from them alone."""
@@ -127,7 +131,7 @@ class _Moment:
     policy: WorkloadPolicy
     replicas: ReplicaState
     demand_rps: dict[str, float] | None
-    trust: Trust
+    verdict: Verdict
     least: int
     most: int
     lead_time: timedelta
@@ -145,7 +149,7 @@ class _Moment:
             policy=policy,
             replicas=replicas,
             demand_rps=demand_of(snapshot.classes),
-            trust=trust.judge(snapshot, policy.trust, now=now) if enabled else Trust.NO_FORECAST,
+            verdict=trust.judge(snapshot, policy.trust, now=now) if enabled else _SWITCHED_OFF,
             least=least,
             most=most,
             lead_time=timedelta(seconds=snapshot.lead_time_s),
@@ -161,8 +165,11 @@ class _Moment:
         """Whether demand is measured in full: only then may anything be released or learnt."""
         return self.demand_rps is not None and not self.snapshot.demand_partial
 
-    def z(self, state: PolicyState) -> float:
+    def lasting_z(self, state: PolicyState) -> float:
         return self.policy.steering.first_z if state.z is None else state.z
+
+    def z(self, state: PolicyState) -> float:
+        return steering.score(self.lasting_z(state), state.missed_share, self.policy.steering)
 
     def load(self) -> float:
         """Present load and backlog, in exactly full replicas; 0 while demand is unknown."""
@@ -187,9 +194,16 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
-    minutes = policy.tick / timedelta(minutes=1)
-    z = steering.steer(moment.z(state), policy.steering, load=load_then, ready=state.ready, minutes=minutes)
-    return replace(state, z=z)
+    z, missed_share = steering.steer(
+        moment.lasting_z(state),
+        state.missed_share,
+        policy.steering,
+        load=load_then,
+        ready=state.ready,
+        tick=policy.tick,
+        lead_time=moment.lead_time,
+    )
+    return replace(state, z=z, missed_share=missed_share)
 
 
 def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...], PolicyState]:
@@ -197,7 +211,7 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
     snapshot, policy, now = moment.snapshot, moment.policy, moment.now
     by_latency, remembered = latency.propose(snapshot, policy.latency, policy.profile, state.latency, now=now)
     proposals = (
-        load.propose(snapshot, policy.load, policy.profile, trusted=moment.trust is Trust.TRUSTED),
+        load.propose(snapshot, policy.load, policy.profile, doubt=moment.verdict.doubt),
         predictive.propose(snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now),
         by_latency,
         scheduled.propose(snapshot, policy.scheduled, policy.profile, now=now),
@@ -257,7 +271,7 @@ def _release(moment: _Moment, state: PolicyState, keep: int) -> tuple[int, tuple
         target=keep,
         replicas=moment.replicas,
         load=moment.load(),
-        trusted=moment.trust is Trust.TRUSTED,
+        trusted=moment.verdict.doubt < 1.0,
         blind_rule=", ".join(blind),
     )
     return guard.hold(release, moment.policy.guard, state, lead_time=moment.lead_time, now=moment.now)

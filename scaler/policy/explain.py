@@ -64,8 +64,8 @@ TRUSTS: Final[dict[Trust, str]] = {
     Trust.EXPIRED: "expired: it is not used, and the load rule keeps its own margin",
     Trust.IMPLAUSIBLE: "implausible: it is not used, and the load rule keeps its own margin",
     Trust.UNSCORED: "not judged yet: it may add replicas, but the load rule keeps its own margin",
-    Trust.WORSE_THAN_LAST_VALUE: "worse than the last value: it may add replicas, but carries no margin",
-    Trust.COVERAGE_LOW: "too optimistic: more minutes exceed its 95 % quantile than should; it carries no margin",
+    Trust.WORSE_THAN_LAST_VALUE: "worse than the last value: it may add replicas, but carries less margin",
+    Trust.COVERAGE_LOW: "too optimistic: more minutes exceed its 95 % quantile than should; it carries less margin",
     Trust.COVERAGE_HIGH: "too cautious: its band is so wide that it wastes GPUs; it carries no margin",
     Trust.CLASS_MISSING: "incomplete: a request class with traffic has no forecast; it carries no margin",
 }

@@ -1,6 +1,7 @@
 """The load rule: enough replicas for the demand of now. Always on; the only rule whose fall lets replicas fall.
 
-It leaves a margin of its own only while no trusted forecast carries one. It never looks at latency, GPUs or the clock.
+It leaves a margin of its own only as far as no trusted forecast carries one. It never looks at latency, GPUs or the
+clock.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ class LoadRule:
     """Parameters of the load rule."""
 
     target_utilisation: float = 0.7
-    """Share of a replica's capacity to fill while no trusted forecast carries the margin, 0 < ρ ≤ 1."""
+    """Share of a replica's capacity to fill while no forecast can be trusted to carry the margin, 0 < ρ ≤ 1."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.target_utilisation <= 1.0:
             raise ValueError(f"load.target_utilisation must lie in (0, 1], got {self.target_utilisation}")
 
 
-def propose(snapshot: Snapshot, rule: LoadRule, profile: CapacityProfile, *, trusted: bool) -> Proposal | None:
+def propose(snapshot: Snapshot, rule: LoadRule, profile: CapacityProfile, *, doubt: float) -> Proposal | None:
     """ceil(demand / (ρ · max_rps)) over the classes; None while demand is unknown.
 
-    ρ is 1 with a trusted forecast: a second margin on top of the forecast's costs 4 to 7 % GPU-hours on smooth
-    traffic and prevents nothing there.
+    `doubt` says how much of the margin the forecast does not carry: ρ falls from 1 (none: a second margin on top of
+    the forecast's costs 4 to 7 % GPU-hours on smooth traffic and prevents nothing there) to `target_utilisation`
+    (all of it). At 0.7 a doubt of 0.5 leaves 15 % free.
     """
     demand_rps = demand_of(snapshot.classes)
     if demand_rps is None:
         return None
-    utilisation = 1.0 if trusted else rule.target_utilisation
+    utilisation = 1.0 - doubt * (1.0 - rule.target_utilisation)
     load = profile.load(demand_rps)
     replicas = replicas_for(load, utilisation=utilisation)
     return Proposal(

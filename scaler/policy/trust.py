@@ -1,7 +1,9 @@
-"""Whether the forecast may carry the safety margin: it must be there, fresh, no worse than "as it is now", calibrated.
+"""How far the forecast may carry the safety margin: it must be there, fresh, no worse than "as it is now", calibrated.
 
 A distrusted forecast still adds capacity (the predictive rule is a floor); it only loses the right to let the load
-rule run without a margin and to release without a look-back.
+rule run without a margin and, once nothing of its trust is left, to release without a look-back. What was measured
+over six hours fades in and out, it does not switch: two equal forecasts differ by chance, and a verdict that flips at
+one edge costs the whole margin each time.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from forecaster.types import ForecastQuality
 from scaler.policy.types import Snapshot, Trust
 
 
@@ -17,34 +20,85 @@ class TrustRule:
     """What a forecast must show over the last six hours."""
 
     least_coverage: float = 0.90
-    """Lowest share of minutes at or below the 0.95 quantile."""
-    most_coverage: float = 0.99
-    """Highest such share: above it the band is so wide that it wastes GPUs."""
+    """Share of minutes at or below the 0.95 quantile under which trust begins to fade …"""
+    lost_coverage: float = 0.80
+    """… and at which none is left."""
+    most_coverage: float = 1.0
+    """Highest such share. At 1 no band is too wide: it costs GPUs until the score has sunk, and endangers nobody."""
     most_error_ratio: float = 1.05
-    """Highest error, as a multiple of last value's: over six hours two equal forecasts differ by a few per cent."""
+    """Error, as a multiple of last value's, above which trust begins to fade: over six hours two equal forecasts
+    differ by a few per cent …"""
+    lost_error_ratio: float = 1.5
+    """… and at which none is left."""
     least_scored_bins: int = 120
     """Minutes that must have been scored before the forecast can be judged at all."""
 
+    def __post_init__(self) -> None:
+        if not self.lost_coverage <= self.least_coverage:
+            raise ValueError(
+                f"trust.lost_coverage must be at most least_coverage {self.least_coverage}, got {self.lost_coverage}"
+            )
+        if not self.lost_error_ratio >= self.most_error_ratio:
+            raise ValueError(
+                f"trust.lost_error_ratio must be at least most_error_ratio {self.most_error_ratio}, "
+                f"got {self.lost_error_ratio}"
+            )
 
-def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Trust:
-    """The first thing that speaks against the forecast, or `TRUSTED`. Every class with demand must pass."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What speaks most against the forecast, and how much of the margin it therefore cannot carry."""
+
+    trust: Trust
+    doubt: float
+    """0: the forecast carries the whole margin; 1: the load rule keeps all of it."""
+
+
+TRUSTED = Verdict(trust=Trust.TRUSTED, doubt=0.0)
+
+
+def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Verdict:
+    """The gravest thing that speaks against the forecast, the first of equals. Every class with demand must pass."""
     if not snapshot.forecasts:
-        return Trust.NO_FORECAST
+        return _lost(Trust.NO_FORECAST)
     covered = {each.forecast.request_class for each in snapshot.forecasts}
     if any(readings.request_class not in covered for readings in snapshot.classes):
-        return Trust.CLASS_MISSING
+        return _lost(Trust.CLASS_MISSING)
+    worst = TRUSTED
     for each in snapshot.forecasts:
         if each.forecast.expired(now=now):
-            return Trust.EXPIRED
+            return _lost(Trust.EXPIRED)
         if not each.forecast.plausible:
-            return Trust.IMPLAUSIBLE
-        quality = each.quality
-        if quality is None or quality.scored_bins < rule.least_scored_bins:
-            return Trust.UNSCORED
-        if not quality.wape <= rule.most_error_ratio * quality.wape_last_value:  # so written, a NaN is worse
-            return Trust.WORSE_THAN_LAST_VALUE
-        if not quality.coverage_95 >= rule.least_coverage:
-            return Trust.COVERAGE_LOW
-        if quality.coverage_95 > rule.most_coverage:
-            return Trust.COVERAGE_HIGH
-    return Trust.TRUSTED
+            return _lost(Trust.IMPLAUSIBLE)
+        if each.quality is None or each.quality.scored_bins < rule.least_scored_bins:
+            return _lost(Trust.UNSCORED)
+        worst = max(worst, _measured(each.quality, rule), key=lambda verdict: verdict.doubt)
+    return worst
+
+
+def _measured(quality: ForecastQuality, rule: TrustRule) -> Verdict:
+    """What the last six hours say: coverage .85 is half way from .90 to .80, a doubt of 0.5.
+
+    With the error at 1.2 times last value's, (1.2 - 1.05) / (1.5 - 1.05) = 0.33. What cannot be told is lost.
+    """
+    limits = rule.most_error_ratio * quality.wape_last_value, rule.lost_error_ratio * quality.wape_last_value
+    against = (
+        Verdict(trust=Trust.WORSE_THAN_LAST_VALUE, doubt=_faded(quality.wape, *limits)),
+        Verdict(
+            trust=Trust.COVERAGE_LOW, doubt=_faded(-quality.coverage_95, -rule.least_coverage, -rule.lost_coverage)
+        ),
+        Verdict(trust=Trust.COVERAGE_HIGH, doubt=1.0 if quality.coverage_95 > rule.most_coverage else 0.0),
+    )
+    worst = max(against, key=lambda verdict: verdict.doubt)
+    return worst if worst.doubt > 0.0 else TRUSTED
+
+
+def _faded(value: float, begins: float, lost: float) -> float:
+    """0 up to `begins`, 1 from `lost` on, linear between; a NaN is 1, and so is anything beyond two equal limits."""
+    if value <= begins:
+        return 0.0
+    return (value - begins) / (lost - begins) if value < lost else 1.0
+
+
+def _lost(reason: Trust) -> Verdict:
+    return Verdict(trust=reason, doubt=1.0)

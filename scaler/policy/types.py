@@ -215,7 +215,7 @@ class PolicyState:
     `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
-    `z` the steered score.
+    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed.
     """
 
     last_tick_at: datetime | None = None
@@ -229,6 +229,7 @@ class PolicyState:
     model: str = ""
     model_since: datetime | None = None
     z: float | None = None
+    missed_share: float = 0.0
     ready: int | None = None
     asked: int | None = None
     unschedulable_since: datetime | None = None

@@ -1,6 +1,6 @@
 """Many plays of one trace, spread over the machine's cores where that pays. The answers do not depend on how.
 
-Worker processes are started afresh (no forked locks), get the trace and the forecasters once, and answer with arrays.
+Worker processes are started afresh (no forked locks), get what all tasks share once, and answer with plain data.
 Nothing is written. Whatever ends the sweep early, an interrupt included, ends its workers.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scaler.simulate.trace import PRODUCT, REACTIVE, TraceRun, simulate
 
@@ -23,12 +23,135 @@ if TYPE_CHECKING:
     from scaler.simulate.scoring import Course
     from scaler.simulate.trace import Progress, Setting
 
+Shared = TypeVar("Shared")
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+Tell = Callable[[float], None]
+"""Told how far one task is, 0 to 1."""
+
 RIVAL_BINS_PER_S = 20_000.0
 """How many bins a rival is played in a second, roughly …"""
 PRODUCT_BINS_PER_S = 200.0
 """… and the product, forecasts included."""
 PAYS_FROM_S = 10.0
 """A worker is there after two seconds of imports: below ten of work, one process is as fast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work(Generic[Shared, Asked, Answer]):
+    """Tasks that know nothing of each other, and how one is done."""
+
+    play: Callable[[Shared, Asked, Tell], Answer]
+    """A function of a module, so that another process finds it by its name."""
+    shared: Shared
+    """What all tasks have in common, sent to each worker once."""
+    tasks: Sequence[Asked]
+    seconds: Sequence[float]
+    """About how long each takes; decides whether more processes pay, their order, and what progress is worth."""
+    said: Sequence[str]
+    """What to tell while each is done."""
+
+
+def spread(
+    work: Work[Shared, Asked, Answer], *, progress: Progress | None = None, processes: int | None = None
+) -> tuple[Answer, ...]:
+    """Each task's answer, in the order given. In one process where `processes` is 1, or None and the work is short.
+
+    Raises what `play` raises, and `concurrent.futures.process.BrokenProcessPool` if a worker was killed.
+    """
+    tell = _Told(work.seconds, progress)
+    if processes is None:
+        processes = _cores() if sum(work.seconds) > PAYS_FROM_S else 1
+    if min(processes, len(work.tasks)) <= 1:
+        return tuple(_alone(work, index, tell) for index in range(len(work.tasks)))
+    return _spread(work, tell, processes=min(processes, len(work.tasks)))
+
+
+class _Told:
+    """Progress over tasks of unequal length."""
+
+    def __init__(self, weights: Sequence[float], progress: Progress | None) -> None:
+        self._weights, self._progress = weights, progress
+        self._whole = sum(weights) or 1.0
+        self._done = 0.0
+
+    def part(self, index: int, share: float, what: str) -> None:
+        """`share` of task `index` is done, all before are."""
+        if self._progress is not None:
+            self._progress((self._done + share * self._weights[index]) / self._whole, what)
+
+    def finished(self, index: int, what: str) -> None:
+        """Task `index` is done."""
+        self._done += self._weights[index]
+        if self._progress is not None:
+            self._progress(min(1.0, self._done / self._whole), what)
+
+
+def _alone(work: Work[Shared, Asked, Answer], index: int, tell: _Told) -> Answer:
+    what = work.said[index]
+    answer = work.play(work.shared, work.tasks[index], lambda share: tell.part(index, share, what))
+    tell.finished(index, what)
+    return answer
+
+
+# ── Workers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _spread(work: Work[Shared, Asked, Answer], tell: _Told, *, processes: int) -> tuple[Answer, ...]:
+    others = {each.pid for each in multiprocessing.active_children()}
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(work.play, work.shared),
+    )
+    try:
+        # The longest first, so that no core is left with a long one at the end.
+        order = sorted(range(len(work.tasks)), key=lambda index: -work.seconds[index])
+        futures: dict[Future[Answer], int] = {pool.submit(_play, work.tasks[index]): index for index in order}
+        answers: dict[int, Answer] = {}
+        for future in as_completed(futures):
+            index = futures[future]
+            answers[index] = future.result()
+            tell.finished(index, work.said[index])
+    except BaseException:
+        # Before the shutdown: it would wait for what is being played, and forgets its workers if told not to wait.
+        for child in multiprocessing.active_children():
+            if child.pid not in others:
+                child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return tuple(answers[index] for index in range(len(work.tasks)))
+
+
+_begun: tuple[Callable[[Any, Any, Tell], Any], Any] | None = None
+"""In a worker: how a task is done, and what all have in common; sent once."""
+
+
+def _begin(play: Callable[[Any, Any, Tell], Any], shared: Any) -> None:
+    global _begun
+    _begun = (play, shared)
+    # Ctrl-C reaches the whole terminal: a worker then goes without a word, the asker says what happened.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _play(task: Any) -> Any:
+    if _begun is None:
+        raise RuntimeError("a worker was given a task before its trace")
+    play, shared = _begun
+    return play(shared, task, lambda _: None)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+# ── The decision protocol ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,86 +175,20 @@ def play_all(
     progress: Progress | None = None,
     processes: int | None = None,
 ) -> tuple[TraceRun, ...]:
-    """Each task's run, in the order given. In one process where `processes` is 1, or None and the work is short.
-
-    Raises what `simulate` raises, and `concurrent.futures.process.BrokenProcessPool` if a worker was killed.
-    """
-    weights = [task.seconds(trace.series.values.size) for task in tasks]
-    tell = _Told(weights, progress)
-    if processes is None:
-        processes = _cores() if sum(weights) > PAYS_FROM_S else 1
-    if min(processes, len(tasks)) <= 1:
-        return tuple(_alone(trace, task, members, tell, index) for index, task in enumerate(tasks))
-    return _spread(trace, tasks, members, tell, processes=min(processes, len(tasks)))
-
-
-class _Told:
-    """Progress over tasks of unequal length."""
-
-    def __init__(self, weights: Sequence[float], progress: Progress | None) -> None:
-        self._weights, self._progress = weights, progress
-        self._whole = sum(weights) or 1.0
-        self._done = 0.0
-
-    def part(self, index: int, share: float, what: str) -> None:
-        """`share` of task `index` is done, all before are."""
-        if self._progress is not None:
-            self._progress((self._done + share * self._weights[index]) / self._whole, what)
-
-    def finished(self, index: int, what: str) -> None:
-        """Task `index` is done."""
-        self._done += self._weights[index]
-        if self._progress is not None:
-            self._progress(min(1.0, self._done / self._whole), what)
-
-
-def _alone(trace: Trace, task: Task, members: Sequence[Forecaster], tell: _Told, index: int) -> TraceRun:
-    run = simulate(
-        trace,
-        [task.policy],
-        task.setting,
-        members=members,
-        progress=lambda share, what: tell.part(index, share, what),
+    """Each task's run, in the order given; see `spread`. Raises what `simulate` raises, too."""
+    work = Work(
+        play=_simulated,
+        shared=(trace, tuple(members)),
+        tasks=tasks,
+        seconds=[task.seconds(trace.series.values.size) for task in tasks],
+        said=[f"{task.policy} decides" for task in tasks],
     )
-    tell.finished(index, f"{task.policy} decides")
-    return run
-
-
-# ── Workers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _spread(
-    trace: Trace, tasks: Sequence[Task], members: Sequence[Forecaster], tell: _Told, *, processes: int
-) -> tuple[TraceRun, ...]:
-    others = {each.pid for each in multiprocessing.active_children()}
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(trace, tuple(members)),
-    )
-    try:
-        # The longest first, so that no core is left with a long one at the end.
-        order = sorted(range(len(tasks)), key=lambda index: -tasks[index].seconds(1))
-        futures: dict[Future[_Answer], int] = {pool.submit(_play, tasks[index]): index for index in order}
-        answers: dict[int, _Answer] = {}
-        for future in as_completed(futures):
-            index = futures[future]
-            answers[index] = future.result()
-            tell.finished(index, f"{tasks[index].policy} decides")
-    except BaseException:
-        # Before the shutdown: it would wait for what is being played, and forgets its workers if told not to wait.
-        for child in multiprocessing.active_children():
-            if child.pid not in others:
-                child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return tuple(_run(trace, task, answers[index]) for index, task in enumerate(tasks))
+    answers = spread(work, progress=progress, processes=processes)
+    return tuple(_run(trace, task, answer) for task, answer in zip(tasks, answers, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class _Played:
     """A run without the trace, which the asker has."""
 
     capacity_rps: float
@@ -140,26 +197,13 @@ class _Answer:
     oracle: Course
 
 
-_shared: tuple[Trace, tuple[Forecaster, ...]] | None = None
-"""In a worker: what all its tasks have in common, sent once."""
+def _simulated(shared: tuple[Trace, tuple[Forecaster, ...]], task: Task, tell: Tell) -> _Played:
+    trace, members = shared
+    run = simulate(trace, [task.policy], task.setting, members=members, progress=lambda share, _: tell(share))
+    return _Played(capacity_rps=run.capacity_rps, start=run.start, course=run.courses[task.policy], oracle=run.oracle)
 
 
-def _begin(trace: Trace, members: tuple[Forecaster, ...]) -> None:
-    global _shared
-    _shared = (trace, members)
-    # Ctrl-C reaches the whole terminal: a worker then goes without a word, the asker says what happened.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _play(task: Task) -> _Answer:
-    if _shared is None:
-        raise RuntimeError("a worker was given a task before its trace")
-    trace, members = _shared
-    run = simulate(trace, [task.policy], task.setting, members=members)
-    return _Answer(capacity_rps=run.capacity_rps, start=run.start, course=run.courses[task.policy], oracle=run.oracle)
-
-
-def _run(trace: Trace, task: Task, answer: _Answer) -> TraceRun:
+def _run(trace: Trace, task: Task, answer: _Played) -> TraceRun:
     return TraceRun(
         trace=trace,
         setting=task.setting,
@@ -168,11 +212,3 @@ def _run(trace: Trace, task: Task, answer: _Answer) -> TraceRun:
         courses={task.policy: answer.course},
         oracle=answer.oracle,
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1

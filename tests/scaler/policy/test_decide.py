@@ -307,13 +307,15 @@ def z_after(snapshot: Snapshot, policy: WorkloadPolicy, **state: object) -> floa
 @pytest.mark.parametrize(
     ("snapshot", "policy", "state", "z"),
     [
-        pytest.param(a_snapshot(rps=29.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 1.999, id="met"),
-        pytest.param(a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 2.099, id="missed"),
+        pytest.param(a_snapshot(rps=29.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 1.99975, id="met"),
+        pytest.param(
+            a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)), a_policy(), {}, 2.02475, id="missed"
+        ),
         pytest.param(
             a_snapshot(rps=31.0, desired=9, ready=9, forecasts=(a_forecast(9.0),)),
             a_policy(),
             {},
-            2.099,
+            2.02475,
             id="what was Ready when the minute began counts",
         ),
         pytest.param(
@@ -354,9 +356,34 @@ def test_steering_moves_only_on_evidence(
     assert z_after(snapshot, policy, **state) == pytest.approx(z)
 
 
+def doubted(coverage: float) -> Snapshot:
+    quality = replace(GOOD, coverage_95=coverage)
+    return a_snapshot(rps=30.0, desired=3, forecasts=(a_forecast(9.0),), quality=quality)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "trust", "wanted"),
+    [
+        pytest.param(0.90, Trust.TRUSTED, 3, id="trusted: 30 rps fill three to the brim"),
+        pytest.param(0.899, Trust.COVERAGE_LOW, 4, id="a hair of doubt, a hair of margin"),
+        pytest.param(0.80, Trust.COVERAGE_LOW, 5, id="no trust left: 30 / 7 = 4.3"),
+        pytest.param(1.00, Trust.TRUSTED, 3, id="a band too wide costs nothing twice"),
+    ],
+)
+def test_the_margin_follows_the_doubt(coverage: float, trust: Trust, wanted: int) -> None:
+    decision = decided(doubted(coverage), a_policy())
+    assert (decision.trust, decision.target) == (trust, wanted)
+
+
+def test_without_a_predictive_rule_the_load_rule_keeps_its_margin() -> None:
+    policy = replace(a_policy(), predictive=PredictiveRule(enabled=False))
+    decision = decided(doubted(0.95), policy)
+    assert (decision.trust, decision.target) == (Trust.NO_FORECAST, 5)
+
+
 def test_a_new_workload_starts_at_the_first_score() -> None:
     decision, state = decide(a_snapshot(rps=1.0, forecasts=(a_forecast(9.0),)), PolicyState(), a_policy(), now=NOON)
-    assert (decision.z, state.z) == (1.9, None)
+    assert (decision.z, state.z) == (1.645, None)
 
 
 def test_the_steered_score_orders() -> None:
@@ -488,13 +515,31 @@ def test_a_new_model_freezes_the_steering_for_one_lead_time() -> None:
     old = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, model="old"),))
     new = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, model="new"),))
     _, state = decide(old, PolicyState(z=2.0, ready=3, last_tick_at=NOON - MINUTE, model="old"), policy, now=NOON)
-    assert state.z == pytest.approx(2.099)
+    assert state.z == pytest.approx(2.02475)
     scores = []
     for minute in range(1, 6):
         _, state = decide(new, state, policy, now=NOON + minute * MINUTE)
         scores.append(state.z)
     assert state.model_since == NOON + MINUTE
-    assert scores == pytest.approx([2.099, 2.099, 2.099, 2.198, 2.297])
+    assert scores == pytest.approx([2.02475, 2.02475, 2.02475, 2.0495, 2.07425])
+
+
+def test_misses_of_late_raise_the_score_that_orders() -> None:
+    """Three of the last minutes were missed: the same forecast and lasting score now order more."""
+    forecast = a_forecast(9.0)
+    snapshot = a_snapshot(rps=29.0, desired=3, forecasts=(forecast,))
+    quiet = PolicyState(last_tick_at=NOON - MINUTE, z=2.0, ready=3)
+    calm, after_calm = decide(snapshot, quiet, a_policy(), now=NOON)
+    burst, after_burst = decide(snapshot, replace(quiet, missed_share=0.05), a_policy(), now=NOON)
+    assert (after_calm.z, after_burst.z) == (pytest.approx(1.99975), pytest.approx(1.99975))
+    assert burst.z - calm.z == pytest.approx(8.0 * after_burst.missed_share)
+    assert after_burst.missed_share == pytest.approx(0.05 * 0.5 ** (1 / 45))
+
+
+def test_what_teaches_nothing_does_not_fade_a_miss_either() -> None:
+    snapshot = a_snapshot(rps=BLIND, desired=3, forecasts=(a_forecast(9.0),))
+    before = PolicyState(last_tick_at=NOON - MINUTE, z=2.0, ready=3, missed_share=0.05)
+    assert decide(snapshot, before, a_policy(), now=NOON)[1].missed_share == 0.05
 
 
 def test_no_start_time_is_a_start_time() -> None:
@@ -509,20 +554,20 @@ def test_a_release_that_goes_wrong_is_seen_by_the_steering() -> None:
     assert (decision.target, state.ready) == (3, 3)
     lower = state.z
     _, state = decide(a_snapshot(rps=40.0, desired=3, forecasts=(a_forecast(25.0),)), state, policy, now=NOON + MINUTE)
-    assert state.z == pytest.approx(lower + 0.099)
+    assert state.z == pytest.approx(lower + 0.02475)
 
 
 def test_a_short_tick_moves_the_score_by_its_share_of_a_minute() -> None:
     policy = a_policy(tick=timedelta(seconds=15))
     missed = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),))
     before = PolicyState(last_tick_at=NOON - timedelta(seconds=15), z=2.0, ready=3)
-    assert decide(missed, before, policy, now=NOON)[1].z == pytest.approx(2.0 + 0.099 / 4)
+    assert decide(missed, before, policy, now=NOON)[1].z == pytest.approx(2.0 + 0.0495 / 4 / 3.25**0.5)
 
 
 def test_part_of_the_demand_teaches_the_steering_nothing() -> None:
     snapshot = a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),))
     assert z_after(replace(snapshot, demand_partial=True), a_policy()) == 2.0
-    assert z_after(snapshot, a_policy()) == pytest.approx(2.099)
+    assert z_after(snapshot, a_policy()) == pytest.approx(2.02475)
 
 
 def test_at_the_maximum_the_latency_rule_has_ordered_nothing_to_wait_for() -> None:

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forecaster.types import Blind, BlindReason, ForecastQuality, Known, Reading, TooFew, Zero
 from policy_cases import GOOD, NOON, a_forecast, a_snapshot
@@ -17,20 +20,20 @@ BLIND = Blind(reason=BlindReason.TIMEOUT)
 
 
 @pytest.mark.parametrize(
-    ("rps", "trusted", "replicas"),
+    ("rps", "doubt", "replicas"),
     [
-        pytest.param(300.0, False, 3, id="300 / (0.7 * 150) = 2.86"),
-        pytest.param(300.0, True, 2, id="a trusted forecast carries the margin"),
-        pytest.param(105.0, False, 1, id="exactly full at 70 %"),
-        pytest.param(105.1, False, 2, id="just over 70 %"),
-        pytest.param(
-            Zero(evidence="up, counter flat"), False, 0, id="zero by evidence scales to nothing, bounds apply"
-        ),
-        pytest.param(0.001, False, 1, id="a trickle is not nothing"),
+        pytest.param(300.0, 1.0, 3, id="300 / (0.7 * 150) = 2.86"),
+        pytest.param(300.0, 0.0, 2, id="a trusted forecast carries the margin"),
+        pytest.param(255.0, 0.5, 2, id="half a doubt, half the margin: exactly full at 85 %"),
+        pytest.param(255.1, 0.5, 3, id="just over 85 %"),
+        pytest.param(105.0, 1.0, 1, id="exactly full at 70 %"),
+        pytest.param(105.1, 1.0, 2, id="just over 70 %"),
+        pytest.param(Zero(evidence="up, counter flat"), 1.0, 0, id="zero by evidence scales to nothing, bounds apply"),
+        pytest.param(0.001, 1.0, 1, id="a trickle is not nothing"),
     ],
 )
-def test_load_proposes(rps: float | Reading, trusted: bool, replicas: int) -> None:
-    proposal = load.propose(a_snapshot(rps=rps), LoadRule(), single_rate("x", 150.0), trusted=trusted)
+def test_load_proposes(rps: float | Reading, doubt: float, replicas: int) -> None:
+    proposal = load.propose(a_snapshot(rps=rps), LoadRule(), single_rate("x", 150.0), doubt=doubt)
     assert proposal is not None
     assert (proposal.want, proposal.keep, proposal.rule) == (replicas, replicas, "load")
 
@@ -48,11 +51,11 @@ def test_load_proposes(rps: float | Reading, trusted: bool, replicas: int) -> No
     ],
 )
 def test_load_has_no_opinion_on_unknown_demand(rps: Reading) -> None:
-    assert load.propose(a_snapshot(rps=rps), LoadRule(), single_rate("x", 150.0), trusted=False) is None
+    assert load.propose(a_snapshot(rps=rps), LoadRule(), single_rate("x", 150.0), doubt=1.0) is None
 
 
 def test_load_explains_its_arithmetic() -> None:
-    proposal = load.propose(a_snapshot(rps=300.0), LoadRule(), single_rate("x", 150.0), trusted=False)
+    proposal = load.propose(a_snapshot(rps=300.0), LoadRule(), single_rate("x", 150.0), doubt=1.0)
     assert proposal is not None
     assert proposal.detail == "300 rps fill 2.000 replicas, at most 70% each"
 
@@ -69,7 +72,12 @@ def test_load_refuses_an_impossible_target(utilisation: float) -> None:
 
 def judged(quality: ForecastQuality | None = GOOD, *, snapshot: Snapshot | None = None) -> Trust:
     seen = snapshot or a_snapshot(rps=10.0, forecasts=(a_forecast(10.0),), quality=quality)
-    return trust.judge(seen, TrustRule(), now=NOON)
+    return trust.judge(seen, TrustRule(), now=NOON).trust
+
+
+def doubted(quality: ForecastQuality, rule: TrustRule | None = None) -> float:
+    seen = a_snapshot(rps=10.0, forecasts=(a_forecast(10.0),), quality=quality)
+    return trust.judge(seen, rule or TrustRule(), now=NOON).doubt
 
 
 @pytest.mark.parametrize(
@@ -88,12 +96,87 @@ def judged(quality: ForecastQuality | None = GOOD, *, snapshot: Snapshot | None 
         pytest.param(replace(GOOD, coverage_95=0.90), Trust.TRUSTED, id="coverage at its lower edge"),
         pytest.param(replace(GOOD, coverage_95=0.8999), Trust.COVERAGE_LOW, id="coverage below"),
         pytest.param(replace(GOOD, coverage_95=float("nan")), Trust.COVERAGE_LOW, id="unknown coverage"),
-        pytest.param(replace(GOOD, coverage_95=0.99), Trust.TRUSTED, id="coverage at its upper edge"),
-        pytest.param(replace(GOOD, coverage_95=0.9901), Trust.COVERAGE_HIGH, id="coverage above"),
+        pytest.param(
+            replace(GOOD, coverage_95=1.0), Trust.TRUSTED, id="a band that held every minute endangers nobody"
+        ),
+        pytest.param(
+            replace(GOOD, coverage_95=0.88, wape=0.12 * 1.4),
+            Trust.WORSE_THAN_LAST_VALUE,
+            id="the graver of two is named",
+        ),
     ],
 )
 def test_trust_by_quality(quality: ForecastQuality | None, verdict: Trust) -> None:
     assert judged(quality) is verdict
+
+
+@pytest.mark.parametrize(
+    ("quality", "doubt"),
+    [
+        pytest.param(GOOD, 0.0, id="good"),
+        pytest.param(replace(GOOD, coverage_95=0.90), 0.0, id="coverage at its edge"),
+        pytest.param(replace(GOOD, coverage_95=0.85), 0.5, id="coverage half way"),
+        pytest.param(replace(GOOD, coverage_95=0.80), 1.0, id="coverage lost"),
+        pytest.param(replace(GOOD, coverage_95=0.3), 1.0, id="never more than all of it"),
+        pytest.param(replace(GOOD, wape=0.12 * 1.2), 1 / 3, id="a fifth worse than last value"),
+        pytest.param(replace(GOOD, wape=0.12 * 1.5), 1.0, id="half as bad again"),
+        pytest.param(replace(GOOD, wape=0.12 * 1.2, coverage_95=0.85), 0.5, id="the larger doubt counts"),
+        pytest.param(replace(GOOD, wape=0.0, wape_last_value=0.0), 0.0, id="both perfect"),
+        pytest.param(replace(GOOD, wape=0.01, wape_last_value=0.0), 1.0, id="last value was perfect, this was not"),
+        pytest.param(replace(GOOD, wape=float("inf"), wape_last_value=float("inf")), 0.0, id="no demand, both wrong"),
+        pytest.param(replace(GOOD, wape=float("nan")), 1.0, id="an unknown error"),
+        pytest.param(replace(GOOD, wape_last_value=float("nan")), 1.0, id="nothing to compare it with"),
+        pytest.param(replace(GOOD, coverage_95=float("nan")), 1.0, id="unknown coverage"),
+        pytest.param(replace(GOOD, scored_bins=119), 1.0, id="not judged yet"),
+    ],
+)
+def test_doubt_grows_with_what_was_measured(quality: ForecastQuality, doubt: float) -> None:
+    assert doubted(quality) == pytest.approx(doubt)
+
+
+@given(low=st.floats(0.0, 1.0), high=st.floats(0.0, 1.0), ratio=st.floats(0.0, 3.0), worse=st.floats(0.0, 3.0))
+def test_a_better_record_is_never_doubted_more(low: float, high: float, ratio: float, worse: float) -> None:
+    low, high, ratio, worse = min(low, high), max(low, high), min(ratio, worse), max(ratio, worse)
+    better = doubted(replace(GOOD, coverage_95=high, wape=0.12 * ratio))
+    assert 0.0 <= better <= doubted(replace(GOOD, coverage_95=low, wape=0.12 * worse)) <= 1.0
+
+
+def test_doubt_has_no_edge_to_flicker_at() -> None:
+    """One minute of 360 more or less above the band moves the margin by less than one percent of a replica."""
+    edge = [doubted(replace(GOOD, coverage_95=held / 360)) for held in range(280, 361)]
+    assert max(before - after for before, after in pairwise(edge)) * 0.3 < 0.01
+
+
+def test_a_band_may_be_called_too_wide_by_whoever_wants_that() -> None:
+    rule = TrustRule(most_coverage=0.99)
+    assert doubted(replace(GOOD, coverage_95=0.99), rule) == 0.0
+    assert doubted(replace(GOOD, coverage_95=0.9901), rule) == 1.0
+
+
+def test_a_rule_without_a_slope_is_a_switch() -> None:
+    rule = TrustRule(least_coverage=0.9, lost_coverage=0.9, most_error_ratio=1.05, lost_error_ratio=1.05)
+    assert [doubted(replace(GOOD, coverage_95=at), rule) for at in (0.9, 0.8999)] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda: TrustRule(lost_coverage=0.91),
+            "trust.lost_coverage must be at most least_coverage 0.9, got 0.91",
+            id="coverage",
+        ),
+        pytest.param(
+            lambda: TrustRule(lost_error_ratio=1.0),
+            "trust.lost_error_ratio must be at least most_error_ratio 1.05, got 1.0",
+            id="error",
+        ),
+    ],
+)
+def test_trust_refuses_limits_in_the_wrong_order(make, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
 
 
 def test_trust_needs_a_forecast_that_is_fresh_and_covers_every_class() -> None:

@@ -24,6 +24,7 @@ FULL = PolicyState(
     model="arima",
     model_since=NOON - timedelta(hours=2),
     z=2.5,
+    missed_share=0.1,
     ready=4,
     asked=4,
     unschedulable_since=NOON - MINUTE,
@@ -108,36 +109,92 @@ def test_a_change_of_model_is_dated_the_first_one_is_none() -> None:
     assert memory.observe_model(first, a_snapshot(forecasts=both), now=NOON).model == "arima,lstm"
 
 
+LEAD = timedelta(minutes=3)
+
+
+def steered(z: float, *, load: float, ready: int, tick: timedelta = MINUTE, lead_time: timedelta = LEAD) -> float:
+    return steering.steer(z, 0.0, SteeringRule(), load=load, ready=ready, tick=tick, lead_time=lead_time)[0]
+
+
+def share_after(missed: float, *, load: float, tick: timedelta = MINUTE) -> float:
+    return steering.steer(1.9, missed, SteeringRule(), load=load, ready=1, tick=tick, lead_time=LEAD)[1]
+
+
 @pytest.mark.parametrize(
     ("z", "load", "ready", "after"),
     [
-        pytest.param(1.9, 3.0, 3, 1.899, id="just enough: a hair down"),
-        pytest.param(1.9, 3.01, 3, 1.999, id="missed: up by 0.1 · 0.99"),
-        pytest.param(1.9, 3.0 + 1e-10, 3, 1.899, id="rounding is no miss"),
-        pytest.param(4.45, 9.0, 3, 4.5, id="capped above"),
-        pytest.param(-0.9995, 0.0, 3, -1.0, id="capped below"),
+        pytest.param(1.9, 3.0, 3, 1.89975, id="just enough: a hair down"),
+        pytest.param(1.9, 3.01, 3, 1.92475, id="missed: up by 0.025 · 0.99"),
+        pytest.param(1.9, 3.0 + 1e-10, 3, 1.89975, id="rounding is no miss"),
+        pytest.param(4.48, 9.0, 3, 4.5, id="capped above"),
+        pytest.param(1.0002, 0.0, 3, 1.0, id="capped below"),
     ],
 )
 def test_steer(z: float, load: float, ready: int, after: float) -> None:
-    assert steering.steer(z, SteeringRule(), load=load, ready=ready, minutes=1.0) == pytest.approx(after)
+    assert steered(z, load=load, ready=ready) == pytest.approx(after)
 
 
-@given(share=st.floats(0.0, 0.2), target=st.floats(0.005, 0.1))
-def test_steering_finds_the_quantile_that_misses_the_target_share(share: float, target: float) -> None:
+@pytest.mark.parametrize(
+    ("tick_s", "lead_s", "up"),
+    [
+        pytest.param(60, 0, 0.05, id="an effect that shows within the minute"),
+        pytest.param(60, 180, 0.025, id="a start of three minutes: 0.05 / √4"),
+        pytest.param(60, 540, 0.05 / 10**0.5, id="a start of nine: 0.05 / √10"),
+        pytest.param(600, 600, 0.5 / 20**0.5, id="ten-minute bins: one observation, not ten"),
+        pytest.param(5, 180, 0.05 / 12 / (3 + 1 / 12) ** 0.5, id="five seconds"),
+    ],
+)
+def test_the_step_falls_with_the_root_of_the_delay(tick_s: int, lead_s: int, up: float) -> None:
+    tick, lead_time = timedelta(seconds=tick_s), timedelta(seconds=lead_s)
+    assert steered(2.0, load=2.0, ready=1, tick=tick, lead_time=lead_time) == pytest.approx(2.0 + 0.99 * up)
+
+
+@given(start=st.floats(1.0, 4.5), target=st.floats(0.005, 0.1))
+def test_steering_finds_the_quantile_that_misses_the_target_share(start: float, target: float) -> None:
     """A world whose misses fall with z: in the long run the missed share is the target, whatever it started from."""
-    rule, z, missed = SteeringRule(missed_target_ratio=target), 1.9 + 10 * (share - 0.1), 0
-    z = min(4.5, max(-1.0, z))
-    for minute in range(6000):
+    rule, z, late, missed = SteeringRule(missed_target_ratio=target), start, 0.0, 0
+    for minute in range(20000):
         load = 1.0 + 2.0 * (minute * 0.618033988749895 % 1.0)  # equidistributed in [1, 3)
-        ready_share = 1.0 + min(1.0, max(0.0, (z + 1.0) / 5.5)) * 2.0
+        ready_share = 1.0 + min(1.0, max(0.0, (steering.score(z, late, rule) - 0.5) / 4.0)) * 2.0
         miss = load > ready_share
-        missed += miss and minute >= 2000
-        z = steering.steer(z, rule, load=2.0 if miss else 0.0, ready=1, minutes=1.0)
+        missed += miss and minute >= 16000
+        seen = 2.0 if miss else 0.0
+        z, late = steering.steer(z, late, rule, load=seen, ready=1, tick=MINUTE, lead_time=LEAD)
     assert missed / 4000 == pytest.approx(target, abs=0.012)
 
 
+@pytest.mark.parametrize(
+    ("missed", "score"),
+    [
+        pytest.param(0.0, 1.9, id="nothing missed of late"),
+        pytest.param(0.05, 2.3, id="one minute in twenty: 8 · 0.05"),
+        pytest.param(1.0, 4.5, id="capped"),
+    ],
+)
+def test_what_was_missed_of_late_adds_to_the_score(missed: float, score: float) -> None:
+    assert steering.score(1.9, missed, SteeringRule()) == pytest.approx(score)
+
+
+def test_a_miss_fades_with_its_half_life() -> None:
+    once = share_after(0.0, load=2.0)
+    assert once * 8.0 == pytest.approx(0.1223, abs=1e-4)
+    share = once
+    for _ in range(45):
+        share = share_after(share, load=0.0)
+    assert share == pytest.approx(once / 2)
+    assert share_after(once, load=0.0, tick=45 * MINUTE) == pytest.approx(once / 2), "whatever the tick"
+
+
+@given(shares=st.lists(st.booleans(), min_size=1, max_size=200))
+def test_the_share_of_late_minutes_is_a_share(shares: list[bool]) -> None:
+    late = 0.0
+    for missed in shares:
+        late = share_after(late, load=2.0 if missed else 0.0)
+    assert 0.0 <= late <= 1.0
+
+
 def test_the_first_score_may_be_an_edge() -> None:
-    assert [SteeringRule(first_z=z).first_z for z in (-1.0, 4.5)] == [-1.0, 4.5]
+    assert [SteeringRule(first_z=z).first_z for z in (1.0, 4.5)] == [1.0, 4.5]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +223,7 @@ def test_the_first_score_may_be_an_edge() -> None:
     ],
 )
 def test_frozen(state: PolicyState, replicas: ReplicaState, frozen: bool) -> None:
-    lead = timedelta(minutes=3)
-    assert steering.frozen(state, replicas, most_replicas=8, lead_time=lead, now=NOON) is frozen
+    assert steering.frozen(state, replicas, most_replicas=8, lead_time=LEAD, now=NOON) is frozen
 
 
 @pytest.mark.parametrize(
@@ -183,11 +239,17 @@ def test_frozen(state: PolicyState, replicas: ReplicaState, frozen: bool) -> Non
             "steering.missed_target_ratio must lie in (0, 1), got 1.0",
             id="one",
         ),
+        pytest.param(lambda: SteeringRule(first_z=5.0), "steering.first_z must lie in [1.0, 4.5], got 5.0", id="above"),
         pytest.param(
-            lambda: SteeringRule(first_z=5.0), "steering.first_z must lie in [-1.0, 4.5], got 5.0", id="above"
+            lambda: SteeringRule(burst_z=-0.1), "steering.burst_z must be at least 0, got -0.1", id="burst downwards"
         ),
         pytest.param(
-            lambda: SteeringRule(first_z=-2.0), "steering.first_z must lie in [-1.0, 4.5], got -2.0", id="below"
+            lambda: SteeringRule(burst_half_life=timedelta(0)),
+            "steering.burst_half_life must be above 0, got 0:00:00",
+            id="no half-life",
+        ),
+        pytest.param(
+            lambda: SteeringRule(first_z=-2.0), "steering.first_z must lie in [1.0, 4.5], got -2.0", id="below"
         ),
     ],
 )
@@ -197,8 +259,9 @@ def test_refuses_impossible_parameters(make, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_twelve_short_ticks_move_it_as_far_as_one_minute() -> None:
+def test_twelve_short_ticks_move_it_nearly_as_far_as_one_minute() -> None:
     z = 2.0
     for _ in range(12):
-        z = steering.steer(z, SteeringRule(), load=2.0, ready=1, minutes=1 / 12)
-    assert z == pytest.approx(steering.steer(2.0, SteeringRule(), load=2.0, ready=1, minutes=1.0))
+        z = steered(z, load=2.0, ready=1, tick=MINUTE / 12)
+    # Less delay, a larger step: √(4 / (3 + 1/12)) = 1.14.
+    assert z - 2.0 == pytest.approx((steered(2.0, load=2.0, ready=1) - 2.0) * (4 / (3 + 1 / 12)) ** 0.5)
