@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench tables clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(VENV)/.all ## speed and memory, as ratios within one run
 
 tables: $(VENV)/.all ## the tables of docs/benchmark.md, from the traces in ../shared/traces (about ten minutes)
 	$(BIN)/python tests/benchmarks/published.py
+
+laws: $(VENV)/.all ## the tables of docs/published-laws.md: other people's scaling laws in our simulator (about six minutes)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.published_laws
 
 demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
 	$(BIN)/python -m forecaster.train --pretrain --seed 7 --out data/models

@@ -1,8 +1,9 @@
 """Raw samples become a regular UTC grid, and what was not measured stays unknown.
 
-Decides which bin a sample belongs to, which samples are faults (non-finite, negative, from the future), and which
-bins an outage hides. It never invents traffic: a gap is NaN, never zero; `carried` bridges short gaps for a model's
-*input* alone and is never written back. Reads no clock and no network.
+Decides which bin a sample belongs to, which samples are faults (non-finite, negative, from the future), which bins an
+outage hides, which ones it bends (lower bounds, retries), and where on the grid an hour of another offset belongs. It
+never invents traffic: a gap is NaN, never zero; `carried` bridges short gaps for a model's *input* alone and is never
+written back. Reads no clock and no network.
 """
 
 from __future__ import annotations
@@ -110,6 +111,68 @@ def without_dead_target(series: Series, up: Series) -> Series:
     return Series(start=series.start, step=series.step, values=np.where(up.values >= 1.0, series.values, np.nan))
 
 
+REFERENCE_SPAN = timedelta(minutes=15)
+"""Over how long the last sound demand is averaged: what a lower bound or a storm is compared with."""
+REFERENCE_FOR = timedelta(minutes=30)
+"""How long that average says something; the same span after which a series of unknowns gets no forecast."""
+STORM_SPAN = timedelta(minutes=10)
+"""After the workload was not served: for how long clients that come back all at once are expected."""
+STORM_RATIO = 1.5
+"""Demand above this multiple of what came before the outage is, within `STORM_SPAN`, taken for retries."""
+
+
+def without_censored(
+    demand: FloatArray, *, seen_ratio: FloatArray, service_up_ratio: FloatArray, step: timedelta = STEP
+) -> FloatArray:
+    """Demand (series, bins) without the bins that say less, or something else, than what people wanted.
+
+    `seen_ratio` is the share of the scrapes of what counts the demand that came, `service_up_ratio` that of the
+    engines', both on demand's grid; NaN is "nothing speaks against the bin". Three things happen, each only ever from
+    known to unknown, so nothing is invented:
+
+    - seen below 1: the bin is a lower bound. It stays if it is at least the mean of the last sound quarter of an hour
+      (it may raise what is expected), else it is unknown (it may never lower it). Without a sound bin in the half hour
+      before it is unknown too.
+    - service at 0: nobody was served, so clients gave up or tried again and again; unknown, high or low.
+    - for ten minutes after that: a bin above 1.5 times what came before the outage is a storm of retries; unknown.
+
+    Raises `SeriesError` for shapes that differ.
+    """
+    if not demand.shape == seen_ratio.shape == service_up_ratio.shape:
+        raise SeriesError(
+            f"demand and evidence must share one grid, got {demand.shape}, {seen_ratio.shape}, {service_up_ratio.shape}"
+        )
+    with np.errstate(invalid="ignore"):
+        lower_bound, unserved = seen_ratio < 1.0, service_up_ratio <= 0.0
+    if not (lower_bound.any() or unserved.any()):
+        return demand
+    storm_bins = bins_in(STORM_SPAN, step)
+    after = _within(unserved, storm_bins) & ~unserved
+    reference = _last_sound(np.where(lower_bound | unserved | after, np.nan, demand), step)
+    with np.errstate(invalid="ignore"):
+        too_low = lower_bound & ~(demand >= reference)
+        storm = after & (demand > STORM_RATIO * reference)
+    return np.where(too_low | unserved | storm, np.nan, demand)
+
+
+def _last_sound(sound: FloatArray, step: timedelta) -> FloatArray:
+    """The mean of the known bins of the `REFERENCE_SPAN` before each bin, as it stood at most `REFERENCE_FOR` ago.
+
+    A bin counts as of the one after it. The mean is the one at the last sound bin, so that it does not thin out while
+    a gap lasts.
+    """
+    means = np.where(np.isfinite(sound), window_means(sound, bins_in(REFERENCE_SPAN, step)), np.nan)
+    known = carried(means, limit=bins_in(REFERENCE_FOR, step))
+    return np.concatenate([np.full((sound.shape[0], 1), np.nan), known[:, :-1]], axis=1)
+
+
+def _within(flags: NDArray[np.bool_], bins: int) -> NDArray[np.bool_]:
+    """Whether any of the last `bins` bins before each, itself included, is flagged."""
+    count = np.cumsum(flags, axis=1, dtype=np.int64)
+    count[:, bins + 1 :] -= count[:, : -bins - 1].copy() if bins + 1 < flags.shape[1] else 0
+    return np.asarray(count > 0, dtype=np.bool_)
+
+
 def panel_of(series: Sequence[tuple[SeriesKey, Series]]) -> Panel:
     """Several series on the grid that spans them all; what one does not cover is unknown there."""
     if not series:
@@ -194,6 +257,48 @@ def reaches_back(panel: Panel, span: timedelta) -> NDArray[np.bool_]:
     newest = bins - bins_in(span, panel.step) + 1
     oldest = max(0, newest - bins_in(2 * DAY, panel.step))
     return any_known(panel.values[:, oldest : max(newest, 0)])
+
+
+def by_local_clock(values: FloatArray, *, start: datetime, step: timedelta, zone: ZoneInfo) -> FloatArray:
+    """(series, bins) with history moved so that a day is 24 hours on the clock that `zone` shows at the end.
+
+    People keep to their clock: nine in the morning is 08:00 UTC in a Berlin winter and 07:00 UTC in its summer. Models
+    compare bins that lie 24 hours apart, so after a change of offset every older bin moves by it, an hour earlier in
+    spring and later in autumn (half an hour on Lord Howe), as often as there were changes. The newest stretch stays
+    where it is. An hour that was skipped holds what was measured in it; of one that came twice the second counts.
+    """
+    bins = values.shape[1]
+    changes = _offset_changes(start, step, bins, zone)
+    if not changes:
+        return values
+    source = np.arange(bins)
+    edges = [0, *(bin_ for bin_, _ in changes), bins]
+    now = changes[-1][1]
+    offsets = [start.astimezone(zone).utcoffset() or timedelta(0), *(offset for _, offset in changes)]
+    for first, last, offset in zip(edges, edges[1:], offsets, strict=False):
+        moved = np.arange(first, last) - (now - offset) // step
+        inside = (moved >= 0) & (moved < bins)
+        source[moved[inside]] = np.arange(first, last)[inside]
+    return values[:, source]
+
+
+def _offset_changes(start: datetime, step: timedelta, bins: int, zone: ZoneInfo) -> list[tuple[int, timedelta]]:
+    """The bins with which another offset from UTC begins, and that offset."""
+
+    def offset(bin_: int) -> timedelta:
+        return (start + bin_ * step).astimezone(zone).utcoffset() or timedelta(0)
+
+    changes = []
+    stride = bins_in(DAY, step)
+    for low in range(0, bins - 1, stride):
+        high = min(low + stride, bins - 1)
+        if offset(low) == offset(high):  # nobody changes twice a day
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if offset(middle) == offset(low) else (low, middle)
+        changes.append((high, offset(high)))
+    return changes
 
 
 def calendar(start: datetime, step: timedelta, bins: int, *, zone: ZoneInfo | None = None) -> FloatArray:

@@ -5,7 +5,7 @@
 
 Decides whether a stored model may be used: schema, class, signal, step, hash and shape must all fit, else
 `ArtefactError` says which did not and what to do. The version is the hash of the content, so the same training gives
-the same version. Nothing here executes what it loads: weights are safetensors, coefficients JSON.
+the same version. Nothing here executes what it loads: weights and trees are safetensors, coefficients JSON.
 """
 
 from __future__ import annotations
@@ -312,5 +312,5 @@ def members(root: Path | None = None, *, step: timedelta = STEP) -> Members:
             except ArtefactError as error:
                 refused[model] = str(error)
     found.setdefault("holt-winters", HoltWinters())
-    stored = tuple(found[name] for name in ("holt-winters", "arima", "lstm") if name in found)
+    stored = tuple(found[name] for name in ("holt-winters", "arima", "lstm", "trees") if name in found)
     return Members(forecasters=(LastValue(), SeasonalNaive(), SeasonalDelta(), *stored), refused=refused)

@@ -1,10 +1,10 @@
 """Retraining as a job: fit, hold the last day back as an examination, store, and promote only what passes.
 
-    python -m forecaster.train --input panel.npz|trace.csv[.gz] --out DIR --models arima,holt-winters,lstm --seed N
+    python -m forecaster.train --input panel.npz|trace.csv[.gz] --out DIR --models arima,holt-winters,trees --seed N
 
-Runs as a child process or by hand, never in the daemon's process (it imports statsmodels and torch). Decides whether a
-fitted model may go live: its pinball loss over the held-out day must be below last value's. One series that cannot be
-fitted is reported and skipped; progress goes to stderr as one JSON object a line, the report to stdout.
+Runs as a child process or by hand, never in the daemon's process (it imports statsmodels, LightGBM and torch). Decides
+whether a fitted model may go live: its pinball loss over the held-out day must be below last value's. One series that
+cannot be fitted is reported and skipped; progress goes to stderr as one JSON object a line, the report to stdout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from forecaster import registry
 from forecaster.errors import ForecasterError, SeriesError
 from forecaster.models.quantiles import pinball
 from forecaster.models.seasonal import LastValue
-from forecaster.models.stored import arima_bytes, holt_winters_bytes, network_bytes
+from forecaster.models.stored import arima_bytes, holt_winters_bytes, network_bytes, trees_bytes
 from forecaster.models.tracking import Track, follow, is_tracking
 from forecaster.preprocess import DAY, bins_in, up_to
 from forecaster.trace import read_trace
@@ -35,7 +35,7 @@ from forecaster.types import HORIZONS, STEP, Forecaster, Panel, Series, SeriesKe
 if TYPE_CHECKING:
     from forecaster.types import FloatArray
 
-MODELS = ("holt-winters", "arima", "lstm")
+MODELS = ("holt-winters", "trees", "arima", "lstm")
 """What can be trained, cheapest first."""
 HELD_OUT = DAY
 """The examination: the last day of the panel, which no fit sees."""
@@ -43,7 +43,7 @@ EXAMINED_EVERY = timedelta(minutes=15)
 PASS_RATIO = 1.0
 """Loss over last value's below which a model may go live."""
 FLEET_WORKLOADS = 48
-"""Synthetic workloads that the network is also shown: a single short series starves it."""
+"""Synthetic workloads that the pooled models are also shown: a single short series starves them."""
 SHIPPED_WORKLOADS = 128
 """Synthetic workloads behind the network that is shipped."""
 
@@ -77,8 +77,8 @@ def train(
     """Fit `models` on all but the last day of `panel`, examine them on it, store them under `out`.
 
     A model that passes becomes the live version if `promote`; one that fails is stored for comparison and stays off.
-    `steps` shortens the network's training. One model's failure does not stop the others. Raises `SeriesError` for
-    an unknown model or a panel of two days or less.
+    `steps` shortens the training of the pooled models. One model's failure does not stop the others. Raises
+    `SeriesError` for an unknown model or a panel of two days or less.
     """
     unknown = set(models) - set(MODELS)
     if unknown:
@@ -197,7 +197,31 @@ def _fit_lstm(
     return _stored(out, "lstm", network_bytes(weights), panel, seed, report), len(own)
 
 
-_FITS: Mapping[str, _Fit] = {"arima": _fit_arima, "holt-winters": _fit_holt_winters, "lstm": _fit_lstm}
+def _fit_trees(
+    panel: Panel, out: Path, seed: int, failure: _Failure, on_event: Event, steps: int | None
+) -> tuple[Path, int]:
+    from forecaster.fitting.neural.pretrain import training_fleet
+    from forecaster.fitting.trees import Growth, fit_trees
+
+    growth = Growth() if steps is None else Growth(trees_per_level=min(steps, Growth().trees_per_level))
+    own = [panel.series(key) for key in panel.keys]
+    arrays = fit_trees(
+        own,
+        fleet=training_fleet(workloads=FLEET_WORKLOADS, seed=seed),
+        seed=seed,
+        growth=growth,
+        progress=lambda done, of: on_event("trees_level", {"done": done, "of": of}),
+    )
+    report = {"trees": int(arrays["tree.level"].size), "synthetic_workloads": FLEET_WORKLOADS}
+    return _stored(out, "trees", trees_bytes(arrays), panel, seed, report), len(own)
+
+
+_FITS: Mapping[str, _Fit] = {
+    "arima": _fit_arima,
+    "holt-winters": _fit_holt_winters,
+    "lstm": _fit_lstm,
+    "trees": _fit_trees,
+}
 
 
 def _stored(out: Path, model: str, data: bytes, panel: Panel, seed: int, report: Mapping[str, Any]) -> Path:
@@ -315,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--column")
-    parser.add_argument("--steps", type=int, help="training steps of the network")
+    parser.add_argument("--steps", type=int, help="training steps of the network, most trees of a level")
     parser.add_argument("--no-promote", action="store_true")
     given = parser.parse_args(arguments)
 

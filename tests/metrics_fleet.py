@@ -68,10 +68,16 @@ def _targets(exporter: Exporter) -> list[Target]:
     pods = {
         "llm/chat-7d9f8b6c5d-x2x4z": VllmPage(model_name="chat", rate_rps=20, running=5, waiting=2, kv_cache_usage=0.4),
         "llm/chat-7d9f8b6c5d-abcde": VllmPage(model_name="chat", rate_rps=20, running=7, waiting=1, kv_cache_usage=0.9),
-        "llm/chat-large-6b5c4d7f8-qqqqq": VllmPage(model_name="large", rate_rps=25, running=100),
+        "llm/chat-large-6b5c4d7f8-qqqqq": VllmPage(
+            model_name="large", rate_rps=25, running=100, itl_metric="vllm:time_per_output_token_seconds"
+        ),
         "llm/idle-0": VllmPage(model_name="idle"),
         "llm/few-6b5c4d7f8-zzzzz": VllmPage(
-            model_name="few", rate_rps=4, running=1, kv_metric="vllm:gpu_cache_usage_perc"
+            model_name="few",
+            rate_rps=4,
+            running=1,
+            kv_metric="vllm:gpu_cache_usage_perc",
+            itl_metric="vllm:inter_token_latency_seconds",
         ),
         "llm/twin-6b5c4d7f8-zzzzz": VllmPage(model_name="twin", rate_rps=10, running=3),
         "llm/stale-6b5c4d7f8-zzzzz": VllmPage(model_name="stale", rate_rps=10, timestamp_ms=int((born - 200) * 1000)),

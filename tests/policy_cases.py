@@ -60,6 +60,7 @@ def a_snapshot(
     p95_s: float | Reading = NOT_READ,
     ttft_s: Reading = NOT_READ,
     queue_s: Reading = NOT_READ,
+    itl_s: Reading = NOT_READ,
     waiting: float | Reading = NOT_READ,
     lead_s: float = 180.0,
     forecasts: tuple[Forecast, ...] = (),
@@ -86,6 +87,7 @@ def a_snapshot(
                 e2e_p95_s=_reading(p95_s),
                 ttft_p95_s=ttft_s,
                 queue_time_p95_s=queue_s,
+                itl_p95_s=itl_s,
             )
             for name, rate in rates.items()
         ),

@@ -100,6 +100,9 @@ class VllmPage:
     ttft_s: float = 0.09
     e2e_s: float = 1.4
     queue_s: float = 0.2
+    itl_s: float = 0.03
+    itl_metric: str = "vllm:request_time_per_output_token_seconds"
+    """Today's counts requests; any older one counts the tokens that follow the first."""
     engine: str = "0"
     kv_metric: str = "vllm:kv_cache_usage_perc"
     born: float = field(default_factory=time.time)
@@ -121,9 +124,17 @@ class VllmPage:
             *self._histogram("vllm:time_to_first_token_seconds", TTFT_EDGES, self.ttft_s, served),
             *self._histogram("vllm:e2e_request_latency_seconds", REQUEST_EDGES, self.e2e_s, served),
             *self._histogram("vllm:request_queue_time_seconds", REQUEST_EDGES, self.queue_s, served),
-            *self._histogram("vllm:inter_token_latency_seconds", TOKEN_EDGES, 0.03, 50 * served),
+            *self._token_gaps(served),
         ]
         return "\n".join(lines) + "\n"
+
+    def _token_gaps(self, served: int) -> Iterator[str]:
+        """Forty-nine gaps of a request of fifty tokens, and its mean where that is told."""
+        by_request = self.itl_metric == "vllm:request_time_per_output_token_seconds"
+        of_tokens = "vllm:inter_token_latency_seconds" if by_request else self.itl_metric
+        yield from self._histogram(of_tokens, TOKEN_EDGES, self.itl_s, 49 * served)
+        if by_request:
+            yield from self._histogram(self.itl_metric, TOKEN_EDGES, self.itl_s, served)
 
     def _sample(self, metric: str, kind: str, value: float, labels: str = "") -> Iterator[str]:
         yield f"# TYPE {metric} {kind}"

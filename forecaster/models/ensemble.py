@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,8 @@ from forecaster.models.memory import (
     slots,
     to_bytes,
 )
-from forecaster.models.quantiles import STALE_SPAN, no_opinion, settled
-from forecaster.models.scoring import Learning, observe, quality_of
+from forecaster.models.quantiles import STALE_SPAN, disputed, no_opinion, settled
+from forecaster.models.scoring import COLUMN_95, Learning, narrowed, observe, quality_of, recurrent
 from forecaster.models.tracking import Track, follow, is_tracking
 from forecaster.preprocess import DAY, any_known, bin_index, bins_in, tail
 from forecaster.types import HORIZONS, LEVELS, Forecast, Forecaster, ForecastQuality, Panel, SeriesKey
@@ -44,11 +44,13 @@ __all__ = [
     "EngineState",
     "EngineStep",
     "Silence",
+    "Standing",
     "Strength",
     "family",
     "from_bytes",
     "history_age",
     "lookback",
+    "standings",
     "step",
     "strength",
     "to_bytes",
@@ -56,6 +58,8 @@ __all__ = [
 
 FALLBACK = "last-value"
 """The member (by its family's name) that speaks until others have earned it."""
+SEASONAL = frozenset({"seasonal-naive", "seasonal-delta", "holt-winters"})
+"""Families that repeat the clock time of earlier days; the network sees yesterday too, as one input of many."""
 MODEL_NAME = "headstart"
 """What the calibrated blend is called in reports."""
 
@@ -115,6 +119,30 @@ class EngineStep:
     state: EngineState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one series' forecast of `at` was put together: row h of each table belongs to `horizons[h]`."""
+
+    at: datetime
+    horizons: tuple[int, ...]
+    members: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+    """(horizons, members): each member's share of the blend; a row sums to 1, or is all 0 where nobody spoke."""
+    losses: tuple[tuple[float, ...], ...]
+    """(horizons, members): decayed mean pinball loss in the series' unit, NaN for a member never scored there."""
+
+    def seasonal_ratio(self, column: int) -> float:
+        """The part of the blend, at `horizons[column]`, that repeats the clock time of earlier days."""
+        named = zip(self.members, self.weights[column], strict=True)
+        return sum((weight for one, weight in named if family(one) in SEASONAL), 0.0)
+
+    def loss_ratios(self, column: int) -> tuple[float, ...]:
+        """Each member's loss over the last value's at `horizons[column]`; NaN where either was never scored."""
+        losses = self.losses[column]
+        naive = next((one for name, one in zip(self.members, losses, strict=True) if family(name) == FALLBACK), np.nan)
+        return tuple(one / naive if naive > 0.0 else float("nan") for one in losses)
+
+
 def strength(history_age: timedelta) -> Strength:
     """What a history of this age allows: nothing under a day, pooled models and last value from then on, models of
     its own from 3 days, full strength from 14."""
@@ -134,6 +162,30 @@ def history_age(state: EngineState) -> Mapping[SeriesKey, timedelta]:
     """Age of each series: from its first known bin to the state's end; zero where nothing is known."""
     ages = np.nan_to_num(state.end.timestamp() - state.arrays["since_s"])
     return {key: timedelta(seconds=float(age)) for key, age in zip(state.keys, ages, strict=True)}
+
+
+def standings(
+    state: EngineState, *, keys: Set[SeriesKey] | None = None, rule: EngineRule = DEFAULT_RULE
+) -> Mapping[SeriesKey, Standing]:
+    """How the forecasts that `step` issued with this state were blended, for some series or all.
+
+    Made again from the state, which holds what every member said and had lost: nothing is kept for the asking.
+    """
+    state = state if keys is None else narrowed(state, keys)
+    issued = state.arrays["pending"][:, slots(state.horizons, bin_index(state.end, state.step)), :-1]
+    weights, _ = _choose(issued.astype(np.float64), state, rule)
+    evidence = state.arrays["evidence"]
+    losses = np.where(evidence > 0.0, state.arrays["loss"] / np.maximum(evidence, 1e-300), np.nan)
+    return {
+        key: Standing(
+            at=state.end,
+            horizons=state.horizons,
+            members=state.members,
+            weights=tuple(map(tuple, weights[row].tolist())),
+            losses=tuple(map(tuple, losses[row].tolist())),
+        )
+        for row, key in enumerate(state.keys)
+    }
 
 
 def step(
@@ -163,11 +215,12 @@ def step(
     ceiling = rule.ceiling_ratio * learnt.arrays["peak"]
     raw, gated = _gate(raw, ceiling)
     weights, chosen = _choose(raw, learnt, rule)
-    final = _calibrated(_blend(raw, weights), learnt, ceiling)
+    blended = disputed(_blend(raw, weights), np.sqrt(raw[..., 0]), weights)
+    final = _calibrated(blended, learnt, ceiling, rule)
     silent = _silences(panel, learnt, final)
     final[[row for row, key in enumerate(panel.keys) if key in silent]] = np.nan
 
-    after = replace(_issued(learnt, raw, final).with_arrays(chosen=chosen), tracks=tracks)
+    after = replace(_issued(learnt, raw, final, blended).with_arrays(chosen=chosen), tracks=tracks)
     speakers = chosen[np.arange(len(panel.keys)), lead]
     return EngineStep(
         forecasts=_forecasts(panel, ids, final, speakers, horizons, rule, silent),
@@ -287,12 +340,15 @@ def _blend(raw: FloatArray, weights: FloatArray) -> FloatArray:
     return np.where(weights.sum(axis=2, keepdims=True) > 0.0, root, np.nan)
 
 
-def _calibrated(root: FloatArray, state: EngineState, ceiling: FloatArray) -> FloatArray:
-    """Blended roots moved by the conformal offset, back in the series' unit, ordered, at most the ceiling."""
+def _calibrated(root: FloatArray, state: EngineState, ceiling: FloatArray, rule: EngineRule) -> FloatArray:
+    """Blended roots, as wide as the time of day asks for, moved by the conformal offset: in the series' unit, ordered,
+    at most the ceiling."""
     arrays = state.arrays
-    scale = arrays["error"] / np.maximum(arrays["error_weight"], 1e-300)
-    moved = np.maximum(root + arrays["offset"] * scale[..., None], root[..., :1])
-    return settled(np.minimum(np.square(moved), ceiling[:, None, None]))
+    width = (root - root[..., :1]) * recurrent(state, rule.learning)[..., None]
+    # A band that is hopelessly narrow, or has no width at all, is moved by the size of its errors.
+    unit = np.maximum(width[..., COLUMN_95], arrays["error"] / np.maximum(arrays["error_weight"], 1e-300))
+    moved = np.maximum(width + arrays["offset"] * unit[..., None], 0.0)
+    return settled(np.minimum(np.square(root[..., :1] + moved), ceiling[:, None, None]))
 
 
 def _silences(panel: Panel, state: EngineState, final: FloatArray) -> dict[SeriesKey, Silence]:
@@ -310,13 +366,14 @@ def _silences(panel: Panel, state: EngineState, final: FloatArray) -> dict[Serie
     return reasons
 
 
-def _issued(state: EngineState, raw: FloatArray, final: FloatArray) -> EngineState:
+def _issued(state: EngineState, raw: FloatArray, final: FloatArray, root: FloatArray) -> EngineState:
     """`state` with this step's forecasts waiting for their bins; members wait even while nothing is published."""
-    pending = state.arrays["pending"].copy()
+    pending, width = state.arrays["pending"].copy(), state.arrays["pending_width"].copy()
     with np.errstate(over="ignore"):
         issued = np.concatenate([raw, final[:, :, None]], axis=2).astype(np.float32)
     pending[:, slots(state.horizons, bin_index(state.end, state.step))] = issued
-    return state.with_arrays(pending=pending)
+    width[:, slots(state.horizons, bin_index(state.end, state.step))] = root[..., COLUMN_95] - root[..., 0]
+    return state.with_arrays(pending=pending, pending_width=width)
 
 
 def _forecasts(

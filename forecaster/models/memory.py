@@ -18,7 +18,7 @@ import numpy as np
 
 from forecaster.errors import ArtefactError
 from forecaster.models.tracking import Track
-from forecaster.preprocess import bins_in
+from forecaster.preprocess import DAY, bins_in
 from forecaster.types import LEVELS, Panel, SeriesKey
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from forecaster.types import FloatArray
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 QUALITY_SPAN = timedelta(hours=6)
 """Over how long `ForecastQuality` is measured."""
 QUALITY_COLUMNS = ("hit_95", "error", "error_last_value", "actual")
+SLOT = timedelta(minutes=15)
+"""What happens every day is remembered by quarters of an hour, UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,13 @@ class EngineState:
     - `pending` (S, W, M + 1, Q) float32: what was issued and has not come true yet, the published forecast last.
       Horizon h owns h slots; what is issued at bin number t lies in slot t mod h of them.
     - `loss`, `evidence` (S, H, M): decayed sums of pinball losses and of the bins behind them.
-    - `chosen` (S, H) int16: the member in use, -1 for none. `offset` (S, H, Q): conformal offset in error scales.
+    - `chosen` (S, H) int16: the member in use, -1 for none. `offset` (S, H, Q): conformal offset in band widths.
     - `error`, `error_weight` (S, H): decayed sums whose quotient is the error scale, in roots.
+    - `pending_width` (S, W) float32: how wide the blend's band was before it was calibrated (.95 quantile minus
+      median, in roots), in the slots of `pending`.
+    - `ratio`, `ratio_weight` (S, H): decayed sums of (error / width)² and of the bins behind them.
+    - `slot_ratio`, `slot_weight` (S, 96) float32: the same by quarter of an hour of the day, over all horizons, each
+      relative to its horizon's mean: 4 says that errors are twice as large there as the bands let expect.
     - `window` (S, 6 h of bins, 4) float32: `QUALITY_COLUMNS` by bin number, at the lead time's horizon.
     - `since_s` (S): start of the first known bin, Unix seconds; NaN before it. `peak` (S): highest known value.
     """
@@ -83,6 +90,11 @@ def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> 
         "offset": np.zeros((series, width, levels)),
         "error": np.zeros((series, width)),
         "error_weight": np.zeros((series, width)),
+        "pending_width": np.full((series, sum(horizons)), np.nan, dtype=np.float32),
+        "ratio": np.zeros((series, width)),
+        "ratio_weight": np.zeros((series, width)),
+        "slot_ratio": np.zeros((series, DAY // SLOT), dtype=np.float32),
+        "slot_weight": np.zeros((series, DAY // SLOT), dtype=np.float32),
         "window": np.full((series, bins_in(QUALITY_SPAN, panel.step), len(QUALITY_COLUMNS)), np.nan, np.float32),
         "since_s": np.full(series, np.nan),
         "peak": np.zeros(series),
@@ -183,7 +195,7 @@ def from_bytes(stored: bytes) -> EngineState:
         with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays.pop("head").tobytes())
-        if head["version"] != STATE_VERSION:
+        if head["version"] not in (1, STATE_VERSION):
             raise ArtefactError(f"engine state has version {head['version']}, this one reads {STATE_VERSION}; drop it")
         tracks = {
             one["model"]: Track(
@@ -202,16 +214,32 @@ def from_bytes(stored: bytes) -> EngineState:
             arrays={name.removeprefix("engine."): one for name, one in arrays.items() if name.startswith("engine.")},
             tracks=tracks,
         )
+        state = _of_today(state) if head["version"] == 1 else state
         _require_whole(state)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtefactError(f"engine state is damaged ({error}); drop it and start without one") from error
     return state
 
 
+def _of_today(state: EngineState) -> EngineState:
+    """A state of version 1 in today's layout.
+
+    Its offsets were counted in errors and not in widths of the band: they are learnt again, which takes hours. What
+    the members have earned, what waits for its bin, and the quality stay.
+    """
+    kept = {name: array for name, array in state.arrays.items() if name != "offset"}
+    return replace(state, arrays={**_blank_arrays(state), **kept})
+
+
+def _blank_arrays(state: EngineState) -> Mapping[str, NDArray[Any]]:
+    """The arrays of a blank state of the same kind."""
+    shape = Panel(keys=state.keys, start=state.end, step=state.step, values=np.empty((len(state.keys), 0)))
+    return blank(shape, state.members, state.horizons).arrays
+
+
 def _require_whole(state: EngineState) -> None:
     """`ValueError` unless every array has the shape and type that a blank state of the same kind has."""
-    shape = Panel(keys=state.keys, start=state.end, step=state.step, values=np.empty((len(state.keys), 0)))
-    for name, wanted in blank(shape, state.members, state.horizons).arrays.items():
+    for name, wanted in _blank_arrays(state).items():
         found = state.arrays[name]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise ValueError(f"{name} is {found.dtype} {found.shape}, expected {wanted.dtype} {wanted.shape}")

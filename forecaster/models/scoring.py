@@ -1,4 +1,4 @@
-"""What came true: members' losses, the conformal offset, and the quality of what was published.
+"""What came true: members' losses, the bands' width by time of day, the conformal offset, and the quality published.
 
 Decides how much one checked forecast teaches (`Learning`), never which member speaks. A bin that is unknown, and a
 series that must not learn now, teach nothing and make nothing older.
@@ -6,16 +6,16 @@ series that must not learn now, teach nothing and make nothing older.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecaster.models.memory import EngineState, seen, slots
+from forecaster.models.memory import QUALITY_COLUMNS, SLOT, EngineState, seen, slots
 from forecaster.models.quantiles import QUANTILE_LEVELS, STALE_SPAN, pinball
-from forecaster.preprocess import bin_index, bins_in, carried
+from forecaster.preprocess import DAY, bin_index, bins_in, carried
 from forecaster.types import LEVELS, ForecastQuality, Panel, SeriesKey
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COLUMN_95 = LEVELS.index(0.95)
 TOLERANCE = 1e-6
 """Forecasts wait as float32: a constant series must not miss its own value by rounding."""
+MOST_RATIO = 36.0
+"""Six widths of the band: beyond it an error says no more about the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +37,19 @@ class Learning:
     loss_half_life: timedelta = timedelta(hours=4)
     """Half-life of the members' losses: long enough to tell equals apart, short enough for a new regime (3-6 h)."""
     scale_half_life: timedelta = timedelta(hours=4)
-    """Half-life of the error scale in which the offset moves."""
-    conformal_gain: float = 0.02
-    """Offset step a scored bin, in error scales: a miss of the .95 quantile adds .019, a hit takes .001."""
-    max_offset: float = 6.0
-    """Bound of the offset, in error scales, either way."""
+    """Half-life of the error scale, by which the offset moves where the band is narrower than that."""
+    ratio_half_life: timedelta = timedelta(days=1)
+    """Half-life of what errors are on average, in widths of the band: a whole day, night and noon."""
+    slot_half_life: timedelta = timedelta(days=7)
+    """Half-life of what they are at one time of the day."""
+    slot_prior_days: float = 0.5
+    """Days like the average that every time of the day is taken to have had."""
+    most_recurrent: float = 3.0
+    """Bound of the factor by which the time of day widens a band, or narrows it."""
+    conformal_gain: float = 0.01
+    """Offset step a scored bin, in widths of the band: a miss of the .95 quantile adds .0095, a hit takes .0005."""
+    max_offset: float = 3.0
+    """Bound of the offset, in widths of the band, either way."""
 
 
 def observe(
@@ -75,9 +85,13 @@ def observe(
         naive = np.where(back >= 0, as_it_was[np.arange(len(panel.keys)), np.maximum(back, 0)], np.nan)
         taught = np.where(learning, actual, np.nan)
         _weigh_members(arrays, due[:, :, :-1], taught, panel.step, rule)
+        said = arrays["pending_width"][:, slots(state.horizons, end)].astype(np.float64)
+        ratio = _error_ratios(due[:, :, -1], said, taught)
+        _learn_ratios(arrays, ratio, int(slot_of(np.array(end), panel.step)), panel.step, rule)
         _move_offsets(arrays, due[:, :, -1], taught, panel.step, rule)
         arrays["window"][:, end % quality_bins] = _marks(due[:, :, -1], actual, naive, lead)
         arrays["pending"][:, slots(state.horizons, end)] = np.nan
+        arrays["pending_width"][:, slots(state.horizons, end)] = np.nan
     # Bins after the longest pending horizon have no forecast to check: their marks take the place of older ones.
     unchecked = np.arange(now - fresh + reach + 1, now + 1)[-quality_bins:]
     arrays["window"][:, unchecked % quality_bins] = np.nan
@@ -96,6 +110,35 @@ def observe(
     )
 
 
+def recurrent(state: EngineState, rule: Learning) -> FloatArray:
+    """Factor (series, horizons) on the width of the band that ends at `state.end`: errors recur by time of day.
+
+    The quarter of an hour in which the target lies and its two neighbours are compared with the whole day. Half way,
+    in logarithms, from the day's error to theirs: four times the error asks for twice the width. A few days at three
+    quarters of an hour are a rough estimate of an error's size, and the square root halves its noise too.
+    """
+    prior = rule.slot_prior_days * 3 * (SLOT / state.step)
+    squared = (_around(state.arrays["slot_ratio"]) + prior) / (_around(state.arrays["slot_weight"]) + prior)
+    factor = np.clip(squared**0.25, 1.0 / rule.most_recurrent, rule.most_recurrent)
+    targets = bin_index(state.end, state.step) + np.array(state.horizons)
+    said: FloatArray = factor[:, slot_of(targets, state.step)]
+    return said
+
+
+def _around(slots_of_day: NDArray[Any]) -> FloatArray:
+    """Each slot with the one before and the one after it; midnight lies between the last and the first."""
+    exact = slots_of_day.astype(np.float64)
+    summed: FloatArray = exact + np.roll(exact, 1, axis=1) + np.roll(exact, -1, axis=1)
+    return summed
+
+
+def slot_of(ends: NDArray[np.int64], step: timedelta) -> NDArray[np.int64]:
+    """The quarter of an hour of the day, UTC, in which the bins with these numbers (of their ends) begin."""
+    since_midnight_s = (ends - 1) * step.total_seconds() % DAY.total_seconds()
+    found: NDArray[np.int64] = (since_midnight_s // SLOT.total_seconds()).astype(np.int64)
+    return found
+
+
 def quality_of(state: EngineState) -> Mapping[SeriesKey, ForecastQuality]:
     """Quality by series over the last six hours; series of which nothing was scored are absent."""
     window = state.arrays["window"].astype(np.float64)
@@ -112,6 +155,43 @@ def quality_of(state: EngineState) -> Mapping[SeriesKey, ForecastQuality]:
         for row, key in enumerate(state.keys)
         if counts[row]
     }
+
+
+def wape_day_before(state: EngineState, panel: Panel) -> Mapping[SeriesKey, float]:
+    """Error Σ|y - ŷ| / Σy by series of ŷ = "as it was 24 hours before", over the bins that `quality_of` judges.
+
+    `panel` ends at `state.end` and reaches a day beyond those bins; another end, or series of which less than half of
+    those bins were known the day before, get no answer: an error over other bins could not be compared.
+    """
+    if panel.end != state.end:
+        return {}
+    window, row_of = state.arrays["window"].astype(np.float64), {key: row for row, key in enumerate(panel.keys)}
+    bins, now = window.shape[1], bin_index(state.end, state.step)
+    ends = np.arange(now - bins + 1, now + 1)  # the bin number at which each mark was made, oldest first
+    columns = panel.values.shape[1] - 1 - (now - ends) - bins_in(DAY, state.step)
+    found: dict[SeriesKey, float] = {}
+    for row, key in enumerate(state.keys):
+        marks = window[row, ends % bins]
+        before = np.full(bins, np.nan)
+        if key in row_of:
+            before[columns >= 0] = panel.values[row_of[key], columns[columns >= 0]]
+        scored = np.isfinite(marks).all(axis=1)
+        both = scored & np.isfinite(before)
+        if both.any() and 2 * both.sum() >= scored.sum():
+            actual = marks[both, QUALITY_COLUMNS.index("actual")]
+            found[key] = _ratio(float(np.abs(actual - before[both]).sum()), float(actual.sum()))
+    return found
+
+
+def narrowed(state: EngineState, keys: Set[SeriesKey]) -> EngineState:
+    """The memory of some series alone, for looking at: without the members' tracks."""
+    rows = [row for row, key in enumerate(state.keys) if key in keys]
+    return replace(
+        state,
+        keys=tuple(state.keys[row] for row in rows),
+        arrays={name: array[rows] for name, array in state.arrays.items()},
+        tracks={},
+    )
 
 
 def _ratio(error: float, total: float) -> float:
@@ -136,6 +216,33 @@ def _weigh_members(
     arrays["loss"] += np.where(scored, loss, 0.0)
     arrays["evidence"] *= decay
     arrays["evidence"] += scored
+
+
+def _error_ratios(due: FloatArray, width: FloatArray, actual: FloatArray) -> FloatArray:
+    """(error / width)² (series, horizons), in roots, at most `MOST_RATIO`; NaN where it cannot be told."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.square((np.sqrt(actual)[:, None] - np.sqrt(due[:, :, 0])) / width)
+    told = np.isfinite(due).all(axis=2) & (width > 0.0) & np.isfinite(actual)[:, None]
+    return np.where(told, np.minimum(ratio, MOST_RATIO), np.nan)
+
+
+def _learn_ratios(
+    arrays: dict[str, NDArray[Any]], ratio: FloatArray, slot: int, step: timedelta, rule: Learning
+) -> None:
+    """Errors in widths of the band, a horizon's over the day and all horizons' in this slot of the day, in place."""
+    told = np.isfinite(ratio)
+    decay = np.where(told, _decay(rule.ratio_half_life, step), 1.0)
+    arrays["ratio"] = arrays["ratio"] * decay + np.where(told, ratio, 0.0)
+    arrays["ratio_weight"] = arrays["ratio_weight"] * decay + told
+    mean = arrays["ratio"] / np.maximum(arrays["ratio_weight"], 1e-300)
+    relative = np.where(told, ratio, 0.0) / np.where(mean > 0.0, mean, 1.0)
+    some = told.any(axis=1)
+    # A slot is met SLOT / step times a day: together these bins age it by one day. Bins wider than it meet it once.
+    aged = np.where(some, _decay(rule.slot_half_life, DAY) ** min(1.0, step / SLOT), 1.0)
+    arrays["slot_ratio"][:, slot] *= aged
+    arrays["slot_ratio"][:, slot] += relative.sum(axis=1) / np.maximum(told.sum(axis=1), 1)
+    arrays["slot_weight"][:, slot] *= aged
+    arrays["slot_weight"][:, slot] += some
 
 
 def _move_offsets(

@@ -1,7 +1,8 @@
 """How each family's fit is written down, and how the bytes become a forecaster again.
 
 Decides whether bytes hold a usable model: names, shapes, types and ranges are checked here, `ValueError` says what is
-wrong. Weights are safetensors, coefficients JSON; nothing that is read can run. It opens no file: `registry` does.
+wrong. Weights and trees are safetensors, coefficients JSON; nothing that is read can run. It opens no file: `registry`
+does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecaster.models import arima, holt_winters, network
+from forecaster.models import arima, holt_winters, network, trees
 from forecaster.types import Forecaster, SeriesKey
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ class Kind:
 
 def network_bytes(weights: Mapping[str, NDArray[Any]]) -> bytes:
     """The pooled LSTM's weights as safetensors; the same weights give the same bytes."""
-    from safetensors.numpy import save  # lazily: only training and loading need it
+    return _safetensors(weights)
 
-    return bytes(save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}))
+
+def trees_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The pooled trees' arrays (`trees.STORED`) as safetensors; the same arrays give the same bytes."""
+    return _safetensors(arrays)
 
 
 def arima_bytes(fitted: Mapping[SeriesKey, arima.Coefficients]) -> bytes:
@@ -59,19 +63,17 @@ def holt_winters_bytes(fitted: Mapping[SeriesKey, holt_winters.Smoothing]) -> by
 
 
 def _build_network(data: bytes, model_id: str) -> Forecaster:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as from_safetensors
-
-    try:
-        weights = from_safetensors(data)
-    except SafetensorError as error:
-        raise ValueError(f"not safetensors: {error}") from error
+    weights = _arrays(data)
     shapes = {name: array.shape for name, array in weights.items()}
     if shapes != network.SHAPES:
         raise ValueError(f"weights {sorted(shapes.items())} differ from {sorted(network.SHAPES.items())}")
     if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in weights.values()):
         raise ValueError("weights must be finite float32")
     return network.Network(weights=weights, model_id=model_id)
+
+
+def _build_trees(data: bytes, model_id: str) -> Forecaster:
+    return trees.Trees(forest=trees.Forest(arrays=_arrays(data)), model_id=model_id)
 
 
 def _build_arima(data: bytes, model_id: str) -> Forecaster:
@@ -106,9 +108,26 @@ def _build_holt_winters(data: bytes, model_id: str) -> Forecaster:
 
 KINDS: Mapping[str, Kind] = {
     "lstm": Kind(file="weights.safetensors", build=_build_network),
+    "trees": Kind(file="trees.safetensors", build=_build_trees),
     "arima": Kind(file="coefficients.json", build=_build_arima),
     "holt-winters": Kind(file="coefficients.json", build=_build_holt_winters),
 }
+
+
+def _safetensors(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    from safetensors.numpy import save  # lazily: only training and loading need it
+
+    return bytes(save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}))
+
+
+def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_safetensors
+
+    try:
+        return dict(from_safetensors(data))
+    except SafetensorError as error:
+        raise ValueError(f"not safetensors: {error}") from error
 
 
 def _key_fields(key: SeriesKey) -> dict[str, str]:

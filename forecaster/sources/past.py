@@ -62,6 +62,25 @@ def read_history(
     return Panel(keys=keys, start=start, step=step, values=values.reshape(len(keys), bins))
 
 
+def read_evidence(
+    ask: Ask, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta
+) -> Panel:
+    """See `PrometheusSource.evidence`."""
+    demand, step_s = signal_named(plan.DEMAND), _whole_seconds(start, end, step)
+    bins = _bins_ended(ask, start, end, step)
+    rows: dict[SeriesKey, np.ndarray] = {}
+    if bins and selectors:
+        stretch = (start + step, start + step * bins)
+        choices = _past_choices(ask, selectors, demand, stretch)
+        window_s = _window_s(ask, demand, selectors, choices, stretch, step_s)
+        query = plan.evidence_query(selectors, choices, window_s)
+        for question in _chunks(query, len(selectors), stretch, step):
+            _fill(rows, query, _answer(ask(question)), start=start, step_s=step_s, bins=bins)
+    keys = tuple(sorted(rows))
+    values = np.array([rows[key] for key in keys]).reshape(len(keys), bins)
+    return Panel(keys=keys, start=start, step=step, values=values)
+
+
 def _whole_seconds(start: datetime, end: datetime, step: timedelta) -> int:
     require_utc(start, "start")
     require_utc(end, "end")

@@ -23,6 +23,10 @@ ENGINE = ""
 """Stands for the engine's targets where a term needs a signal's name."""
 ENGINE_METRIC = "vllm:num_requests_running"
 TARGETS = "targets"
+DEMAND_SEEN = "demand_seen_ratio"
+"""Evidence: share of the scrapes of what counts the demand that came; below 1 the minute's demand is a lower bound."""
+SERVICE_UP = "service_up_ratio"
+"""Evidence: the same of the engines themselves; at 0 the workload was not served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,3 +251,28 @@ def history_query(signal: Signal, selectors: Sequence[WorkloadSelector], choices
         for scope in batch.scopes
     )
     return Query(name="history", terms=terms)
+
+
+def evidence_query(selectors: Sequence[WorkloadSelector], choices: Choices, window_s: int) -> Query:
+    """What speaks against a minute's demand: scrapes that did not come, of what counts it and of the engines."""
+    terms = [
+        Term(
+            signal=DEMAND_SEEN,
+            part=Part.UP,
+            scope=scope,
+            expression=promql.scraped_share(batch.choice.candidate.metric, scope, window_s),
+        )
+        for batch in batches(signal_named(DEMAND), selectors, choices)
+        for scope in batch.scopes
+    ]
+    own = Choice(candidate=Candidate(metric=ENGINE_METRIC), reach=Reach.OWN)
+    terms += [
+        Term(
+            signal=SERVICE_UP,
+            part=Part.UP,
+            scope=scope,
+            expression=promql.scraped_share(ENGINE_METRIC, scope, window_s),
+        )
+        for scope in promql.scopes(selectors, own, {})
+    ]
+    return Query(name="evidence", terms=tuple(terms))

@@ -21,7 +21,7 @@ from forecaster.sources import plan
 from forecaster.sources.catalogue import CATALOGUE, Group, Signal, Use
 from forecaster.sources.connection import Connection
 from forecaster.sources.exchange import Answer, Question, Wire
-from forecaster.sources.past import read_history
+from forecaster.sources.past import read_evidence, read_history
 from forecaster.sources.plan import DEMAND, TARGETS
 from forecaster.sources.promql import Choice, Part, Query
 from forecaster.sources.readings import (
@@ -280,6 +280,17 @@ class PrometheusSource:
         """
         _check_distinct(selectors)
         return read_history(self._ask, selectors, signal, start=start, end=end, step=step)
+
+    def evidence(
+        self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta = STEP
+    ) -> Panel:
+        """What speaks against the demand of each bin, on the grid of `history`; two rows a workload at most.
+
+        `demand_seen_ratio` is the share of the scrapes of what counts the demand that came, `service_up_ratio` the same
+        of the engines. Both lie in [0, 1]; NaN, or no row, where nothing is known of the targets. Errors as `history`.
+        """
+        _check_distinct(selectors)
+        return read_evidence(self._ask, selectors, start=start, end=end, step=step)
 
     def _ask(self, question: Question) -> Answer | SourceError:
         return self._wire.ask([question], deadline_s=self._connection.deadline_s)[0]

@@ -318,11 +318,14 @@ def _windowed(signal: Signal, candidate: Candidate, scope: Scope, window_s: int,
 
 
 def _arrivals(candidate: Candidate, scope: Scope, window_s: int) -> str:
-    """Completions plus the change of what is in flight, never below zero: an aborted pod takes its requests with it."""
+    """Completions plus the change of what is in flight, plus what was refused where that is counted (an engine older
+    than the counter has refused nothing); never below zero: an aborted pod takes its requests with it."""
     changes = " + ".join(
         _grouped("sum", f"delta({_series(gauge, scope, window_s)})", scope) for gauge in candidate.in_flight
     )
-    return f"clamp_min({_rate(candidate.metric, scope, window_s)} + ({changes}) / {window_s}, 0)"
+    completed = _rate(candidate.metric, scope, window_s)
+    refused = "".join(f" + ({_rate(counter, scope, window_s)} or {completed} * 0)" for counter in candidate.rejected)
+    return f"clamp_min({completed} + ({changes}) / {window_s}{refused}, 0)"
 
 
 def count(signal: Signal, candidate: Candidate, scope: Scope, window_s: int) -> str:
@@ -348,6 +351,20 @@ def up_joined(metric: str, scope: Scope) -> str:
     seen = f"(count_over_time({_series(metric, scope, LAST_SEEN_S)}) * 0 + 1)"
     up = f"max by (job, instance) (up{{{scope.namespaces}}})"
     return _grouped("avg", f"({seen} * on (job, instance) group_left () {up})", scope)
+
+
+def scraped_share(metric: str, scope: Scope, window_s: int) -> str:
+    """Share of the scrapes of the window that came, over the targets that exported this metric within the last hour.
+
+    What is expected follows from the last ten minutes; a scrape counts from two thirds on: at 15 s four of a minute,
+    at 45 s two of 113 s (2.51). Not expected are targets that service discovery has dropped, and those that never
+    exported the metric (a pod that is starting).
+    """
+    up = f"up{{{scope.namespaces}}}"
+    seen = f"(last_over_time({_series(metric, scope, LAST_SEEN_S)}) * 0 + 1)"
+    expected = f"clamp_min(floor(count_over_time({up}[600s]) * {window_s / 600:g} + 0.33), 1)"
+    came = f"max by (job, instance) (clamp_max(sum_over_time({up}[{window_s}s]) / {expected}, 1))"
+    return _grouped("avg", f"({seen} * on (job, instance) group_left () {came})", scope)
 
 
 def up_direct(scope: Scope) -> str:

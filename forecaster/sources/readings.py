@@ -144,8 +144,9 @@ def resolve(selector: WorkloadSelector, signal: Signal, choice: Choice | None, f
     if choice is None or age_s is None or not values:
         return {DEFAULT_CLASS: _missing(selector, signal, choice, facts, age_s)}
     if signal.min_count:
+        fewest = signal.min_count if choice.candidate.min_count is None else choice.candidate.min_count
         events = facts.get(workload, signal.name, Part.COUNT) or 0.0
-        if not events >= signal.min_count:  # also for NaN
+        if not events >= fewest:  # also for NaN
             return {DEFAULT_CLASS: TooFew(count=max(0.0, events) if math.isfinite(events) else 0.0)}
     return {
         request_class or DEFAULT_CLASS: _measured(value * choice.candidate.scale, max(0.0, age_s), signal, choice)

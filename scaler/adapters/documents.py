@@ -7,14 +7,21 @@ infinity) become null. Nothing here reads or decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from forecaster.types import LEVELS, Blind, value_of
+from forecaster.models.ensemble import SEASONAL
+from forecaster.models.memory import family
+from forecaster.types import HORIZONS, LEVELS, STEP, Blind, Forecast, value_of
+from scaler.adapters.accounts import Account
 from scaler.adapters.board import View
 from scaler.adapters.codec import to_plain
 from scaler.adapters.states import Status
+from scaler.policy import scheduled
+from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.explain import target_text
+from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import DemandForecast, ReplicaState
 from scaler.ports import DecisionRecord, Outcome
 
@@ -69,7 +76,8 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
         "reason": decision.reason.value,
         "trust": decision.trust.value,
         "z": decision.z,
-        "notes": list(view.notes.get(policy.workload, ())),
+        "missed_target": _missed_target(policy),
+        "notes": [*view.notes.get(policy.workload, ()), *_target_notes(policy)],
     }
 
 
@@ -86,18 +94,35 @@ def decision_document(record: DecisionRecord, outcome: Outcome | None) -> Docume
     }
 
 
-def forecast_document(workload: str, forecasts: tuple[DemandForecast, ...], *, now: datetime) -> Document:
-    """The forecasts in force: for each request class the quantiles of each bin ahead."""
+def forecast_document(
+    workload: str,
+    forecasts: tuple[DemandForecast, ...],
+    *,
+    now: datetime,
+    record: DecisionRecord | None = None,
+    accounts: Mapping[str, Account] | None = None,
+) -> Document:
+    """The forecasts in force: for each request class the quantiles of each bin ahead, and how they came about.
+
+    `record` is the workload's last decision, for the calendar and the lead time; `accounts` what is known of each
+    class's members. What neither says is listed under `unknown`.
+    """
+    known = accounts or {}
+    classes = [_forecast(each, known.get(each.forecast.request_class), record, now=now) for each in forecasts]
     return {
         "apiVersion": API_VERSION,
         "kind": "Forecast",
         "workload": workload,
         "unit": "requests/s",
-        "classes": [_forecast(each, now=now) for each in forecasts],
+        "classes": classes,
+        "calendar": None if record is None else _calendar(record, forecasts, now=now),
+        "unknown": [text for each in classes for text in _unknown(each)],
     }
 
 
-def _forecast(each: DemandForecast, *, now: datetime) -> Document:
+def _forecast(
+    each: DemandForecast, account: Account | None, record: DecisionRecord | None, *, now: datetime
+) -> Document:
     forecast = each.forecast
     points = [
         {
@@ -107,6 +132,7 @@ def _forecast(each: DemandForecast, *, now: datetime) -> Document:
         }
         for horizon, values in zip(forecast.horizons, forecast.values, strict=True)
     ]
+    column = _lead_column(forecast, record)
     return {
         "request_class": forecast.request_class,
         "model": forecast.model,
@@ -115,7 +141,136 @@ def _forecast(each: DemandForecast, *, now: datetime) -> Document:
         "expired": forecast.expired(now=now),
         "quality": _quality(each),
         "points": points,
+        "lead_horizon_s": forecast.horizons[column] * forecast.step_s,
+        "usual_multiples": None if record is None else _usual_multiples(forecast, record.policy.scheduled),
+        **_blend(forecast, account, column),
+        "accuracy": _accuracy(each, account),
     }
+
+
+def _lead_column(forecast: Forecast, record: DecisionRecord | None) -> int:
+    """Which horizon the engine measures quality at: the first not before the bin that an order placed now can reach."""
+    start_time = timedelta(minutes=5) if record is None else record.policy.start_time
+    reached = math.ceil(start_time.total_seconds() / forecast.step_s) + 1
+    last = len(forecast.horizons) - 1
+    return next((i for i, horizon in enumerate(forecast.horizons) if horizon >= reached), last)
+
+
+def _usual_multiples(forecast: Forecast, rule: ScheduledRule) -> list[float]:
+    """What events make of the usual demand at every point, such as 2.5; the quantiles hold it already."""
+    step = timedelta(seconds=forecast.step_s)
+    return [
+        scheduled.usual_multiple(rule, at=forecast.issued_at + (horizon - 1) * step) for horizon in forecast.horizons
+    ]
+
+
+def _blend(forecast: Forecast, account: Account | None, column: int) -> Document:
+    """Who spoke: each member's weight at every point, and its loss over the last value's at the lead horizon."""
+    if account is None or account.standing.horizons != forecast.horizons:
+        return {"members": [], "weights_at": None, "seasonal_ratio": None}
+    standing = account.standing
+    ratios = standing.loss_ratios(column)
+    return {
+        "members": [
+            {
+                "model": model,
+                "seasonal": family(model) in SEASONAL,
+                "weights": [row[i] for row in standing.weights],
+                "loss_over_last_value": finite(ratios[i]),
+            }
+            for i, model in enumerate(standing.members)
+        ],
+        "weights_at": _time(standing.at),
+        "seasonal_ratio": standing.seasonal_ratio(column),
+    }
+
+
+def _accuracy(each: DemandForecast, account: Account | None) -> Document | None:
+    """Error and coverage over the last six hours against the plain forecasts; None where nothing was scored."""
+    if each.quality is None:
+        return None
+    quality = each.quality
+    plain: Document = finite(
+        {
+            "scored_bins": quality.scored_bins,
+            "coverage_95": quality.coverage_95,
+            "wape": quality.wape,
+            "wape_last_value": quality.wape_last_value,
+            "wape_day_before": None if account is None else account.wape_day_before,
+        }
+    )
+    return plain
+
+
+def _unknown(shown: Document) -> Iterator[str]:
+    name = shown["request_class"]
+    if not shown["members"]:
+        yield (
+            f"{name}: the members' weights (this engine has not forecast it since it started, or what it knows is not "
+            "stored yet: every ten minutes it is)"
+        )
+    if shown["accuracy"] is None:
+        yield f"{name}: the accuracy (no forecast of the last six hours has come true yet)"
+    elif shown["members"] and shown["accuracy"]["wape_day_before"] is None:
+        yield f"{name}: the error of the day before (less than half of those minutes are in the history)"
+
+
+def _calendar(record: DecisionRecord, forecasts: tuple[DemandForecast, ...], *, now: datetime) -> Document:
+    """What people have planned between now and the forecast's end: replicas that events ask for, windows with bounds.
+
+    What an event's ratio makes of the forecast is in its points; replicas are a floor of their own beside it.
+    """
+    ends = [f.issued_at + timedelta(seconds=f.step_s * max(f.horizons)) for f in (each.forecast for each in forecasts)]
+    until = max([*ends, now + max(HORIZONS) * STEP])
+    minutes = [now + step * STEP for step in range((until - now) // STEP + 1)]
+    return {
+        "until": _time(until),
+        "events": list(_events(record, minutes)),
+        "windows": list(_windows(record.policy.scheduled, minutes)),
+    }
+
+
+def _events(record: DecisionRecord, minutes: list[datetime]) -> Iterator[Document]:
+    """The events that ask for replicas, or lift the demand, at one of `minutes`; replicas 0 where they ask for none."""
+    for event in record.policy.scheduled.events:
+        alone = ScheduledRule(events=(event,))
+        asked = [(at, scheduled.propose(record.snapshot, alone, record.policy.profile, now=at)) for at in minutes]
+        floors = [(at, proposal.want) for at, proposal in asked if proposal is not None]
+        lifts = event.demand_ratio is not None and any(event.lasts(at=at) for at in minutes)
+        if floors or lifts:
+            yield {
+                "name": event.name,
+                "start": _time(event.start),
+                "end": _time(event.end),
+                "demand_ratio": event.demand_ratio,
+                "ordered_from": _time(floors[0][0]) if floors else None,
+                "replicas": max((want for _, want in floors), default=0),
+            }
+
+
+def _windows(rule: ScheduledRule, minutes: list[datetime]) -> Iterator[Document]:
+    """The windows that are in force at one of `minutes`, and from when to when of them."""
+    for window in rule.windows:
+        active = [at for at in minutes if window.active(now=at)]
+        if active:
+            yield {
+                "name": window.name,
+                "from": _time(active[0]),
+                "until": _time(active[-1] + STEP),
+                "min_replicas": window.min_replicas,
+                "max_replicas": window.max_replicas,
+            }
+
+
+def _missed_target(policy: WorkloadPolicy) -> Document:
+    """The share of minutes that may be missed, and the share at which the costs balance where prices are given."""
+    target = policy.miss_target
+    return {"ratio": target.ratio, "balance_ratio": finite(target.balance_ratio), "cut": target.cut}
+
+
+def _target_notes(policy: WorkloadPolicy) -> Iterator[str]:
+    if policy.miss_target.cut:
+        yield target_text(policy)
 
 
 def _quality(each: DemandForecast) -> Document:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from forecaster.models import ensemble
@@ -18,6 +18,8 @@ from forecaster.models.ensemble import EngineRule, EngineStep, Silence
 from forecaster.models.memory import EngineState
 from forecaster.preprocess import DAY, up_to
 from forecaster.types import STEP, Forecaster, Panel, SeriesKey, floor_to_step
+from scaler.adapters.accounts import Account, accounts_of
+from scaler.adapters.demand import Known, as_announced, clocks_changed, usual_demand
 from scaler.adapters.intake import demand_keys
 from scaler.adapters.store import Store
 from scaler.policy.types import DemandForecast
@@ -68,8 +70,10 @@ class ForecastRun:
 class DemandForecaster:
     """Runs the engine over the demand of every workload. One thread at a time."""
 
-    def __init__(self, store: Store, *, workloads: Set[str], ttl: timedelta) -> None:
+    def __init__(self, store: Store, *, workloads: Set[str], ttl: timedelta, known: Known | None = None) -> None:
+        """`known` are the workloads' events, which the models never see, and the clocks their people live by."""
         self._store = store
+        self._known = known or {}
         self._workloads = set(workloads)
         self._rule = EngineRule(ttl=ttl)
         self._states: dict[int, EngineState] = {}
@@ -94,11 +98,16 @@ class DemandForecaster:
             self._step(shard, members, shard_keys, _Moment(now=now, lead=lead, frozen=frozen, series=len(keys)))
             for shard, shard_keys in enumerate(shards)
         ]
-        return _run_of(steps, workloads=self._workloads, known={key.workload for key in keys})
+        run = _run_of(steps, workloads=self._workloads, known={key.workload for key in keys})
+        return replace(run, forecasts=as_announced(run.forecasts, self._known))
 
     def forget(self) -> None:
         """Learn anew from the whole history at the next run: after the past was filled in."""
         self._states.clear()
+
+    def accounts(self, workload: str) -> dict[str, Account]:
+        """How the last forecasts of a workload came about, by request class. May be called from any thread."""
+        return accounts_of(list(self._states.values()), workload, self._read)
 
     def saved(self) -> dict[str, bytes]:
         """The engine's memory, by portion, as it can be stored."""
@@ -113,15 +122,20 @@ class DemandForecaster:
     ) -> EngineStep:
         end, lead_steps = floor_to_step(moment.now), _lead_steps(keys, moment.lead)
         state = self._states.get(shard)
-        if state is None or not timedelta(0) <= end - state.end <= DAY:
-            panel = self._store.history.read(keys, start=end - PAST, end=end)
+        # Holt-Winters' season lies by minute of the UTC day: since the clocks were changed, an hour beside the days.
+        moved = state is not None and clocks_changed(self._known, keys, since=state.end - STEP, until=end - STEP)
+        if state is None or moved or not timedelta(0) <= end - state.end <= DAY:
+            panel = self._read(keys, start=end - PAST, end=end)
             minutes = min(WARM_UP // STEP, WARM_UP_MOST_STEPS // moment.series)
             state = self._warmed(members, panel, lead_steps=lead_steps, minutes=minutes)
         else:
-            panel = self._store.history.read(keys, start=end - ensemble.lookback(members), end=end)
+            panel = self._read(keys, start=end - ensemble.lookback(members), end=end)
         done = ensemble.step(members, panel, state, lead_steps=lead_steps, frozen=moment.frozen, rule=self._rule)
         self._states[shard] = done.state
         return done
+
+    def _read(self, keys: tuple[SeriesKey, ...], *, start: datetime, end: datetime) -> Panel:
+        return usual_demand(self._store.history, keys, start=start, end=end, known=self._known)
 
     def _warmed(
         self, members: Sequence[Forecaster], panel: Panel, *, lead_steps: Mapping[SeriesKey, int], minutes: int

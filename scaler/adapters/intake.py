@@ -1,13 +1,14 @@
 """How measured demand gets into the history: the last minutes every minute, and the past in bounded pieces.
 
-It decides what is worth asking for and how much at once. It never fills a hole with a guess, never runs in the
+It decides what is worth asking for and how much at once, and that what speaks against a minute is stored beside it:
+a lower bound and a true fall look alike afterwards. It never fills a hole with a guess, never runs in the
 tick's thread, and a source that fails costs nothing but the minutes it failed for: they are asked for again later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -41,6 +42,12 @@ class PastSource(Protocol):
         """The signal on the grid; `SourceError` if it cannot be had."""
         ...
 
+    def evidence(
+        self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta
+    ) -> Panel:
+        """What speaks against the demand of that grid: shares of scrapes that came; `SourceError`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
@@ -70,8 +77,7 @@ class HistoryIntake:
         start = max(known_to - OVERLAP, end - REACH)
         if start >= end:
             return
-        panel = self._source.history(self._selectors, DEMAND, start=start, end=end, step=STEP)
-        self._store.history.append(panel, now=now)
+        self._take(self._selectors, start=start, end=end, now=now)
         self._collected_to = end
 
     def backfill(self, *, now: datetime, stopped: Callable[[], bool]) -> Backfill:
@@ -92,13 +98,25 @@ class HistoryIntake:
                 if stopped():
                     return Backfill(stored=stored, pieces=pieces, error="stopped")
                 try:
-                    panel = self._source.history(selectors, DEMAND, start=span.start, end=span.end, step=STEP)
+                    stored += self._take(selectors, start=span.start, end=span.end, now=now)
                 except SourceError as error:
                     return Backfill(stored=stored, pieces=pieces, error=str(error))
-                stored += self._store.history.append(panel, now=now).stored
                 pieces += 1
                 self._asked.add(mark)
         return Backfill(stored=stored, pieces=pieces)
+
+    def _take(self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, now: datetime) -> int:
+        """Store a stretch of demand with what speaks against it; the points of demand that were stored.
+
+        Demand comes first: where the evidence cannot be had it is there all the same, and both are asked for again.
+        """
+        demand = self._source.history(selectors, DEMAND, start=start, end=end, step=STEP)
+        stored = self._store.history.append(demand, now=now).stored
+        evidence = self._source.evidence(selectors, start=start, end=end, step=STEP)
+        against = against_demand(evidence)
+        if against.keys:
+            self._store.history.append(against, now=now)
+        return stored
 
     def _batches(self) -> list[Sequence[WorkloadSelector]]:
         """Workloads to ask for together; those without any history by themselves, for the others' has no holes."""
@@ -116,6 +134,14 @@ class HistoryIntake:
         hole = np.full((1, (end - start) // STEP), np.nan)
         nobody = SeriesKey(workload=selectors[0].workload, signal=DEMAND)
         return Panel(keys=(nobody,), start=start, step=STEP, values=hole)
+
+
+def against_demand(evidence: Panel) -> Panel:
+    """The evidence that says something: shares below 1, in the series that hold any. A quiet fleet stores nothing."""
+    with np.errstate(invalid="ignore"):
+        values = np.where(evidence.values < 1.0, evidence.values, np.nan)
+    rows = np.flatnonzero(np.isfinite(values).any(axis=1))
+    return replace(evidence, keys=tuple(evidence.keys[row] for row in rows), values=values[rows])
 
 
 def demand_keys(store: HistoryStore, workloads: set[str]) -> tuple[SeriesKey, ...]:

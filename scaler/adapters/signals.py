@@ -19,13 +19,13 @@ from forecaster.sources.prometheus import SignalCheck
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import DEFAULT_CLASS, Reading, SeriesKey
+from scaler.policy.latency import SIGNALS as LATENCIES
 from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.types import NOT_READ, ClassReadings
 from scaler.ports import WorkloadSignals
 
 DEMAND = "demand_rps"
 WAITING = "requests_waiting"
-LATENCIES = ("e2e_p95_s", "ttft_p95_s", "queue_time_p95_s")
 
 REPORTED = tuple(
     signal.name
@@ -110,9 +110,7 @@ def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> Worklo
             ClassReadings(
                 request_class=name,
                 demand_rps=demand.get(name, NOT_READ),
-                e2e_p95_s=latencies[name].get("e2e_p95_s", NOT_READ),
-                ttft_p95_s=latencies[name].get("ttft_p95_s", NOT_READ),
-                queue_time_p95_s=latencies[name].get("queue_time_p95_s", NOT_READ),
+                **latencies[name],
             )
             for name in classes
         ),

@@ -114,9 +114,7 @@ class Store:
 
     def load_blob(self, name: str) -> tuple[bytes, datetime] | None:
         """What was last stored under `name`, and when; None if nothing was. Raises `StoreError`."""
-        with translated(self.path), reading(self.path) as db:
-            row = db.execute("SELECT value, at_us FROM blob WHERE name = ?", (name,)).fetchone()
-        return (row[0], moment_of(row[1])) if row else None
+        return read_blob(self.path, name)
 
     def _connect(self, *, now: datetime) -> None:
         """Open all three or none. History comes first: it is the one that checks the file and sets it aside."""
@@ -133,3 +131,13 @@ class Store:
                 each.close()
             raise
         self.report = self.history.report
+
+
+def read_blob(path: Path, name: str) -> tuple[bytes, datetime] | None:
+    """What was last stored under `name` in the data file at `path`, and when; beside a running daemon or without one.
+
+    None if nothing was. Raises `StoreError`.
+    """
+    with translated(path), reading(path) as db:
+        row = db.execute("SELECT value, at_us FROM blob WHERE name = ?", (name,)).fetchone()
+    return (row[0], moment_of(row[1])) if row else None

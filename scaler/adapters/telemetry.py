@@ -23,6 +23,7 @@ from scaler.adapters.board import Board, View
 from scaler.adapters.invariants import INVARIANTS, Violation
 from scaler.adapters.metrics import SPECS
 from scaler.loop import TickReport
+from scaler.policy.latency import SIGNALS as LATENCIES
 from scaler.ports import DecisionRecord
 
 SHOWN_HORIZONS: tuple[tuple[str, timedelta], ...] = (
@@ -191,7 +192,7 @@ def blind_signals(record: DecisionRecord) -> set[tuple[str, str]]:
         required = [("demand_rps", Blind(reason=BlindReason.NOT_READ))]
     optional = [("requests_waiting", snapshot.requests_waiting)]
     for readings in snapshot.classes:
-        optional += [(signal, getattr(readings, signal)) for signal in ("e2e_p95_s", "ttft_p95_s", "queue_time_p95_s")]
+        optional += [(signal, getattr(readings, signal)) for signal in LATENCIES]
     found = {(name, reading.reason) for name, reading in (*required, *optional) if isinstance(reading, Blind)}
     asked = {each for each in found if each[0] == "demand_rps" or each[1] is not BlindReason.NOT_READ}
     if isinstance(snapshot.replicas, Blind):

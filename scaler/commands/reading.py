@@ -182,10 +182,14 @@ class DataFolder:
 
     def forecast(self, workload: str) -> Document:
         """See `Source.forecast`."""
+        from scaler.adapters.accounts import stored_accounts
         from scaler.adapters.documents import forecast_document
 
-        entry = self._entry(workload, None)
-        return forecast_document(workload, entry.snapshot.forecasts, now=_now())
+        entry, now = self._entry(workload, None), _now()
+        accounts = stored_accounts(self._journal().path, workload, now=now)
+        return forecast_document(
+            workload, entry.snapshot.forecasts, now=now, record=record_of(entry), accounts=accounts
+        )
 
     def _entry(self, workload: str, at: datetime | None) -> JournalEntry:
         split_name(workload)

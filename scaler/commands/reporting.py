@@ -51,15 +51,22 @@ def of_trace(
             for name, course in run.courses.items()
         ),
         capacity_rps=run.capacity_rps,
-        cold_start=run.setting.cold_start,
+        cold_start=run.cold_start,
         seed=run.setting.seed,
         version=_version(),
         command=_command(),
         sweep=None if sweeps is None else _lines(sweeps[0]),
         cliff=None if sweeps is None else _cliffs(sweeps[1]),
         target_ratio=run.setting.missed_target_ratio,
-        facts=facts or None,
+        facts={**_rounded(run), **facts} or None,
     )
+
+
+def _rounded(run: TraceRun) -> dict[str, str]:
+    """The cold start that was asked for, where the bins are too wide for it."""
+    if run.cold_start == run.setting.cold_start:
+        return {}
+    return {"cold start asked for": f"{run.setting.cold_start.total_seconds():g} s, rounded up to whole bins"}
 
 
 def of_serving(run: ServingRun, *, label: str, facts: Mapping[str, str]) -> LabReport:

@@ -88,7 +88,7 @@ class Recorded:
 
 def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wanted: Wanted) -> None:
     """Play the traffic and print each policy's score."""
-    _check(traffic, replicas, play)
+    _check(traffic, replicas, play, wanted)
     ends = ends_of(span)
     recorded = _traffic(traffic, span.column)
     if replicas.profile is not None:
@@ -126,7 +126,7 @@ def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wante
     _print(run, sweeps, recorded, wanted.output)
 
 
-def _check(traffic: Traffic, replicas: Replicas, play: Play) -> None:
+def _check(traffic: Traffic, replicas: Replicas, play: Play, wanted: Wanted) -> None:
     """Refuse what does not go together, before anything is read."""
     if (traffic.file is None) == (traffic.url is None):
         raise typer.BadParameter("give either --trace FILE or --from-prometheus URL", param_hint="--trace")
@@ -147,6 +147,13 @@ def _check(traffic: Traffic, replicas: Replicas, play: Play) -> None:
         )
     if replicas.profile is not None and replicas.capacity_rps is not None:
         raise typer.BadParameter("the profile says what a replica serves", param_hint="--capacity-rps")
+    if replicas.profile is not None and (play.sweep or wanted.csv_file or replicas.price):
+        raise typer.BadParameter("--sweep, --csv and --price do not go with requests", param_hint="--profile")
+    for option, path in (("--csv", wanted.csv_file), ("--report", wanted.report), ("--save-trace", traffic.save)):
+        # Now, not after minutes of work.
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            why = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise typer.BadParameter(f"cannot write {path}: {why}", param_hint=option)
 
 
 # ── The traffic ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -286,8 +293,15 @@ def _print(run: TraceRun, sweeps: Sweeps | None, recorded: Recorded, output: Out
         _put_matched(document["sweep"])
         _put_cliffs(document["cold_start_sweep"])
     scored = f"{run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC"
-    cold_start_s = run.setting.cold_start.total_seconds()
-    say(f"{run.trace.name}, {run.trace.column}: scored {scored}, cold start {cold_start_s:g} s")
+    say(f"{run.trace.name}, {run.trace.column}: scored {scored}, cold start {_cold_start(run)}")
+    if run.unknown_bins:
+        say(f"{run.unknown_bins} of {run.bins} bins are unknown: neither scored nor billed")
+
+
+def _cold_start(run: TraceRun) -> str:
+    """As asked for, and as played: 30 s on ten-minute bins are ten minutes."""
+    asked_s, played_s = (each.total_seconds() for each in (run.setting.cold_start, run.cold_start))
+    return f"{asked_s:g} s" + ("" if asked_s == played_s else f", played as {played_s:g} s (whole bins)")
 
 
 def _put_scores(document: dict[str, Any]) -> None:

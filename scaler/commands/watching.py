@@ -135,7 +135,7 @@ def _blinds_of(record: DecisionRecord) -> Iterator[Blind]:
 
 
 def forecast(source: Source, workload: str, output: Output) -> None:
-    """The forecast in force: one table a request class."""
+    """The forecast in force: each request class's band, who spoke and how well it did lately; then the calendar."""
     document = source.forecast(workload)
     if output is Output.JSON:
         put_json(document)
@@ -143,18 +143,112 @@ def forecast(source: Source, workload: str, output: Output) -> None:
     if not document["classes"]:
         put(f"no forecast for {workload} yet: the load rule alone decides, with its own margin")
     for each in document["classes"]:
-        head = (
-            f"{document['workload']}  {each['request_class']}  by {each['model']}  issued {_clock(each['issued_at'])}"
+        _put_band(each, document)
+        _put_members(each)
+        for line in _accuracy_lines(each):
+            put(line)
+    for line in (*_calendar_lines(document.get("calendar")), *_unknown_lines(document)):
+        put(line)
+
+
+def _put_band(each: Document, document: Document) -> None:
+    """The quantiles of each bin ahead, in figures and drawn."""
+    head = f"{document['workload']}  {each['request_class']}  by {each['model']}  issued {_clock(each['issued_at'])}"
+    until = f"{'EXPIRED' if each['expired'] else 'valid until'} {_clock(each['expires_at'])}"
+    put(f"{head}, {until}  ({document['unit']})")
+    levels = list(each["points"][0]["quantiles"]) if each["points"] else []
+    top = max((value or 0.0 for point in each["points"] for value in point["quantiles"].values()), default=0.0)
+    rows = [
+        (
+            _clock(point["at"]),
+            f"{point['horizon_s'] / 60:g}m",
+            *(_number(point["quantiles"][q]) for q in levels),
+            band(list(point["quantiles"].values()), top),
         )
-        until = f"{'EXPIRED' if each['expired'] else 'valid until'} {_clock(each['expires_at'])}"
-        put(f"{head}, {until}  ({document['unit']})")
-        levels = list(each["points"][0]["quantiles"]) if each["points"] else []
-        rows = [
-            (_clock(point["at"]), f"{point['horizon_s'] / 60:g}m", *(_number(point["quantiles"][q]) for q in levels))
-            for point in each["points"]
+        for point in each["points"]
+    ]
+    names = [f"{float(level) * 100:g} %" for level in levels]
+    put_table(("AT", "AHEAD", *names, f"0 TO {top:.4g}"), rows, right=("AHEAD", *names))
+
+
+BAND_WIDTH = 40
+_SHADES = "█▓░"
+
+
+def band(quantiles: Sequence[float | None], top: float) -> str:
+    """Ascending quantiles on a scale from 0 to `top`: a stroke at the lowest, then paler and paler to the others."""
+    if top <= 0.0 or any(value is None for value in quantiles):
+        return ""
+    ends = [round((value or 0.0) / top * (BAND_WIDTH - 1)) for value in quantiles]
+    drawn = " " * ends[0] + "│"
+    for i, end in enumerate(ends[1:]):
+        drawn += _SHADES[min(i, len(_SHADES) - 1)] * (end + 1 - len(drawn))
+    return drawn
+
+
+def _put_members(each: Document) -> None:
+    """Who spoke, and with what weight at some of the horizons: nearest, lead time's, middle and farthest."""
+    members = each.get("members") or []
+    if not members:
+        return
+    ahead_s = [point["horizon_s"] for point in each["points"]]
+    lead = ahead_s.index(each["lead_horizon_s"])
+    columns = sorted({0, lead, len(ahead_s) // 2, len(ahead_s) - 1})
+    names = [f"AT {ahead_s[column] / 60:g}m" for column in columns]
+    loss = f"LOSS/LAST VALUE AT {ahead_s[lead] / 60:g}m"
+    rows = [
+        (
+            one["model"] + (" (seasonal)" if one["seasonal"] else ""),
+            *(f"{100 * one['weights'][column]:.0f} %" for column in columns),
+            "–" if one["loss_over_last_value"] is None else f"{one['loss_over_last_value']:.2f}",
+        )
+        for one in members
+    ]
+    put_table(("MEMBER", *names, loss), rows, right=(*names, loss))
+    if each["weights_at"] != each["issued_at"]:
+        put(f"weights as of {_clock(each['weights_at'])}")
+
+
+def _accuracy_lines(each: Document) -> Iterator[str]:
+    lead = "" if "lead_horizon_s" not in each else f" {each['lead_horizon_s'] / 60:g}m ahead"
+    if each.get("seasonal_ratio") is not None:
+        yield f"seasonal  {_percent(each['seasonal_ratio'])} of the forecast{lead} repeats earlier days' clock time"
+    accuracy = each.get("accuracy")
+    if accuracy is None:
+        return
+    naive = f"last value {_percent(accuracy['wape_last_value'])}"
+    if accuracy["wape_day_before"] is not None:
+        naive += f", as the day before {_percent(accuracy['wape_day_before'])}"
+    yield (
+        f"accuracy  over {accuracy['scored_bins']} minutes{lead} error {_percent(accuracy['wape'])} ({naive}); "
+        f"{_percent(accuracy['coverage_95'])} lay under the 95 % quantile"
+    )
+
+
+def _calendar_lines(calendar: Document | None) -> Iterator[str]:
+    if calendar is None:
+        return
+    for event in calendar["events"]:
+        span = f"{_moment(event['start'])} to {_moment(event['end'])}"
+        said = [] if event["demand_ratio"] is None else [f"usual demand times {event['demand_ratio']:g}"]
+        if event["replicas"]:
+            said.append(f"at least {event['replicas']} replicas from {_clock(event['ordered_from'])}")
+        yield f"calendar  event {event['name']!r}, {span}: {', '.join(said)}"
+    for window in calendar["windows"]:
+        bounds = [
+            f"{words} {window[name]}"
+            for name, words in (("min_replicas", "at least"), ("max_replicas", "at most"))
+            if window[name] is not None
         ]
-        names = [f"{float(level) * 100:g} %" for level in levels]
-        put_table(("AT", "AHEAD", *names), rows, right=("AHEAD", *names))
+        span = f"{_clock(window['from'])} to {_clock(window['until'])}"
+        yield f"calendar  window {window['name']!r}, {span}: {', '.join(bounds)} replicas"
+    if not (calendar["events"] or calendar["windows"]):
+        yield f"calendar  no event and no window until {_clock(calendar['until'])}"
+
+
+def _unknown_lines(document: Document) -> Iterator[str]:
+    for text in document.get("unknown", ()):
+        yield f"unknown   {text}"
 
 
 def put_decisions(documents: Sequence[Document], output: Output) -> None:
@@ -180,6 +274,14 @@ def _clock(text: str | None) -> str:
     if text is None:
         return "–"
     return f"{datetime.fromisoformat(text):%H:%M:%S}"
+
+
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%F %H:%M}"
+
+
+def _percent(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{100 * ratio:.1f} %"
 
 
 def _or_dash(value: object) -> str:

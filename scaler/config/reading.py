@@ -164,7 +164,8 @@ class _Assembly:
             return root
         entries = []
         for index, own in enumerate(workloads.value):
-            entry = own if defaults is None else merged(defaults, own)
+            own = self._with_one_target(own, f"workloads[{index}].")
+            entry = own if defaults is None else merged(_yielding(defaults, own), own)
             entries.append(self._completed(entry, f"workloads[{index}]"))
         return root.with_child("workloads", Node(place=workloads.place, value=tuple(entries)))
 
@@ -187,7 +188,15 @@ class _Assembly:
         for key in sorted(defaults.value.keys() & {"workload", "target"}):
             self._refuse(defaults.key_place(key), f"defaults.{key}", "belongs to one workload; move it there")
         self.inherited = frozenset(places_in(defaults))
-        return defaults.without("workload", "target")
+        return self._with_one_target(defaults.without("workload", "target"), "defaults.")
+
+    def _with_one_target(self, entry: Node, setting: str) -> Node:
+        """A mapping that gives the target of the steering in one way; refused, and the costs kept, if in two."""
+        if not (_has_cost(entry) and _has_target_ratio(entry)):
+            return entry
+        text = "excludes steering.missed_target_ratio, which is given beside it; keep one"
+        self._refuse(entry.key_place("cost"), f"{setting}cost", text)
+        return _without_target_ratio(entry)
 
     def _completed(self, entry: Node, setting: str) -> Node:
         """One workload's entry with its profile and its event file in place of their names."""
@@ -252,6 +261,30 @@ class _Assembly:
                 child = Node(place=child.place, value=(*own.value, *child.value))
             result = result.with_child(key, child, key_place=events.key_place(key))
         return result
+
+
+def _yielding(defaults: Node, own: Node) -> Node:
+    """The defaults without the one way to give the target that a workload's own other way takes the place of."""
+    if _has_cost(own):
+        return _without_target_ratio(defaults)
+    return defaults.without("cost") if _has_target_ratio(own) else defaults
+
+
+def _has_cost(entry: Node) -> bool:
+    cost = entry.child("cost")
+    return cost is not None and cost.value is not None
+
+
+def _has_target_ratio(entry: Node) -> bool:
+    steering = entry.child("steering")
+    return steering is not None and steering.child("missed_target_ratio") is not None
+
+
+def _without_target_ratio(entry: Node) -> Node:
+    steering = entry.child("steering")
+    if steering is None or not isinstance(steering.value, dict):
+        return entry
+    return entry.with_child("steering", steering.without("missed_target_ratio"))
 
 
 _STAND_IN: Final = parse_document("{name: refused, classes: [{name: default, max_rps: 1}]}", "")

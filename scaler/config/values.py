@@ -24,7 +24,7 @@ _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _WORKLOAD: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
-MODELS: Final = ("lstm", "holt-winters", "arima", "seasonal-delta", "seasonal-naive", "last-value")
+MODELS: Final = ("lstm", "trees", "holt-winters", "arima", "seasonal-delta", "seasonal-naive", "last-value")
 """Families that can forecast; a test compares them with the registry's."""
 
 

@@ -28,6 +28,7 @@ from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
+from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
@@ -45,6 +46,7 @@ from scaler.config import Config
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
+from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
@@ -151,13 +153,16 @@ class Daemon:
         # A source of its own: a check or a range query that hangs must not make a tick wait for its lock.
         source = PrometheusSource(connection_of(config.prometheus))
         selectors = selectors_of(config)
+        self._forecaster = DemandForecaster(
+            self.store, workloads=workloads, ttl=config.forecast.ttl, known=known_of(config)
+        )
         upkeep = Upkeep(
             Parts(
                 selectors=selectors,
                 source=source,
                 store=self.store,
                 intake=HistoryIntake(source, selectors, self.store),
-                forecaster=DemandForecaster(self.store, workloads=workloads, ttl=config.forecast.ttl),
+                forecaster=self._forecaster,
                 shelf=ModelShelf(models, config.forecast.models),
                 forecasts=self._forecasts,
                 board=self.board,
@@ -178,6 +183,7 @@ class Daemon:
             health=lambda: self.watchdog.health(),
             ready=lambda: self.watchdog.ready,
             records=self.journal,
+            accounts=self._forecaster.accounts,
         )
         return create_app(sources, token_file=self.config.http.token_file)
 
@@ -217,6 +223,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve and to decide; the first tick runs at once. `OSError` if the port is taken."""
+        self._leave_for_the_refit()
         self.web.start()
         self.watchdog.start()
         self._schedule.start(now=datetime.now(UTC))
@@ -229,6 +236,13 @@ class Daemon:
             http=f"{self.config.http.host}:{self.web.port}",
             data=str(self.store.path),
         )
+
+    def _leave_for_the_refit(self) -> None:
+        """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""
+        try:
+            self.store.save_blob(KNOWN_BLOB, known_to_bytes(known_of(self.config)), now=datetime.now(UTC))
+        except OSError as error:
+            self.log.warning("known_not_saved", error=str(error), meanwhile="refits see events as ordinary demand")
 
     def tick(self) -> None:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
@@ -267,6 +281,11 @@ class Daemon:
             self.log.error("job_failed", job=trouble.job, exc_info=trouble.error, meanwhile="the next run tries again")
         else:
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
+
+
+def known_of(config: Config) -> dict[str, ScheduledRule]:
+    """What is known in advance, by workload."""
+    return {policy.workload: policy.scheduled for policy in config.fleet.workloads}
 
 
 def train_command(config: Config) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 from forecaster.errors import ForecasterError, HistoryError, SourceError
 from forecaster.sources.prometheus import PrometheusSource, SignalCheck
 from forecaster.sources.selector import WorkloadSelector
+from scaler.adapters.accounts import ENGINE_BLOB
 from scaler.adapters.board import Board
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard, ForecastRun
 from scaler.adapters.intake import HistoryIntake
@@ -34,8 +35,6 @@ EDGES_EVERY = timedelta(hours=1)
 
 SAVE_EVERY = timedelta(minutes=10)
 """The engine's memory of 2,000 workloads is some 60 MB; minutes it misses are scored again from the history."""
-
-ENGINE_BLOB = "engine"
 
 
 class Told:

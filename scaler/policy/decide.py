@@ -23,7 +23,7 @@ from scaler.policy.limits import Bounds, StepRule
 from scaler.policy.load import LoadRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.steering import SteeringRule
+from scaler.policy.steering import MISSED_TARGET_RATIO, CostRule, MissTarget, SteeringRule
 from scaler.policy.trust import TrustRule, Verdict
 from scaler.policy.types import (
     Action,
@@ -64,6 +64,8 @@ class WorkloadPolicy:
     latency: LatencyRule = field(default_factory=LatencyRule)
     scheduled: ScheduledRule = field(default_factory=ScheduledRule)
     trust: TrustRule = field(default_factory=TrustRule)
+    cost: CostRule | None = None
+    """What a missed minute costs against a GPU minute, in place of `steering.missed_target_ratio`."""
     steering: SteeringRule = field(default_factory=SteeringRule)
     guard: GuardRule = field(default_factory=GuardRule)
     bounds: Bounds = field(default_factory=Bounds)
@@ -74,6 +76,13 @@ class WorkloadPolicy:
             raise ValueError(f"tick of {self.workload} must be above 0, got {self.tick}")
         if self.start_time < timedelta(0):
             raise ValueError(f"start_time of {self.workload} must be at least 0, got {self.start_time}")
+        if self.cost is not None and self.steering.missed_target_ratio != MISSED_TARGET_RATIO:
+            raise ValueError("cost and steering.missed_target_ratio exclude each other; keep one")
+
+    @property
+    def miss_target(self) -> MissTarget:
+        """The share of missed minutes that this workload is steered to."""
+        return steering.target_of(self.steering, self.cost, gpus=self.profile.gpus)
 
 
 def decide(
@@ -194,10 +203,13 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
+    rule = policy.steering
+    if policy.cost is not None:
+        rule = replace(rule, missed_target_ratio=policy.miss_target.ratio)
     z, missed_share = steering.steer(
         moment.lasting_z(state),
         state.missed_share,
-        policy.steering,
+        rule,
         load=load_then,
         ready=state.ready,
         tick=policy.tick,

@@ -38,6 +38,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.P95_PENDING: "a latency was above its SLO; what was ordered for it is not Ready yet",
     Reason.P95_WATCH: "a latency is above its SLO, not long enough to order, but nothing is released",
     Reason.PROFILE_DOUBTED: "a latency broke its SLO although the load fits: the capacity profile promises too much",
+    Reason.DOUBT_REMEMBERED: "so many kept the SLO at a load that the profile gives to fewer",
     Reason.SCHEDULED: "a scheduled event needs so many",
     Reason.STEADY: "no rule wants more, and none allows less",
     Reason.BLIND_DEMAND: "the demand is unknown or seen only in part, so nothing is released",
@@ -89,7 +90,12 @@ BLINDS: Final[dict[BlindReason, str]] = {
 }
 """What each cause of blindness means."""
 
-_LATENCIES: Final = (("e2e_p95_s", "end to end"), ("ttft_p95_s", "first token"), ("queue_time_p95_s", "in queue"))
+_LATENCIES: Final = (
+    ("e2e_p95_s", "end to end"),
+    ("ttft_p95_s", "first token"),
+    ("queue_time_p95_s", "in queue"),
+    ("itl_p95_s", "between tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +242,27 @@ def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> It
         yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
+    if policy.predictive.enabled:
+        yield Line(part="ahead", topic="target", text=target_text(policy))
+
+
+def target_text(policy: WorkloadPolicy) -> str:
+    """How many minutes may be missed, and because of what."""
+    target, cost = policy.miss_target, policy.cost
+    text = f"{_percent(target.ratio)} of the minutes may be missed"
+    if cost is None or target.balance_ratio is None:
+        return text
+    gpus = policy.profile.gpus
+    each = f" ({gpus} GPUs at {cost.gpu_minute:g})" if gpus > 1 else ""
+    prices = f"a replica's minute costs {gpus * cost.gpu_minute:g}{each}, a missed minute {cost.missed_minute:g}"
+    if not target.cut:
+        return f"{text}: {prices}"
+    end = "fewest" if target.ratio > target.balance_ratio else "most"
+    return f"{text}, the {end} that is steered to; the costs balance at {_percent(target.balance_ratio)}: {prices}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100.0 * ratio:.3g} %" if ratio < 10.0 else f"{100.0 * ratio:.0f} %"
 
 
 def _forecast_text(each: DemandForecast, ready_at: datetime, *, now: datetime) -> str:

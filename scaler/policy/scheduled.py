@@ -1,12 +1,14 @@
 """The scheduled rule: what people know in advance. Promotions are a floor; time windows move the minimum and maximum.
 
 Before an event half of the expected peak is warm one hour ahead, and all of it from one lead time before the start
-to the end. Windows are wall-clock times in an IANA zone: they follow daylight saving, may cross midnight, and with
-start equal to end last a whole day.
+to the end. An event's known ratio lifts the forecast (`usual_multiple`), and the models never see the event. Windows
+are wall-clock times in an IANA zone: they follow daylight saving, may cross midnight, and with start equal to end last
+a whole day.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -44,7 +46,9 @@ class ScheduledEvent:
     end: datetime
     """When it is over, with a time zone."""
     expected_peak: tuple[ExpectedDemand, ...]
-    """The peak that is expected, class by class."""
+    """The peak that is expected, class by class; empty where only demand_ratio, or nothing, is known of it."""
+    demand_ratio: float | None = None
+    """Demand while it lasts over what is usual then, such as 2.5: lifts the forecast. Below 1 for a holiday."""
     warm_up: timedelta = timedelta(hours=1)
     """How long before the start the first part is warm."""
     warm_up_ratio: float = 0.5
@@ -59,6 +63,13 @@ class ScheduledEvent:
             raise ValueError(f"event {self.name!r} ends at {self.end}, not after its start at {self.start}")
         if not 0.0 <= self.warm_up_ratio <= 1.0:
             raise ValueError(f"warm_up_ratio of event {self.name!r} must lie in [0, 1], got {self.warm_up_ratio}")
+        # Outside it is a slip of the pen (250 for 2.5), and a product of several stays a number.
+        if self.demand_ratio is not None and not 0.01 <= self.demand_ratio <= 100.0:
+            raise ValueError(f"demand_ratio of event {self.name!r} must lie in [0.01, 100], got {self.demand_ratio}")
+
+    def lasts(self, *, at: datetime) -> bool:
+        """Whether `at` lies in [start, end)."""
+        return self.start <= at < self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +92,7 @@ class TimeWindow:
     """Lowers the maximum while the window lasts."""
 
     def __post_init__(self) -> None:
-        try:
-            ZoneInfo(self.timezone)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(
-                f"timezone of window {self.name!r} must be an IANA name such as Europe/Berlin, got {self.timezone!r}"
-            ) from error
+        _require_zone(self.timezone, f"timezone of window {self.name!r}")
         unknown = sorted(set(self.days) - set(DAYS))
         if unknown or not self.days:
             raise ValueError(f"days of window {self.name!r} must be among {', '.join(DAYS)}, got {', '.join(unknown)}")
@@ -115,6 +121,18 @@ class ScheduledRule:
     """Promotions and the like: a floor from an hour before."""
     windows: tuple[TimeWindow, ...] = ()
     """Recurring hours with bounds of their own."""
+    timezone: str = "UTC"
+    """IANA name of the clock that the workload's people live by: its days stay 24 hours long over daylight saving."""
+
+    def __post_init__(self) -> None:
+        _require_zone(self.timezone, "timezone")
+
+
+def _require_zone(name: str, whose: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{whose} must be an IANA name such as Europe/Berlin, got {name!r}") from error
 
 
 def propose(snapshot: Snapshot, rule: ScheduledRule, profile: CapacityProfile, *, now: datetime) -> Proposal | None:
@@ -137,6 +155,14 @@ def _floor(event: ScheduledEvent, profile: CapacityProfile, lead: timedelta, *, 
         return 0
     share = 1.0 if now >= event.start - lead else event.warm_up_ratio
     return replicas_for(share * profile.load({each.request_class: each.rps for each in event.expected_peak}))
+
+
+def usual_multiple(rule: ScheduledRule, *, at: datetime) -> float:
+    """How many times the usual demand is expected at `at`: the product of the ratios of the events that last then.
+
+    1.0 outside events. A sale of 2.5 on a holiday of 0.4 is an ordinary day.
+    """
+    return math.prod(each.demand_ratio for each in rule.events if each.demand_ratio is not None and each.lasts(at=at))
 
 
 def bounds_at(rule: ScheduledRule, *, least: int, most: int, now: datetime) -> tuple[int, int]:

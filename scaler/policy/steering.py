@@ -11,6 +11,12 @@ score never moves while the event says nothing about the forecast (invariant I13
 What an order brings is known one lead time and one tick later. Under such a delay the right step falls with its root
 (Joulani, György and Szepesvári, "Online learning under delayed feedback", 2013): with a nine-minute start ten minutes
 miss in a row before the first correction can arrive, and a step made for one minute would answer all ten in full.
+
+The target is a share of minutes, or follows from two prices. For the last replica ordered the balance is a newsvendor's
+(Edgeworth 1888; Arrow, Harris and Marschak, "Optimal inventory policy", Econometrica 1951): with it a minute costs its
+GPUs, missed or not; without it a missed minute's price, times the chance p that the minute is missed. One too many
+is regretted by gpus · gpu_minute, one too few by missed_minute - gpus · gpu_minute, and the critical ratio of the two,
+1 - gpus · gpu_minute / missed_minute, is the quantile to provision for. docs/decisions/0008 says where that ends.
 """
 
 from __future__ import annotations
@@ -18,16 +24,66 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from scaler.policy.types import PolicyState, ReplicaState
+
+MISSED_TARGET_RATIO: Final = 0.01
+"""Share of minutes that may be missed where nobody has said otherwise."""
+
+LEAST_TARGET_RATIO: Final = 0.0005
+"""No costs ask for fewer misses: at .05 % one is due in 33 hours, and a month of them is too few to steer by less."""
+
+MOST_TARGET_RATIO: Final = 0.20
+"""No costs ask for more misses: the lasting score stops at the 84 % quantile anyway, and beyond that the answer to
+such prices is fewer replicas by `bounds.max_replicas`, not a forecast read low."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRule:
+    """What a missed minute costs against a GPU's minute, in any money: the share of minutes that may be missed is then
+    the GPUs of a replica times `gpu_minute` over `missed_minute`, cut to [.05 %, 20 %]."""
+
+    missed_minute: float
+    """Cost of a minute in which the demand exceeded what was Ready, by however much: refunds, lost sales, ill will."""
+    gpu_minute: float
+    """Cost of one GPU for one minute, busy or idle: 4 an hour is 0.0667. A replica costs it for each of its GPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("missed_minute", "gpu_minute"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0.0):
+                raise ValueError(f"cost.{name} must be a finite number above 0, got {value}")
+
+    def balance_ratio(self, *, gpus: int) -> float:
+        """Share of missed minutes at which one more replica of `gpus` GPUs costs as much as it saves.
+
+        One GPU at 0.05 against 4 for a missed minute: 0.05 / 4 = 1.25 %. With eight GPUs a replica 10 %. Above 1 a
+        missed minute is cheaper than a replica's.
+        """
+        return gpus * self.gpu_minute / self.missed_minute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissTarget:
+    """The share of missed minutes that is steered to, and where it comes from."""
+
+    ratio: float
+    balance_ratio: float | None = None
+    """What the costs ask for before the cut to what can be steered to; None where a share was given."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the costs ask for a share that is not steered to."""
+        return self.balance_ratio is not None and self.balance_ratio != self.ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SteeringRule:
     """Parameters of the steering; the defaults were measured on many traces and tuned to none."""
 
-    missed_target_ratio: float = 0.01
-    """Share of minutes that may exceed the Ready capacity."""
+    missed_target_ratio: float = MISSED_TARGET_RATIO
+    """Share of minutes that may exceed the Ready capacity; `cost` says the same by prices, and excludes it."""
     first_z: float = 1.645
     """Where a new workload starts: the 95 % quantile."""
     step_z: float = 0.05
@@ -52,6 +108,14 @@ class SteeringRule:
             raise ValueError(f"steering.burst_z must be at least 0, got {self.burst_z}")
         if self.burst_half_life <= timedelta(0):
             raise ValueError(f"steering.burst_half_life must be above 0, got {self.burst_half_life}")
+
+
+def target_of(rule: SteeringRule, cost: CostRule | None, *, gpus: int) -> MissTarget:
+    """The share to steer to: the rule's own, or the balance of the costs cut to [.05 %, 20 %]."""
+    if cost is None:
+        return MissTarget(ratio=rule.missed_target_ratio)
+    balance = cost.balance_ratio(gpus=gpus)
+    return MissTarget(ratio=min(MOST_TARGET_RATIO, max(LEAST_TARGET_RATIO, balance)), balance_ratio=balance)
 
 
 def score(z: float, missed: float, rule: SteeringRule) -> float:

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     P95_PENDING = "p95_pending"
     P95_WATCH = "p95_watch"
     PROFILE_DOUBTED = "profile_doubted"
+    DOUBT_REMEMBERED = "doubt_remembered"
     SCHEDULED = "scheduled"
     # why it holds, or why less moves than proposed
     STEADY = "steady"
@@ -102,6 +103,7 @@ class ClassReadings:
     e2e_p95_s: Reading = NOT_READ
     ttft_p95_s: Reading = NOT_READ
     queue_time_p95_s: Reading = NOT_READ
+    itl_p95_s: Reading = NOT_READ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +199,24 @@ class Breach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """An SLO broke at a load that fitted by the profile: `replicas` were ordered then to carry `load` full ones."""
+
+    at: datetime
+    load: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyState:
-    """What the latency rule remembers: open breaches, the order it waits for, when the last one settled, and since
-    when the load with its backlog has fitted the Ready replicas."""
+    """What the latency rule remembers: open breaches, the order it waits for, when the last one settled, since when
+    the load with its backlog has fitted the Ready replicas, and when it last was not enough that it did."""
 
     breaches: tuple[Breach, ...] = ()
     ordered: At | None = None
     settled_at: datetime | None = None
     fits_since: datetime | None = None
+    doubt: Doubt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""A ceiling on what a competitor orders: the `maxReplicas` of its HorizontalPodAutoscaler.
+"""Bounds on what a competitor orders: the `minReplicas` and `maxReplicas` of its HorizontalPodAutoscaler.
 
-It clamps orders and changes nothing that a policy sees or remembers. The product has bounds of its own.
+They clamp orders and change nothing that a policy sees or remembers. The product has bounds of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundedRule:
-    """A rule that orders at most so many replicas."""
+    """A rule that orders so many replicas at most, and at least."""
 
     rule: Rule
     most: int
+    fewest: int = 1
 
     @property
     def name(self) -> str:
@@ -27,17 +28,18 @@ class BoundedRule:
     def decide(self, load: float, replicas: int, memory: Memory) -> tuple[int, Memory]:
         """See `Rule`."""
         wanted, memory = self.rule.decide(load, replicas, memory)
-        return min(wanted, self.most), memory
+        return max(self.fewest, min(wanted, self.most)), memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundedPlanner:
-    """A planner that orders at most so many replicas."""
+    """A planner that orders so many replicas at most, and at least."""
 
     planner: Planner
     most: int
+    fewest: int = 1
 
     def decide(self, sight: Sight, memory: Memory) -> tuple[int, Memory]:
         """See `Planner`."""
         wanted, memory = self.planner.decide(sight, memory)
-        return min(wanted, self.most), memory
+        return max(self.fewest, min(wanted, self.most)), memory

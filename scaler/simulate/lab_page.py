@@ -112,13 +112,18 @@ def _headline(report: LabReport) -> dict[str, Any]:
     mine, rival = report.subject, report.rival
     return {
         "within": mine.missed_ratio <= report.target_ratio,
-        "hours": report.load.size * report.step.total_seconds() / 3600.0,
+        "known_minutes": _known(report) * report.step.total_seconds() / 60.0,
         "peak": float(np.nanmax(report.load)) if np.isfinite(report.load).any() else None,
         "gpu_against": _against(mine.score["gpu_hours"], rival.score["gpu_hours"] if rival else None),
         "starts_against": _against(mine.score["pod_starts"], rival.score["pod_starts"] if rival else None),
         "as_safe_against": _against(mine.gpu_ratio, report.as_safe and report.as_safe.gpu_ratio),
         "fixed": next((each for each in report.policies if each.name == "static-peak"), None),
     }
+
+
+def _known(report: LabReport) -> int:
+    """Bins that are scored."""
+    return int(np.isfinite(report.load).sum())
 
 
 def _against(ours: float, theirs: float | None) -> str | None:
@@ -167,7 +172,7 @@ def _facts(report: LabReport) -> dict[str, str]:
         "trace": report.trace,
         "column": report.column,
         "window": f"{report.start:%a %-d %b %Y %H:%M} to {report.end:%a %-d %b %Y %H:%M} UTC, end exclusive",
-        "bins": f"{report.load.size:,} of {report.step.total_seconds():g} s",
+        "bins": f"{report.load.size:,} of {report.step.total_seconds():g} s" + _unknown(report),
         "one replica serves": f"{report.capacity_rps:g} a second",
         "cold start": f"{report.cold_start.total_seconds():g} s ({minutes:g} min)",
         "target": f"{percent(report.target_ratio, 1)} of bins missed",
@@ -175,6 +180,11 @@ def _facts(report: LabReport) -> dict[str, str]:
         "version": report.version,
         **(report.facts or {}),
     }
+
+
+def _unknown(report: LabReport) -> str:
+    unknown = report.load.size - _known(report)
+    return f", {unknown:,} of them unknown: neither scored nor billed" if unknown else ""
 
 
 # ── How policies are told apart ───────────────────────────────────────────────────────────────────────────────

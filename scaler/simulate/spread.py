@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -134,6 +135,15 @@ def _begin(play: Callable[[Any, Any, Tell], Any], shared: Any) -> None:
     _begun = (play, shared)
     # Ctrl-C reaches the whole terminal: a worker then goes without a word, the asker says what happened.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_the_asker, name="asker", daemon=True).start()
+
+
+def _leave_with_the_asker() -> None:
+    """An asker that was killed (`kill`, `timeout`, no memory) ends nobody: its workers would wait for ever."""
+    asker = multiprocessing.parent_process()
+    if asker is not None:
+        asker.join()
+        os._exit(1)
 
 
 def _play(task: Any) -> Any:

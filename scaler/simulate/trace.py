@@ -1,14 +1,14 @@
 """Policies on a traffic trace: the decision protocol of `headstart simulate`, from a series to a score a policy.
 
-It decides which bins are scored, what one replica serves, and what each kind of policy is shown before the window
-opens. Who decides on replicas is elsewhere: the product through the daemon's own tick (`product`), everybody else in
-`policies`. There is no queue here: load above the serving capacity is missed once and does not come back.
+It decides what each kind of policy is shown before the window opens, and puts courses beside the oracle's. Which bins
+are scored and what one replica serves is `setting`'s; who decides on replicas is elsewhere: the product through the
+daemon's own tick (`product_run`), everybody else in `policies`. There is no queue here: load above the serving capacity
+is missed once and does not come back.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,21 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forecaster import registry
-from forecaster.backtest import default_window
-from forecaster.errors import SeriesError
 from forecaster.models.ensemble import family
-from forecaster.preprocess import DAY, bins_in
+from forecaster.preprocess import bins_in
 from forecaster.trace import Trace
-from forecaster.types import STEP, Forecaster, Series
-from scaler.loop import Fleet, TickReport
-from scaler.policy.capacity import single_rate
-from scaler.policy.decide import WorkloadPolicy
-from scaler.policy.limits import Bounds
-from scaler.policy.steering import SteeringRule
-from scaler.policy.trust import TrustRule
-from scaler.policy.types import Mode
+from forecaster.types import Forecaster
 from scaler.simulate.bounded import BoundedPlanner, BoundedRule
-from scaler.simulate.cluster import VirtualCluster, VirtualWorkload
 from scaler.simulate.policies import (
     PLANNERS,
     PLANS,
@@ -39,79 +29,53 @@ from scaler.simulate.policies import (
     Past,
     Plan,
     Planner,
-    opening_replicas,
     oracle,
     planner,
     replay,
     replay_planner,
     rule,
 )
-from scaler.simulate.product import EngineForecasts, NoForecasts, policy_of, reactive, run
-from scaler.simulate.queueing import ReplicaLatency
-from scaler.simulate.recording import Recorder, Track
+from scaler.simulate.product_run import NO_QUEUE, PRODUCT, REACTIVE, TARGET, ProductRun, asked_of_product
+from scaler.simulate.recording import Track
 from scaler.simulate.regret import Regret, regret
-from scaler.simulate.scoring import Course, Score, capacity_for_peak, score
+from scaler.simulate.scoring import Course, Score, score
+from scaler.simulate.setting import (
+    HISTORY,
+    MOST_REPLICAS,
+    WARM_UP,
+    Setting,
+    UnknownPolicyError,
+    capacity_rps,
+    scored_bins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from forecaster.types import FloatArray
 
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_POLICIES",
+    "HISTORY",
+    "MOST_REPLICAS",
+    "NO_QUEUE",
+    "PRODUCT",
+    "REACTIVE",
+    "TARGET",
+    "WARM_UP",
+    "Progress",
+    "Setting",
+    "TraceRun",
+    "UnknownPolicyError",
+    "known_policies",
+    "simulate",
+]
+
 Progress = Callable[[float, str], None]
 """Told how far things are, 0 to 1, and what is done."""
 
-PRODUCT = "headstart"
-REACTIVE = "reactive"
-TARGET = "target="
-"""After the product's name: the share of bins that it may miss, such as `headstart:target=0.5%`."""
 DEFAULT_POLICIES = (PRODUCT, REACTIVE, "hpa", "oracle")
-HISTORY = 14 * DAY
-"""What a policy may know of the time before it begins: more buys nothing (measured)."""
-WARM_UP = DAY
-"""Before the window opens, what adapts online lives through so much of the trace, unscored."""
-MOST_REPLICAS = 100_000
-"""The product's upper bound: so far off that it decides nothing."""
-NO_QUEUE = ReplicaLatency(patience_s=0.0)
-"""Clients that do not wait: the protocol compares load and capacity, bin by bin."""
-
-
-class UnknownPolicyError(ValueError):
-    """A policy that is not there, or cannot be made so; the text says what there is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """How a trace is played."""
-
-    cold_start: timedelta = timedelta(seconds=180)
-    score_from: datetime | None = None
-    """Where scoring begins; the last four days after at least one day of history unless given."""
-    score_to: datetime | None = None
-    """Where it ends, exclusive; the trace's end unless given."""
-    peak_replicas: int = 16
-    """Replicas that the 99.9 % quantile of the scored window needs …"""
-    capacity_rps: float | None = None
-    """… unless this says what one replica serves a second, in the trace's unit."""
-    max_replicas: int | None = None
-    """No policy orders more than this; unlimited unless given. A rival's opening fleet lasts to its first decision."""
-    missed_target_ratio: float = SteeringRule().missed_target_ratio
-    """Share of bins that the product may miss, where its name does not say otherwise."""
-    price_per_gpu_hour: float | None = None
-    """What a GPU-hour costs, in any money; the result then says what each policy's costs."""
-    seed: int = 1
-    """On record only: nothing that plays a trace today draws a random number."""
-
-    def __post_init__(self) -> None:
-        if self.max_replicas is not None and self.max_replicas < 1:
-            raise ValueError(f"max_replicas must be at least 1, got {self.max_replicas}")
-        if not 0.0 < self.missed_target_ratio < 1.0:
-            raise ValueError(f"missed_target_ratio must lie in (0, 1), got {self.missed_target_ratio}")
-        if self.price_per_gpu_hour is not None and not 0.0 <= self.price_per_gpu_hour < math.inf:
-            raise ValueError(f"price_per_gpu_hour must be at least 0, got {self.price_per_gpu_hour}")
-
-    def cold_start_bins(self, step: timedelta) -> int:
-        """The cold start in whole bins of that width, a bin begun counting whole."""
-        return -(-self.cold_start // step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +102,22 @@ class TraceRun:
     @property
     def end(self) -> datetime:
         """Where the scored window ends, exclusive."""
-        return self.start + self.step * next(iter(self.courses.values())).load.size
+        return self.start + self.step * self.bins
+
+    @property
+    def bins(self) -> int:
+        """Of the scored window."""
+        return self.oracle.load.size
+
+    @property
+    def unknown_bins(self) -> int:
+        """Those of them that are neither scored nor billed."""
+        return self.bins - int(np.isfinite(self.oracle.load).sum())
+
+    @property
+    def cold_start(self) -> timedelta:
+        """As it was played: whole bins."""
+        return self.step * self.setting.cold_start_bins(self.step)
 
     @property
     def scores(self) -> Mapping[str, Score]:
@@ -168,7 +147,10 @@ class TraceRun:
             "column": self.trace.column,
             "seed": self.setting.seed,
             "cold_start_s": self.setting.cold_start.total_seconds(),
+            "cold_start_played_s": self.cold_start.total_seconds(),
             "bin_s": self.step.total_seconds(),
+            "bins": self.bins,
+            "unknown_bins": self.unknown_bins,
             "capacity_rps": self.capacity_rps,
             "score_from": self.start.isoformat(),
             "score_to": self.end.isoformat(),
@@ -191,9 +173,7 @@ class TraceRun:
 
     def rows(self) -> Iterator[tuple[str, str, float, str, int, int, int]]:
         """A row a policy and bin: `COLUMNS`. Load is in exactly full replicas, NaN where it is not known."""
-        times = [
-            (self.start + self.step * index).isoformat() for index in range(bins_in(self.end - self.start, self.step))
-        ]
+        times = [(self.start + self.step * index).isoformat() for index in range(self.bins)]
         for name, course in self.courses.items():
             columns = (course.load.tolist(), course.serving.tolist(), course.billed.tolist(), course.missed.tolist())
             for at, (load, serving, billed, missed) in zip(times, zip(*columns, strict=True), strict=True):
@@ -277,14 +257,14 @@ class _Stage:
 
     @classmethod
     def of(cls, trace: Trace, setting: Setting, members: tuple[Forecaster, ...]) -> _Stage:
-        first, last = _window(trace.series, setting)
+        first, last = scored_bins(trace.series, setting)
         return cls(
             trace=trace,
             setting=setting,
             members=members,
             first=first,
             last=last,
-            capacity_rps=_capacity(trace.series.values[first:last], setting),
+            capacity_rps=capacity_rps(trace.series.values[first:last], setting),
             cold_start_bins=setting.cold_start_bins(trace.series.step),
         )
 
@@ -295,13 +275,14 @@ class _Stage:
 
     def player(self, name: str) -> _Play:
         """How the policy of that name is played; `UnknownPolicyError` if there is none."""
-        group, _, argument = name.partition(":")
+        group = name.partition(":")[0]
         try:
             if name == REACTIVE:
-                return self._reactive
+                return self._product(None, self.setting.missed_target_ratio).play
             if group == PRODUCT:
-                members, missed_target_ratio = self._product_of(name, argument)
-                return lambda tell: self._product(members, missed_target_ratio, tell)
+                asked = asked_of_product(name, self.members, self.setting.missed_target_ratio)
+                if asked is not None:
+                    return self._product(*asked).play
             if name in PLANS:
                 return lambda tell: (self.plan(PLANS[name]), None)
             if group in RULES:
@@ -325,17 +306,18 @@ class _Stage:
     def _most(self) -> int:
         return self.setting.max_replicas or MOST_REPLICAS
 
-    def _product_of(self, name: str, argument: str) -> tuple[tuple[Forecaster, ...], float]:
-        """Forecasters and missed target of "headstart", "headstart:MODEL", "headstart:target=0.5%" or both."""
-        members, missed_target_ratio = self.members, self.setting.missed_target_ratio
-        for part in argument.split(":") if name != PRODUCT else ():
-            if part.startswith(TARGET):
-                missed_target_ratio = _ratio(part.removeprefix(TARGET), name)
-            else:
-                members = tuple(each for each in self.members if family(each.model_id) == part)
-            if not members:
-                raise UnknownPolicyError(self._unknown(f"{PRODUCT}:{part}"))
-        return members, missed_target_ratio
+    def _product(self, members: tuple[Forecaster, ...] | None, missed_target_ratio: float) -> ProductRun:
+        return ProductRun(
+            trace=self.trace,
+            first=self.first,
+            last=self.last,
+            capacity_rps=self.capacity_rps,
+            cold_start_bins=self.cold_start_bins,
+            most=self._most,
+            members=members,
+            missed_target_ratio=missed_target_ratio,
+            recorded=self.recorded,
+        )
 
     def _unknown(self, name: str) -> str:
         known = known_policies(self.members)
@@ -367,122 +349,3 @@ class _Stage:
             cold_start_bins=self.cold_start_bins,
             history=past.loads,
         )
-
-    # ── The product: the daemon's tick on virtual ports ──
-
-    def _product(
-        self, members: tuple[Forecaster, ...], missed_target_ratio: float, tell: Callable[[float], None]
-    ) -> _Played:
-        workload, opens = self._workload()
-        policy = _policy(workload, most=self._most, missed_target_ratio=missed_target_ratio)
-        return self._lived(workload, opens, Fleet(workloads=(policy,)), members, tell)
-
-    def _reactive(self, tell: Callable[[float], None]) -> _Played:
-        workload, opens = self._workload()
-        policy = _policy(workload, most=self._most, missed_target_ratio=self.setting.missed_target_ratio)
-        return self._lived(workload, opens, reactive(Fleet(workloads=(policy,))), (), tell)
-
-    def _workload(self) -> tuple[VirtualWorkload, int]:
-        """The trace with its history as a workload, and its bin at which the warm-up day opens."""
-        series = self.trace.series
-        opens = max(0, self.first - bins_in(WARM_UP, series.step))
-        begin = max(0, opens - bins_in(HISTORY, series.step))
-        workload = VirtualWorkload(
-            name=f"trace/{self.trace.name}",
-            demand_rps=Series(
-                start=series.start + series.step * begin, step=series.step, values=series.values[begin : self.last]
-            ),
-            profile=single_rate("trace", self.capacity_rps),
-            cold_start_bins=self.cold_start_bins,
-            latency=NO_QUEUE,
-        )
-        return workload, opens - begin
-
-    def _lived(
-        self,
-        workload: VirtualWorkload,
-        opens: int,
-        fleet: Fleet,
-        members: tuple[Forecaster, ...],
-        tell: Callable[[float], None],
-    ) -> _Played:
-        demand = workload.demand_rps
-        opening = min(opening_replicas(demand.values[opens:] / self.capacity_rps), self._most)
-        cluster = VirtualCluster([workload], replicas={workload.name: opening}, first_bin=opens)
-        total, scored = demand.values.size, self.last - self.first
-        bins = total - opens
-        recorder = Recorder([workload]) if self.recorded else None
-
-        def observe(report: TickReport) -> None:
-            if recorder is not None:
-                recorder.observe(report)
-            if not report.at.minute:
-                tell(1.0 - cluster.bins_left / bins)
-
-        forecasts = EngineForecasts([workload], members, ahead=True) if members else NoForecasts()
-        run(fleet, cluster, forecasts, observe=observe)
-        course = cluster.course(workload.name).window(bins - scored, bins)
-        return course, recorder.tracks()[workload.name].window(total - scored, total) if recorder else None
-
-
-def _ratio(text: str, name: str) -> float:
-    """The ratio in "0.5%" or "0.005"."""
-    digits = text.removesuffix("%")
-    try:
-        ratio = float(digits) / (1.0 if digits == text else 100.0)
-    except ValueError:
-        raise UnknownPolicyError(f"{name!r} needs a share after {TARGET}, such as {PRODUCT}:{TARGET}0.5%") from None
-    if not 0.0 < ratio < 1.0:
-        raise UnknownPolicyError(f"the target of {name!r} must lie above 0 and below 100%")
-    return ratio
-
-
-def _policy(workload: VirtualWorkload, *, most: int, missed_target_ratio: float) -> WorkloadPolicy:
-    """The product's defaults, active, within the setting's bound and target, and with one decision a bin.
-
-    `TrustRule.least_scored_bins` is meant in minutes: left at 120 it would ask for 20 hours of ten-minute bins, of
-    which the judged six hours hold 36, and no forecast would ever be trusted.
-    """
-    minutes = TrustRule().least_scored_bins * STEP
-    settings = WorkloadPolicy(
-        workload=workload.name,
-        profile=workload.profile,
-        mode=Mode.ACTIVE,
-        tick=workload.demand_rps.step,
-        trust=TrustRule(least_scored_bins=bins_in(minutes, workload.demand_rps.step)),
-        steering=SteeringRule(missed_target_ratio=missed_target_ratio),
-        bounds=Bounds(min_replicas=1, max_replicas=most),
-    )
-    return policy_of(workload, settings)
-
-
-def _window(series: Series, setting: Setting) -> tuple[int, int]:
-    """The bins that are scored: those that start in [from, to)."""
-    bins = series.values.size
-    last = bins if setting.score_to is None else _bin_from(series, setting.score_to)
-    last = min(max(last, 0), bins)
-    if setting.score_from is None:
-        if not last:
-            raise SeriesError(f"the trace begins at {series.start}, after the end of the window {setting.score_to}")
-        known = Series(start=series.start, step=series.step, values=series.values[:last])
-        first = _bin_from(series, default_window(known).score_from)
-    else:
-        first = min(max(_bin_from(series, setting.score_from), 0), bins)
-    if first >= last:
-        wanted = f"[{setting.score_from or series.start}, {setting.score_to or series.end})"
-        raise SeriesError(f"nothing to score in {wanted}; the trace covers [{series.start}, {series.end})")
-    return first, last
-
-
-def _bin_from(series: Series, moment: datetime) -> int:
-    """The first bin that starts at or after `moment`."""
-    return -((series.start - moment) // series.step)
-
-
-def _capacity(window: FloatArray, setting: Setting) -> float:
-    if setting.capacity_rps is not None:
-        return setting.capacity_rps
-    try:
-        return capacity_for_peak(window, peak_replicas=setting.peak_replicas)
-    except ValueError as error:
-        raise SeriesError(f"{error}; name one with --capacity-rps") from error

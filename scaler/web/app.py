@@ -6,12 +6,12 @@
 /api/v1/workloads                                every workload with its state
 /api/v1/workloads/{namespace}/{name}             one, with its readings
 /api/v1/workloads/{namespace}/{name}/explain     the last decision, or with ?at=TIME the one in force then
-/api/v1/workloads/{namespace}/{name}/forecast    the forecast in force
+/api/v1/workloads/{namespace}/{name}/forecast    the forecast in force, and how it came about
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from scaler.adapters.accounts import Account
 from scaler.adapters.board import Board, View
 from scaler.adapters.documents import decision_document, forecast_document, workload_document, workloads_document
 from scaler.adapters.watchdog import Health
@@ -51,6 +52,8 @@ class Sources:
     health: Callable[[], Health]
     ready: Callable[[], bool]
     records: Records
+    accounts: Callable[[str], Mapping[str, Account]] = lambda _: {}
+    """How a workload's last forecasts came about, by request class."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -122,7 +125,9 @@ class _Pages:
     async def forecast(self, request: Request) -> Response:
         view, record = self._found(request)
         name = record.policy.workload
-        return JSONResponse(forecast_document(name, view.forecasts(name), now=self._sources.clock()))
+        accounts = await run_in_threadpool(self._sources.accounts, name)
+        now = self._sources.clock()
+        return JSONResponse(forecast_document(name, view.forecasts(name), now=now, record=record, accounts=accounts))
 
     def _found(self, request: Request) -> tuple[View, DecisionRecord]:
         view, workload = self._sources.board.view(), _workload(request)

@@ -7,7 +7,7 @@ reference; nothing that a member says can get past the gate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import ArtefactError
-from forecaster.models import ensemble
+from forecaster.models import ensemble, memory, scoring
 from forecaster.models.ensemble import EngineRule, EngineState, EngineStep, Silence, Strength
 from forecaster.models.holt_winters import HoltWinters
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
@@ -247,11 +247,64 @@ def test_when_the_chosen_member_falls_silent_another_speaks_at_once() -> None:
 
 
 def test_too_narrow_quantiles_widen_until_they_cover() -> None:
-    panel = flat(4)
+    panel = flat(4.5)
     panel.values[0] += np.random.default_rng(3).normal(0.0, 1.0, panel.values.shape[1])
-    steps = walk([Scripted(model_id="last-value", spread=0.01)], panel, minutes=2 * 1440)
+    steps = walk([Scripted(model_id="last-value", spread=0.01)], panel, minutes=3 * 1440)
     assert steps[400].quality[KEY].coverage_95 < 0.93
     assert steps[-1].quality[KEY].coverage_95 == pytest.approx(0.95, abs=0.02)
+
+
+def band_widths(hours: tuple[int, ...], *, days: int, loud_hour: int, step: timedelta = STEP) -> dict[int, float]:
+    """Width of the band (.95 - median, at horizon 5) for targets at these hours of the last day, in roots, of a level
+    that jitters ten times as much in one hour of each day."""
+    bins = int(timedelta(days=1) / step)
+    hour = np.arange(days * bins) * (step / timedelta(hours=1)) % 24
+    noise = np.random.default_rng(7).normal(0.0, np.where(hour.astype(int) == loud_hour, 2.0, 0.2))
+    panel = Panel(keys=(KEY,), start=START, step=step, values=np.square(20.0 + noise)[None])
+    state, found = None, {}
+    for end in range(2 * bins, days * bins + 1):
+        done = ensemble.step(
+            [Scripted(model_id="last-value", spread=20.0)],
+            Panel(keys=(KEY,), start=START, step=step, values=panel.values[:, :end]),
+            state,
+        )
+        state = done.state
+        target = end + 5 - 1  # the bin that begins four bins after the end
+        if target >= (days - 1) * bins and target % bins in {int(at * bins / 24 + bins / 48) for at in hours}:
+            levels = done.forecasts[KEY].values[HORIZONS.index(5)]
+            found[target % bins * 24 // bins] = levels[2] ** 0.5 - levels[0] ** 0.5
+    return found
+
+
+@pytest.mark.parametrize(
+    ("step", "days"), [pytest.param(STEP, 4, id="minutes"), pytest.param(10 * STEP, 7, id="ten-minute bins")]
+)
+def test_the_band_is_wide_before_the_hour_that_is_loud_every_day(step: timedelta, days: int) -> None:
+    """By noon nothing of today tells that one o'clock will be loud; what it was like on the days before does."""
+    width = band_widths((8, 13, 18), days=days, loud_hour=13, step=step)
+    assert width[13] > 1.5 * width[8]
+    assert width[13] > 1.5 * width[18]
+
+
+def test_a_few_days_alike_ask_for_no_more_width_at_any_time() -> None:
+    width = band_widths((2, 8, 13, 18), days=4, loud_hour=99, step=5 * STEP)
+    assert max(width.values()) < 1.25 * min(width.values())
+
+
+@pytest.mark.parametrize(
+    ("minute", "slot"),
+    [
+        pytest.param(0, 0, id="midnight opens the first"),
+        pytest.param(14, 0, id="its last minute"),
+        pytest.param(15, 1, id="the next"),
+        pytest.param(1439, 95, id="the last of the day"),
+        pytest.param(1440, 0, id="and round"),
+    ],
+)
+def test_slots_are_quarters_of_an_hour_of_the_utc_day(minute: int, slot: int) -> None:
+    """Numbered by where a bin begins: the one numbered n ends n minutes after the epoch, which was midnight."""
+    assert scoring.slot_of(np.array([minute + 1]), STEP).tolist() == [slot]
+    assert scoring.slot_of(np.array([minute // 10 + 1]), 10 * STEP).tolist() == [minute // 10 * 10 % 1440 // 15]
 
 
 def test_a_frozen_series_learns_nothing_but_its_quality_is_still_measured() -> None:
@@ -259,7 +312,7 @@ def test_a_frozen_series_learns_nothing_but_its_quality_is_still_measured() -> N
     panel.values[0] += np.random.default_rng(3).normal(0.0, 1.0, panel.values.shape[1])
     before = walk([LastValue()], up_to(panel, panel.end - 30 * STEP), minutes=60)[-1]
     after = walk([LastValue()], panel, minutes=30, state=before.state, frozen=frozenset({KEY}))[-1]
-    for name in ("loss", "evidence", "offset", "error"):
+    for name in ("loss", "evidence", "offset", "error", "ratio", "slot_ratio", "slot_weight"):
         assert np.array_equal(before.state.arrays[name], after.state.arrays[name])
     assert after.quality[KEY].scored_bins == before.quality[KEY].scored_bins + 30
 
@@ -385,13 +438,32 @@ def test_a_stored_state_goes_on_as_if_nothing_had_happened(wave_panel: PanelOf) 
     assert restarted.quality == going_on.quality
 
 
+def test_a_state_of_before_the_slots_keeps_what_was_earned_and_learns_its_offsets_again(
+    wave_panel: PanelOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = wave_panel(3)
+    members: list[Forecaster] = [LastValue(), SeasonalNaive()]
+    state = walk(members, up_to(panel, panel.end - STEP), minutes=90)[-1].state
+    new = {"pending_width", "ratio", "ratio_weight", "slot_ratio", "slot_weight"}
+    with monkeypatch.context() as then:
+        then.setattr(memory, "STATE_VERSION", 1)
+        stored = ensemble.to_bytes(replace(state, arrays={k: v for k, v in state.arrays.items() if k not in new}))
+    old = ensemble.from_bytes(stored)
+    assert np.array_equal(old.arrays["loss"], state.arrays["loss"])
+    assert not old.arrays["offset"].any()
+    assert state.arrays["offset"].any()
+    done = ensemble.step(members, panel, old)
+    assert done.quality == ensemble.step(members, panel, state).quality
+    assert done.forecasts[KEY].values[0][0] == ensemble.step(members, panel, state).forecasts[KEY].values[0][0]
+
+
 def damaged(stored: bytes) -> list[bytes]:
     return [
         b"",
         b"not an archive",
         stored[: len(stored) // 2],
         stored[:-30],
-        stored.replace(b'"version": 1', b'"version": 9'),
+        stored.replace(b'"version": 2', b'"version": 9'),
     ]
 
 

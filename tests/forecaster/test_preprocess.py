@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from forecaster.errors import SeriesError
 from forecaster.preprocess import (
     Dropped,
+    by_local_clock,
     calendar,
     carried,
     panel_of,
@@ -22,6 +23,7 @@ from forecaster.preprocess import (
     to_grid,
     up_to,
     window_means,
+    without_censored,
     without_dead_target,
     without_outages,
 )
@@ -161,3 +163,159 @@ def test_the_calendar_follows_its_zone_through_a_change_of_clocks() -> None:
     assert features[1, 0] < -0.2
     assert features[:, 4].tolist() == [1.0, 1.0]
     assert calendar(before, timedelta(days=1), 2)[0, :2].tolist() == pytest.approx([0.2588, -0.9659], abs=1e-3)
+
+
+# ── Censored demand ───────────────────────────────────────────────────────────────────────────────────────────────
+
+NOTHING = np.nan
+
+
+def uncensored(demand: list[float], *, seen: dict[int, float] | None = None, served: dict[int, float] | None = None):
+    """`without_censored` on one series with evidence at a few bins; the answer as a list, None for unknown."""
+    evidence = np.full((2, len(demand)), NOTHING)
+    for row, given_at in enumerate((seen or {}, served or {})):
+        for bin_, value in given_at.items():
+            evidence[row, bin_] = value
+    answer = without_censored(np.array([demand]), seen_ratio=evidence[:1], service_up_ratio=evidence[1:])[0]
+    return [None if np.isnan(value) else value for value in answer]
+
+
+def test_a_lower_bound_may_raise_and_never_lower() -> None:
+    """One of two gateways is not scraped in bins 3 to 6: its half is missing, and then demand trebles."""
+    demand = [10.0, 10.0, 10.0, 5.0, 5.0, 15.0, 14.0, 28.0]
+    half = {3: 0.5, 4: 0.5, 5: 0.5, 6: 0.5}
+    assert uncensored(demand, seen=half) == [10.0, 10.0, 10.0, None, None, 15.0, 14.0, 28.0]
+
+
+@pytest.mark.parametrize(
+    ("demand", "evidence", "expected"),
+    [
+        pytest.param([4.0, 4.0], {0: 0.5, 1: 0.9}, [None, None], id="a lower bound with nothing sound before it"),
+        pytest.param([4.0, 4.0, 4.0], {1: 0.75}, [4.0, 4.0, 4.0], id="equal to what was: it stays"),
+        pytest.param([4.0, 3.0, 4.0], {1: 1.0}, [4.0, 3.0, 4.0], id="all scrapes came"),
+        pytest.param([4.0, 0.0, 0.0], {}, [4.0, 0.0, 0.0], id="a fall without evidence is a fall"),
+    ],
+)
+def test_evidence_of_scrapes(demand: list[float], evidence: dict[int, float], expected: list[float | None]) -> None:
+    assert uncensored(demand, seen=evidence) == expected
+
+
+def test_nobody_served_is_unknown_and_the_storm_of_retries_after_it_too() -> None:
+    """5 minutes without a live engine: people give up (10 → 2/s), come back with their retries (60/s), calm down."""
+    demand = [10.0] * 20 + [2.0] * 5 + [60.0, 40.0, 12.0] + [11.0] * 7 + [60.0] * 3
+    down = dict.fromkeys(range(20, 25), 0.0)
+    answer = uncensored(demand, served=down)
+    assert answer[:20] == [10.0] * 20
+    assert answer[20:27] == [None] * 7
+    assert answer[27:35] == [12.0] + [11.0] * 7
+    assert answer[35:] == [60.0] * 3, "ten minutes later a rise is a rise"
+
+
+def test_half_of_the_engines_serve_and_what_arrives_is_demand() -> None:
+    assert uncensored([10.0, 30.0, 10.0], served={1: 0.5}) == [10.0, 30.0, 10.0]
+
+
+def test_a_long_outage_leaves_nothing_to_call_a_storm_by() -> None:
+    """After an hour what came before says nothing of now: the first minutes are believed."""
+    demand = [10.0] * 20 + [0.0] * 60 + [40.0] * 3
+    assert uncensored(demand, served=dict.fromkeys(range(20, 80), 0.0))[80:] == [40.0] * 3
+
+
+def test_evidence_of_another_grid_is_refused() -> None:
+    with pytest.raises(SeriesError, match="one grid"):
+        without_censored(np.ones((1, 3)), seen_ratio=np.ones((1, 3)), service_up_ratio=np.ones((1, 2)))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 1e6) | st.just(float("nan")),
+            st.sampled_from([NOTHING, 1.0, 0.75, 0.0]),
+            st.sampled_from([NOTHING, 1.0, 0.5, 0.0]),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+)
+@settings(deadline=None)
+def test_a_bin_stays_as_it_was_or_becomes_unknown(bins: list[tuple[float, float, float]]) -> None:
+    """Nothing is invented, no evidence changes nothing, and the future is not looked at."""
+    demand, seen, served = (np.array([column]) for column in zip(*bins, strict=True))
+    believed = without_censored(demand, seen_ratio=seen, service_up_ratio=served)
+    known = np.isfinite(believed)
+    assert (believed[known] == demand[known]).all()
+    nothing = np.full(demand.shape, NOTHING)
+    untouched = without_censored(demand, seen_ratio=nothing, service_up_ratio=nothing)
+    np.testing.assert_array_equal(untouched, demand)
+    cut = demand.shape[1] // 2 + 1
+    earlier = without_censored(demand[:, :cut], seen_ratio=seen[:, :cut], service_up_ratio=served[:, :cut])
+    np.testing.assert_array_equal(earlier, believed[:, :cut])
+
+
+# ── Clocks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def local_minutes(start: datetime, bins: int, zone: ZoneInfo, step: timedelta = STEP) -> np.ndarray:
+    """Each bin's wall-clock time in hours: what traffic that follows the clock would look like."""
+    local = [(start + i * step).astimezone(zone) for i in range(bins)]
+    return np.array([[at.hour + at.minute / 60 for at in local]])
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        pytest.param("Europe/Berlin", datetime(2026, 3, 29, 1, tzinfo=UTC), id="spring, a day of 23 hours"),
+        pytest.param("Europe/Berlin", datetime(2026, 10, 25, 1, tzinfo=UTC), id="autumn, a day of 25 hours"),
+        pytest.param("America/New_York", datetime(2026, 3, 8, 7, tzinfo=UTC), id="spring, west of Greenwich"),
+        pytest.param("America/New_York", datetime(2026, 11, 1, 6, tzinfo=UTC), id="autumn, west of Greenwich"),
+        pytest.param("Australia/Lord_Howe", datetime(2026, 4, 4, 15, tzinfo=UTC), id="half an hour back"),
+        pytest.param("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30, tzinfo=UTC), id="half an hour ahead"),
+        pytest.param("America/St_Johns", datetime(2026, 3, 8, 5, 30, tzinfo=UTC), id="a zone of half hours, spring"),
+        pytest.param("Africa/Casablanca", datetime(2026, 2, 15, 2, tzinfo=UTC), id="a month of winter time: Ramadan"),
+    ],
+)
+@pytest.mark.parametrize("step", [STEP, timedelta(minutes=10)], ids=["1 min", "10 min"])
+def test_a_day_is_24_hours_long_whatever_the_clocks_do(zone: str, change: datetime, step: timedelta) -> None:
+    """Traffic that follows the clock repeats after 24 hours of bins, but for the hour that was skipped or doubled."""
+    clock, day = ZoneInfo(zone), int(timedelta(days=1) / step)
+    start = change - timedelta(days=3)
+    bins = 5 * day
+    hours = local_minutes(start, bins, clock, step)
+    moved = by_local_clock(hours, start=start, step=step, zone=clock)
+    assert moved.shape == hours.shape
+    again = moved[0, day:] == moved[0, :-day]
+    hour = int(timedelta(hours=1) / step)
+    # The skipped hour differs from both its neighbours, and the oldest hour has nothing older to take its place.
+    assert (~again).sum() <= 3 * hour
+    assert again[-day:].all()
+    changed = 3 * day
+    np.testing.assert_array_equal(moved[0, changed:], hours[0, changed:])
+    assert (hours[0, day:] == hours[0, :-day]).mean() < again.mean()
+
+
+def test_half_a_year_brings_two_changes_that_cancel() -> None:
+    clock, step = ZoneInfo("Europe/Berlin"), timedelta(hours=1)
+    start, bins = datetime(2026, 3, 1, tzinfo=UTC), 24 * 270
+    moved = by_local_clock(local_minutes(start, bins, clock, step), start=start, step=step, zone=clock)
+    wanted = np.resize(np.roll(np.arange(24.0), -1), bins)  # bin 0 is midnight UTC, one o'clock in winter
+    assert (moved[0] != wanted).sum() <= 3
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Asia/Kathmandu", "Asia/Shanghai"])
+def test_zones_whose_clocks_do_not_change_move_nothing(zone: str) -> None:
+    values = np.arange(14 * 1440.0)[None, :]
+    assert by_local_clock(values, start=START, step=STEP, zone=ZoneInfo(zone)) is values
+
+
+@given(
+    st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Tehran"]),
+    st.integers(0, 365 * 24 * 4),
+    st.integers(1, 3000),
+)
+@settings(deadline=None, max_examples=60)
+def test_moved_history_is_history_and_the_newest_bin_stays(zone: str, quarter: int, bins: int) -> None:
+    start = START + quarter * timedelta(minutes=15)
+    values = np.arange(float(bins))[None, :]
+    moved = by_local_clock(values, start=start, step=timedelta(minutes=15), zone=ZoneInfo(zone))
+    assert set(moved[0]) <= set(values[0])
+    assert moved[0, -1] == values[0, -1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecaster.models.quantiles import from_residuals, past_origins, pinball, settled
+from forecaster.models.quantiles import disputed, from_residuals, past_origins, pinball, settled
 from forecaster.types import LEVELS, STEP
 
 
@@ -31,6 +31,38 @@ def test_unknown_errors_do_not_count_and_few_are_no_opinion() -> None:
 def test_a_model_that_always_says_too_much_still_answers_in_order() -> None:
     said = from_residuals(np.array([[3.0]]), np.full((1, 1, 20), -2.0))
     assert said[0, 0].tolist() == [9.0] * len(LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("medians", "weights", "width_95"),
+    [
+        pytest.param([4.0, 4.0], [0.5, 0.5], 2.0, id="they agree: the blend's own width"),
+        pytest.param([4.0, 9.0], [1.0, 0.0], 2.0, id="a member without weight has nothing to dispute"),
+        pytest.param([4.0, float("nan")], [1.0, 0.0], 2.0, id="nor has a silent one"),
+        pytest.param([2.0, 6.0], [0.5, 0.5], 3.0677, id="one above: √(2² + 1.645² · 2² / 2)"),
+        pytest.param([2.0, 5.0], [0.889, 0.111], 2.7581, id="an eighth of the weight: shares of 2/3 and 1/3"),
+        pytest.param([6.0, 2.0, 6.0, 6.0], [0.25] * 4, 2.4554, id="one below lets the three above lie less far out"),
+    ],
+)
+def test_what_members_dispute_widens_the_band(medians: list[float], weights: list[float], width_95: float) -> None:
+    root = np.array([4.0, 5.5, 6.0, 7.0])
+    said = disputed(root, np.array(medians), np.array(weights))
+    assert said[0] == 4.0, "the median stays"
+    assert said[2] - said[0] == pytest.approx(width_95, abs=1e-3)
+
+
+@given(
+    medians=st.lists(st.floats(0.0, 1e4), min_size=3, max_size=3),
+    weights=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3),
+    steps=st.lists(st.floats(0.0, 100.0), min_size=4, max_size=4),
+)
+def test_a_dispute_never_narrows_and_keeps_the_order(
+    medians: list[float], weights: list[float], steps: list[float]
+) -> None:
+    root = np.cumsum(steps)
+    said = disputed(root, np.array(medians), np.array(weights))
+    assert (said >= root - 1e-9).all()
+    assert (np.diff(said) >= 0.0).all()
 
 
 def test_settled_rows_are_ordered_or_silent() -> None:

@@ -274,6 +274,8 @@ def test_forecast_shows_the_quantiles(headstart: Headstart, data_dir: Path) -> N
     assert "95 %" in ran.out
     document = json.loads(headstart("forecast", "llm/chat", "--data-dir", data_dir, "-o", "json").out)
     assert document["kind"] == "Forecast"
+    assert (document["calendar"]["events"], document["classes"][0]["lead_horizon_s"]) == ([], 360.0)
+    assert document["unknown"][0].startswith("default: the members' weights"), "no engine's memory is stored here"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,41 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
     assert config.fleet.workloads[0].scheduled.windows[0].start == time(20, 0)
 
 
+PRICES = "cost: {missed_minute: 4, gpu_minute: 0.05}"
+SHARE = "steering: {missed_target_ratio: 0.02, step_z: 0.04}"
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "ratio"),
+    [
+        pytest.param("{}", PRICES, 0.0125, id="prices of its own"),
+        pytest.param("{PRICES}", "mode: observe", 0.0125, id="everybody's prices"),
+        pytest.param("{SHARE}", PRICES, 0.0125, id="prices of its own beat everybody's share"),
+        pytest.param("{PRICES}", SHARE, 0.02, id="a share of its own beats everybody's prices"),
+        pytest.param("{PRICES}", "cost: {missed_minute: 8}", 0.00625, id="a price of its own beside everybody's other"),
+        pytest.param("{PRICES}", "cost: null", 0.01, id="no prices after all"),
+        pytest.param("{SHARE}", "cost: null", 0.02, id="no prices, which nobody gave"),
+    ],
+)
+def test_the_target_is_a_share_or_follows_from_prices(defaults: str, own: str, ratio: float) -> None:
+    everybody = defaults.replace("PRICES", PRICES).replace("SHARE", SHARE)
+    text = f"defaults: {everybody}\nworkloads:\n  - workload: llm/chat\n    profile: qwen3-vl-2b-24gb\n    {own}\n"
+    (policy,) = a_config(text).fleet.workloads
+    assert policy.miss_target.ratio == pytest.approx(ratio)
+    if SHARE in (own, everybody[1:-1]):
+        assert policy.steering.step_z == 0.04  # what stands beside the share is kept
+
+
+def test_a_target_said_twice_is_refused_once_and_where_it_stands() -> None:
+    """Even where the share is the default's: two answers to one question are a mistake, not a choice."""
+    chat = "  - {workload: llm/chat, profile: qwen3-vl-2b-24gb, " + PRICES
+    text = f"{HEADER}workloads:\n{chat}, steering: {{missed_target_ratio: 0.01}}}}\n"
+    said = "excludes steering.missed_target_ratio, which is given beside it; keep one"
+    assert problems(text) == [f"h.yaml:4:53: workloads[0].cost: {said}"]
+    text = f"{HEADER}defaults:\n  {PRICES}\n  {SHARE}\nworkloads:\n{chat}}}\n{chat.replace('chat', 'docs')}}}\n"
+    assert problems(text) == [f"h.yaml:4:3: defaults.cost: {said}"]
+
+
 def test_events_of_a_file_stand_behind_the_workloads_own(tmp_path: Path) -> None:
     (tmp_path / "events.yaml").write_text("windows: [{name: b, start: '01:00', end: '02:00', max_replicas: 2}]\n")
     text = (
@@ -402,9 +437,7 @@ def test_a_problem_of_a_workload(setting: str, expected: str) -> None:
         pytest.param(HEADER, ["h.yaml:1:1: workloads: is required"], id="nothing in it"),
         pytest.param(
             HEADER + "workloads: [{workload: a/b}]",
-            [
-                f"h.yaml:3:13: workloads[0].profile: is required: a shipped profile ({SHIPPED}), a path, or a mapping"
-            ],
+            [f"h.yaml:3:13: workloads[0].profile: is required: a shipped profile ({SHIPPED}), a path, or a mapping"],
             id="no profile",
         ),
         pytest.param(

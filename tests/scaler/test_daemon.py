@@ -23,10 +23,12 @@ import pytest
 
 from daemon_cases import await_scrapes
 from kube_double import KubeDouble
+from scaler.adapters.demand import KNOWN_BLOB, known_from_bytes
 from scaler.adapters.journal import SqliteJournal
-from scaler.adapters.store import FILE_NAME, Store
+from scaler.adapters.store import FILE_NAME, Store, read_blob
 from scaler.config import Config, read_config
 from scaler.daemon import Daemon, tick_once, train_command
+from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode
 from scaler.ports import OutcomeKind
 from servers import (
@@ -411,6 +413,23 @@ def test_a_slow_model_does_not_delay_a_tick(world: World) -> None:
         finally:
             held.release()
             daemon.stop()
+
+
+def test_events_and_clocks_are_left_for_the_refit(world: World) -> None:
+    config = world.config()
+    (policy,) = config.fleet.workloads
+    there = replace(policy, scheduled=ScheduledRule(timezone="Asia/Shanghai"))
+    config = replace(config, fleet=replace(config.fleet, workloads=(there,)))
+    with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
+        daemon = Daemon(config, store)
+        daemon.start()
+        try:
+            until(lambda: world.cluster.replicas("llm", "chat") >= 3)
+        finally:
+            daemon.stop()
+    left = read_blob(config.data_dir / FILE_NAME, KNOWN_BLOB)
+    assert left is not None
+    assert known_from_bytes(left[0]) == {"llm/chat": ScheduledRule(timezone="Asia/Shanghai")}
 
 
 class _Held:

@@ -20,12 +20,14 @@ from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile, StartPhases, single_rate
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.latency import LatencyRule, Slo
+from scaler.policy.limits import Bounds
 from scaler.policy.types import PolicyState
 from scaler.ports import Forecasts
 from scaler.simulate.bounded import BoundedPlanner, BoundedRule
 from scaler.simulate.cluster import VirtualCluster, VirtualWorkload
 from scaler.simulate.policies import PLANS, RULES, Past, opening_replicas, planner, rule
 from scaler.simulate.product import NoForecasts, reactive
+from scaler.simulate.product_run import NO_QUEUE, PRODUCT, REACTIVE, product_policy
 from scaler.simulate.serving.controls import (
     ClassForecasts,
     Control,
@@ -38,7 +40,7 @@ from scaler.simulate.serving.controls import (
 from scaler.simulate.serving.pool import Pool
 from scaler.simulate.serving.signals import RIVAL_WINDOW, Meter
 from scaler.simulate.serving.stage import Scene
-from scaler.simulate.trace import HISTORY, NO_QUEUE, PRODUCT, REACTIVE, WARM_UP, _policy
+from scaler.simulate.setting import HISTORY, WARM_UP
 
 if TYPE_CHECKING:
     from scaler.simulate.scoring import Course
@@ -84,7 +86,9 @@ class _Casting:
 
     def _rule(self, name: str) -> Crew:
         pool, meter = self._rival_pool()
-        bounded = BoundedRule(rule=rule(name, step=timedelta(seconds=meter.slot_s)), most=self.stage.setting.most)
+        setting = self.stage.setting
+        chosen = rule(name, step=timedelta(seconds=meter.slot_s))
+        bounded = BoundedRule(rule=chosen, most=setting.most, fewest=setting.min_replicas)
         return Crew(pool=pool, meter=meter, control=RuleControl(bounded, pool=pool, meter=meter))
 
     def _planner(self, name: str, *, window: timedelta | None) -> Crew:
@@ -96,7 +100,7 @@ class _Casting:
         history = np.repeat(stage.load(begin, stage.first), stage.slots_per_bin)
         chosen = planner(name, Past(loads=history, start=stage.opens_at, step=slot))
         control = PlannerControl(
-            BoundedPlanner(planner=chosen, most=stage.setting.most),
+            BoundedPlanner(planner=chosen, most=stage.setting.most, fewest=stage.setting.min_replicas),
             pool=pool,
             meter=meter,
             history=history,
@@ -108,12 +112,12 @@ class _Casting:
         return Crew(pool=pool, meter=meter, control=control)
 
     def _rival_pool(self) -> tuple[Pool, Meter]:
-        pool = self._pool(min(opening_replicas(self.scene.load), self.stage.setting.most))
+        pool = self._pool(self.stage.setting.within(opening_replicas(self.scene.load)))
         return pool, self._meter(pool)
 
     def _plan(self, name: str) -> Crew:
         stage = self.stage
-        plan = PLANS[name](np.minimum(self.scene.load, stage.setting.most), stage.cold_start_bins)
+        plan = PLANS[name](stage.plannable(self.scene.load), stage.cold_start_bins)
         # what serves when it is billed starts at once: fixed fleets, and the oracle that is free of starts
         start = StartPhases() if bool((plan.serving == plan.billed).all()) else stage.start
         pool = self._pool(int(plan.serving[0]), _on_their_way(plan, stage.bin_s), start=start)
@@ -145,10 +149,10 @@ class _Casting:
         """Pods that serve, pods on their way as (Ready at, how many), and the product's memory as the window opens."""
         stage = self.stage
         if not stage.first:
-            return min(opening_replicas(self.scene.load), stage.setting.most), (), {}
+            return stage.setting.within(opening_replicas(self.scene.load)), (), {}
         bins = fluid.demand_rps.values.size
         opens = max(0, bins - bins_in(WARM_UP, stage.step))
-        replicas = min(opening_replicas(fluid.demand_rps.values[opens:] / stage.replica_rps), stage.setting.most)
+        replicas = stage.setting.within(opening_replicas(fluid.demand_rps.values[opens:] / stage.replica_rps))
         cluster = VirtualCluster([fluid], replicas={fluid.name: replicas}, first_bin=opens)
         states = warmed_up(fleet, cluster, forecasts, stage.shares)
         pods = cluster.sites()[fluid.name].pods.at(bins)
@@ -193,13 +197,20 @@ class _Casting:
     def _settings(self, fluid: VirtualWorkload, missed_target_ratio: float) -> WorkloadPolicy:
         """The product's defaults on this profile, its SLOs as the latency rule's, its start as the configured one."""
         slos = tuple(
-            Slo(request_class=each.name, ttft_p95_s=each.slo.ttft_s, e2e_p95_s=each.slo.e2e_s)
+            Slo(
+                request_class=each.name,
+                ttft_p95_s=each.slo.ttft_s,
+                e2e_p95_s=each.slo.e2e_s,
+                itl_p95_s=each.slo.itl_s,
+            )
             for each in self.stage.profile.classes
             if each.slo is not None
         )
+        setting = self.stage.setting
         return replace(
-            _policy(fluid, most=self.stage.setting.most, missed_target_ratio=missed_target_ratio),
+            product_policy(fluid, most=setting.most, missed_target_ratio=missed_target_ratio),
             profile=self.stage.profile,
+            bounds=Bounds(min_replicas=setting.min_replicas, max_replicas=setting.most),
             start_time=timedelta(seconds=self.stage.start.total_s),
             latency=LatencyRule(slos=slos),
         )

@@ -8,7 +8,8 @@ the head of the queue and later computes prompt and tokens again. An iteration t
     α + β · tokens computed + γ · tokens in the KV cache + Σ encoder time of the images that begin       (seconds)
 
 times `slowdown`. What arrives in mid-iteration joins at the iteration's end. A request's first token comes out of the
-iteration that ends its prefill, so O tokens need O iterations.
+iteration that ends its prefill, so O tokens need O iterations. Who is cancelled while it runs keeps its place until the
+iteration's end, as an abort in vLLM takes effect between two steps.
 
 Nothing changes in an iteration that only decodes, except that each sequence holds one token more. So the replica lives
 in *stretches*: the m such iterations until the next completion, full cache or arrival take
@@ -37,6 +38,7 @@ NEVER = math.inf
 """The time of the next event where there is none."""
 
 _WAITING, _RUNNING, _FINISHED, _ABORTED = Status.WAITING, Status.RUNNING, Status.FINISHED, Status.ABORTED
+_IN_FLIGHT = (_WAITING, _RUNNING)
 
 _Decoding: TypeAlias = tuple[int, int, Request]
 """Number of the iteration that brings its last token, number of its admission, the request."""
@@ -49,12 +51,13 @@ def _admission(decoding: _Decoding) -> int:
 class Replica:
     """One replica. Drive it by `submit`, and by `advance` at the latest at each `next_event_s`.
 
-    At one and the same moment: advance first, then submit all that arrive then. They join one iteration together if
-    the replica is idle, else at the end of the iteration that runs.
+    At one and the same moment: advance first, then cancel and submit. All that arrive then join one iteration together
+    if the replica is idle, else at the end of the iteration that runs.
 
     Attributes, to be read only:
-        in_flight: requests waiting or running.
+        in_flight: requests waiting or running, those included that are cancelled and run to the iteration's end.
         next_event_s: when something changes next if nothing more is submitted; infinite when idle.
+        idle_since_s: when it last became idle; NaN if it never did.
         prompt_tokens: prompt tokens of the requests whose first token came; as the counters below, since the start.
         generated_tokens: tokens generated.
         preemptions: times that a request lost its place.
@@ -74,6 +77,7 @@ class Replica:
         "_iteration",
         "_kv",
         "_kv_limit",
+        "_leaving",
         "_partial",
         "_partial_left",
         "_prefilled",
@@ -86,6 +90,7 @@ class Replica:
         "_stretch_iterations",
         "first_tokens",
         "generated_tokens",
+        "idle_since_s",
         "in_flight",
         "next_event_s",
         "preemptions",
@@ -109,6 +114,7 @@ class Replica:
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.preemptions = 0
+        self.idle_since_s = math.nan
         self.token_gaps = [0] * GAP_BUCKETS
         self._slots = service.max_num_seqs
         self._budget = service.max_num_batched_tokens
@@ -127,6 +133,7 @@ class Replica:
         self._queue: deque[Request] = deque()
         self._decoding: list[_Decoding] = []  # a heap
         self._prefilled: list[Request] = []  # whose prompts end with the iteration that runs
+        self._leaving: list[Request] = []  # cancelled while they run
         self._partial: Request | None = None  # whose prompt goes on in the next; always the youngest
         self._partial_left = 0
         self._kv = 0  # tokens cached when the stretch begins, its prefill chunks included
@@ -183,6 +190,7 @@ class Replica:
         self._live_until(now_s)
         self._check_fits(request)
         request.routed_s = now_s
+        request.scheduled_s = math.nan
         request.status = _WAITING
         request.emitted_tokens = request.preemptions = 0
         self.in_flight += 1
@@ -224,6 +232,35 @@ class Replica:
         finished, self._finished = self._finished, []
         return finished
 
+    def cancel(self, request: Request, now_s: float) -> None:
+        """Give up one request that is in flight here: its client has left. No `advance` or `abort` returns it then.
+
+        One that waits leaves the queue at once. One that runs leaves when the iteration that runs ends, and the token
+        that this brings is counted and goes to nobody. One that finished by `now_s` is finished, and stays so.
+
+        Raises:
+            ValueError: it is not in flight, or `now_s` is before a time already told.
+        """
+        if request.status not in _IN_FLIGHT:
+            raise ValueError(f"only a request in flight can be cancelled, this one is {request.status}")
+        self._live_until(now_s)
+        if request.status is _WAITING:
+            self._cancel_waiting(request, now_s)
+        elif request.status is _RUNNING:
+            request.status = _ABORTED
+            self._leaving.append(request)
+            self._cut(now_s)
+
+    def _cancel_waiting(self, request: Request, now_s: float) -> None:
+        was_head = self._queue[0] is request
+        self._queue.remove(request)
+        request.status = _ABORTED
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.next_event_s, self.idle_since_s = NEVER, now_s  # woken for nobody
+        elif was_head:
+            self._cut(now_s)  # who was behind it may need less room
+
     def abort(self, now_s: float) -> Sequence[Request]:
         """Kill everything in flight and return it unfinished, the longest running first. The replica is idle then.
 
@@ -241,6 +278,7 @@ class Replica:
         if self._partial is not None:
             aborted.append(self._partial)
         aborted += self._queue
+        aborted = [request for request in aborted if request.status is not _ABORTED]
         for request in aborted:
             request.status = _ABORTED
         self._clear()
@@ -272,18 +310,23 @@ class Replica:
             note_stretch(self.token_gaps, count, iterations, self._stretch_each_s, self._stretch_growth_s)
 
     def _complete(self, now_s: float) -> None:
-        """Take out what finished with the iteration that ends now, and let prefilled sequences decode."""
-        decoding, iteration, finished = self._decoding, self._iteration, self._finished
+        """Take out what finished with the iteration that ends now or was cancelled; let prefilled sequences decode."""
+        decoding, iteration = self._decoding, self._iteration
         while decoding and decoding[0][0] == iteration:
-            finished.append(self._finish(heappop(decoding)[2], now_s))
-        if not self._prefilled:
-            return
+            self._finish(heappop(decoding)[2], now_s)
+        if self._prefilled:
+            self._end_prefills(now_s)
+        if self._leaving:
+            self._let_go()
+
+    def _end_prefills(self, now_s: float) -> None:
+        decoding, iteration = self._decoding, self._iteration
         for request in self._prefilled:
             emitted = request.emitted_tokens + 1
             if emitted == 1:
                 request.first_token_s = now_s
                 self.prompt_tokens += request.input_tokens
-                if self.first_tokens is not None:
+                if self.first_tokens is not None and request.status is not _ABORTED:
                     self.first_tokens.append(request)
             else:
                 note_gap(self.token_gaps, now_s - request.last_token_s)
@@ -292,17 +335,40 @@ class Replica:
                 self._admitted += 1
                 heappush(decoding, (iteration + left, self._admitted, request))
             else:
-                finished.append(self._finish(request, now_s))
+                self._finish(request, now_s)
         self.generated_tokens += len(self._prefilled)
         self._prefilled = []
 
-    def _finish(self, request: Request, now_s: float) -> Request:
-        request.finished_s = now_s
-        request.status = _FINISHED
+    def _finish(self, request: Request, now_s: float) -> None:
+        """Its last token came, to nobody if its client left during the iteration."""
         request.emitted_tokens = request.output_tokens
         self._kv -= request.input_tokens + request.output_tokens - 1
         self.in_flight -= 1
-        return request
+        if request.status is _ABORTED:
+            self._leaving.remove(request)
+            return
+        request.finished_s = now_s
+        request.status = _FINISHED
+        self._finished.append(request)
+
+    def _let_go(self) -> None:
+        """Free the places of those who were cancelled and did not finish with the iteration."""
+        leaving, partial = {*self._leaving}, self._partial
+        if partial is not None and partial in leaving:
+            self._kv -= partial.input_tokens + partial.emitted_tokens - self._partial_left
+            self._partial = None
+        stay = []
+        for entry in self._decoding:
+            last, _, request = entry
+            if request in leaving:
+                request.emitted_tokens = request.output_tokens - (last - self._iteration)
+                self._kv -= request.input_tokens + request.emitted_tokens - 1
+            else:
+                stay.append(entry)
+        heapify(stay)
+        self._decoding = stay
+        self.in_flight -= len(leaving)
+        self._leaving = []
 
     def _begin(self, now_s: float) -> None:
         """Schedule the next iteration, and with it those that will be like it."""
@@ -313,9 +379,9 @@ class Replica:
         if self._partial is not None:
             computed += self._compute_chunk(self._partial, self._budget - computed)
         if self._queue:  # who was preempted just now heads it, and needs more room than its going made
-            computed += self._admit(self._budget - computed)
+            computed += self._admit(self._budget - computed, now_s)
         if not computed:
-            self.next_event_s, self._stretch_iterations = NEVER, 0
+            self.next_event_s, self.idle_since_s, self._stretch_iterations = NEVER, now_s, 0
             return
         if computed > count:
             iterations = 1
@@ -367,7 +433,7 @@ class Replica:
             self._prefilled.append(request)
         return chunk
 
-    def _admit(self, budget: int) -> int:
+    def _admit(self, budget: int, now_s: float) -> int:
         """Admit from the head of the queue what there are slots, budget and cache for; tokens of it to compute now."""
         queue, free = self._queue, self._kv_limit - self._kv - len(self._decoding)
         places = self._slots - self.running
@@ -380,8 +446,10 @@ class Replica:
                 break
             queue.popleft()
             request.status = _RUNNING
-            if request.image_tokens and not request.preemptions:  # the encoder's output outlives a preemption
-                self._encoding_s += self._slowdown * self.service.encoder_s(request.image_tokens)
+            if not request.preemptions:
+                request.scheduled_s = now_s
+                if request.image_tokens:  # the encoder's output outlives a preemption
+                    self._encoding_s += self._slowdown * self.service.encoder_s(request.image_tokens)
             chunk = min(prompt, budget - computed)
             if chunk == prompt:
                 self._prefilled.append(request)

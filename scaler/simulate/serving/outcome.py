@@ -152,7 +152,7 @@ class Outcome:
 def _regret(course: Course, scene: Scene) -> Regret:
     """Against perfect foresight of the same arrivals, within the same bounds."""
     stage = scene.stage
-    plan = oracle(np.minimum(course.load, stage.setting.most), stage.cold_start_bins)
+    plan = oracle(stage.plannable(course.load), stage.cold_start_bins)
     return regret(
         course,
         replace(plan, load=course.load),

@@ -4,7 +4,8 @@ A request goes to the serving replica with the fewest in flight, the older one o
 its image, loads weights and warms up before it serves. Fewer pods: those that start go first, the youngest before the
 older, then the serving replicas with the least in flight drain: nothing new, what runs finishes, and what is left when
 the grace period ends is killed. A pod is billed from its order until it is gone. With nothing Ready requests wait at
-the front door. The pool never decides how many pods there should be.
+the front door. A client whose answer takes too long leaves, and the router cancels its request. The pool never decides
+how many pods there should be.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ class PoolRule:
     """How long a request waits while nothing is Ready before it is turned away, seconds."""
     grace_s: float = 120.0
     """How long a draining pod may finish what it runs, seconds (`terminationGracePeriodSeconds`)."""
+    client_s: float = NEVER
+    """How long a client waits for the whole of its answer before it leaves, seconds; infinite: for ever."""
+
+    def __post_init__(self) -> None:
+        if not self.client_s > 0.0:
+            raise ValueError(f"client_s must be above 0 seconds, got {self.client_s}")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -75,6 +82,7 @@ class _Due(IntEnum):
     READY = 2
 
 
+_IN_FLIGHT = (Status.WAITING, Status.RUNNING)
 _in_flight = attrgetter("replica.in_flight")
 
 
@@ -112,6 +120,9 @@ class Pool:
         self._door: deque[Request] = deque()
         self._ended: list[Request] = []
         self._gaps = np.zeros(GAP_BUCKETS)
+        self._door_s = min(self.rule.door_s, self.rule.client_s)
+        # by arrival, who may leave: whoever waits at the door came before all who come after it is Ready again
+        self._clients: deque[tuple[Request, Pod]] = deque()
         for _ in range(replicas):
             self._serve(self._born(0.0, (0.0,) * 4), 0.0)
         for ready_s, count in sorted(starting):
@@ -188,8 +199,32 @@ class Pool:
         """Live through all that happens until `now_s`, that moment included.
 
         A replica is taken to `now_s` at once, not event by event: nothing else can reach it before, since requests
-        come from outside alone, or from the front door to a pod that is just Ready.
+        come from outside alone, or from the front door to a pod that is just Ready, and go when a client leaves.
         """
+        while (leaves_s := self._next_leave_s()) <= now_s:
+            self._advance(leaves_s)
+            if self._next_leave_s() == leaves_s:  # nor has the answer come since, nor was it turned away at the door
+                self._leave(leaves_s)
+        self._advance(now_s)
+
+    def _next_leave_s(self) -> float:
+        """When the next client leaves if its answer is not complete by then. Those at the door came after the rest."""
+        clients = self._clients
+        while clients and clients[0][0].status not in _IN_FLIGHT:
+            clients.popleft()
+        if clients:
+            return clients[0][0].arrived_s + self.rule.client_s
+        return self._door[0].arrived_s + self.rule.client_s if self._door else NEVER
+
+    def _leave(self, now_s: float) -> None:
+        """The first of the clients leaves."""
+        request, pod = self._clients.popleft()
+        assert pod.replica is not None  # its request is in flight
+        pod.replica.cancel(request, now_s)
+        self._ended.append(request)
+        self._live(pod, now_s)
+
+    def _advance(self, now_s: float) -> None:
         due = self._due
         while due and due[0][0] <= now_s:
             at_s, kind, _, pod = heappop(due)
@@ -218,9 +253,14 @@ class Pool:
         if replica.waiting >= self.rule.most_waiting:
             self._reject(request)
             return
-        replica.submit(request, request.arrived_s)
+        self._give(request, pod, replica, request.arrived_s)
         if replica.next_event_s < pod.wake_s:
             self._schedule(pod, replica)
+
+    def _give(self, request: Request, pod: Pod, replica: Replica, now_s: float) -> None:
+        replica.submit(request, now_s)
+        if self.rule.client_s < NEVER:
+            self._clients.append((request, pod))
 
     def slow_down_oldest(self, slowdown: float, now_s: float) -> None:
         """From now on the oldest serving replica takes `slowdown` times as long for everything."""
@@ -238,12 +278,10 @@ class Pool:
         draining = not math.isnan(pod.drained_s)
         if draining:
             now_s = min(now_s, pod.drained_s + self.rule.grace_s)
-        finished = replica.advance(now_s)
-        if finished:
-            self._ended += finished
-            if draining and not replica.in_flight:
-                self._gone(pod, finished[-1].finished_s)
-                return
+        self._ended += replica.advance(now_s)
+        if draining and not replica.in_flight:
+            self._gone(pod, replica.idle_since_s)
+            return
         self._schedule(pod, replica)
 
     def _schedule(self, pod: Pod, replica: Replica) -> None:
@@ -252,7 +290,7 @@ class Pool:
             heappush(self._due, (pod.wake_s, _Due.REPLICA, pod.number, pod))
 
     def _turn_away_late(self, now_s: float) -> None:
-        while self._door and self._door[0].arrived_s + self.rule.door_s <= now_s:
+        while self._door and self._door[0].arrived_s + self._door_s <= now_s:
             self._reject(self._door.popleft())
 
     def _reject(self, request: Request) -> None:
@@ -305,7 +343,7 @@ class Pool:
         self._serving.append(pod)
         if self._door:
             for request in self._door:
-                pod.replica.submit(request, now_s)
+                self._give(request, pod, pod.replica, now_s)
             self._door.clear()
             self._schedule(pod, pod.replica)
 

@@ -19,6 +19,7 @@ class Status(StrEnum):
     REJECTED = "rejected"
     """Never entered a replica; set by whoever routes."""
     ABORTED = "aborted"
+    """Entered a replica and did not finish: the replica was killed, or the client left."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -35,6 +36,8 @@ class Request:
     image_tokens: int = 0
     routed_s: float = math.nan
     """When it was given to its replica."""
+    scheduled_s: float = math.nan
+    """When its replica first began to compute it; a preemption does not change it."""
     first_token_s: float = math.nan
     finished_s: float = math.nan
     preemptions: int = 0
@@ -44,6 +47,11 @@ class Request:
     """Tokens generated so far; brought up to date when it is preempted, aborted or finished."""
     last_token_s: float = math.nan
     """Last token before a preemption."""
+
+    @property
+    def queue_s(self) -> float:
+        """In the replica's queue before it was first scheduled, seconds; NaN before that."""
+        return self.scheduled_s - self.routed_s
 
     @property
     def ttft_s(self) -> float:

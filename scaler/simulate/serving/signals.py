@@ -1,10 +1,11 @@
 """What metrics show of a pool: sliding windows as the daemon reads them, and the sight of its rivals.
 
 Time is cut into slots of about 15 s, a common scrape interval. Arrivals are counted at the front door, latencies where
-a real server counts them: the time to the first token when that token comes, end to end when the request ends, the time
-between tokens at each token. So in a jam the percentiles lag, as they do in life: whoever still waits is in none of
-them. Percentiles are exact, not read from a histogram. While metrics are dark everything is `Blind`, and nothing is
-lost: counters count on. This module decides nothing.
+a real server counts them: the time to the first token when that token comes; the time in the queue, the mean time
+between tokens and end to end when the request ends; for rivals the time between tokens at each token. So in a jam the
+percentiles lag, as they do in life: whoever still waits is in none of them. Percentiles are exact, but for those over
+tokens, which come from a histogram (`gaps`). While metrics are dark everything is `Blind`, and nothing is lost:
+counters count on. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from forecaster.types import Blind, BlindReason, Known, Reading, TooFew, Zero
 from scaler.policy.capacity import ClassCapacity
-from scaler.policy.types import ClassReadings, Decision, ReplicaState
+from scaler.policy.types import NOT_READ, ClassReadings, Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind, WorkloadSignals
 from scaler.simulate.cluster import FEWEST_REQUESTS
 from scaler.simulate.policies.playing import ClassLatency
@@ -50,13 +51,17 @@ class _Slot:
     arrived: dict[str, int]
     ttft_s: dict[str, list[float]]
     e2e_s: dict[str, list[float]]
+    queue_s: dict[str, list[float]]
+    itl_s: list[float] = field(default_factory=list)
+    """Means of requests of all classes."""
     gaps: FloatArray = field(default_factory=lambda: np.zeros(GAP_BUCKETS))
     known: bool = True
     """Whether the trace knows what arrived in it."""
 
     @classmethod
     def empty(cls, names: Sequence[str]) -> _Slot:
-        return cls(arrived=dict.fromkeys(names, 0), ttft_s={n: [] for n in names}, e2e_s={n: [] for n in names})
+        ttft_s, e2e_s, queue_s = ({name: list[float]() for name in names} for _ in range(3))
+        return cls(arrived=dict.fromkeys(names, 0), ttft_s=ttft_s, e2e_s=e2e_s, queue_s=queue_s)
 
 
 class Meter:
@@ -71,6 +76,8 @@ class Meter:
         self.arriving: dict[str, int] = {}
         """Counts of the slot that runs; add to them."""
         self._names = [each.name for each in classes]
+        # times between tokens are of all classes: as the daemon does, judge them by the loosest target alone
+        self._mixed = max(classes, key=_itl_target_s).name
         self._pool = pool
         self._slots: deque[_Slot] = deque(maxlen=self.slots_in(RATE_WINDOW))
         self._gaps = pool.token_gaps()
@@ -90,6 +97,9 @@ class Meter:
         for request in ended:
             if request.status is Status.FINISHED:
                 slot.e2e_s[request.request_class].append(request.finished_s - request.arrived_s)
+                slot.queue_s[request.request_class].append(request.queue_s)
+                # a single token has nothing between it; vLLM counts it as 0 s
+                slot.itl_s.append(request.itl_s if request.output_tokens > 1 else 0.0)
         gaps = pool.token_gaps()
         slot.gaps, self._gaps = gaps - self._gaps, gaps
         slot.known = known
@@ -118,7 +128,13 @@ class Meter:
             demand_rps=Known(value=rate) if rate > 0.0 else Zero(evidence="no arrivals at the front door"),
             e2e_p95_s=_p95([value for slot in self._slots for value in slot.e2e_s[name]]),
             ttft_p95_s=_p95([value for slot in self._slots for value in slot.ttft_s[name]]),
+            queue_time_p95_s=_p95([value for slot in self._slots for value in slot.queue_s[name]]),
+            itl_p95_s=self._itl_p95() if name == self._mixed else NOT_READ,
         )
+
+    def _itl_p95(self) -> Reading:
+        """Over requests, as `vllm:request_time_per_output_token_seconds` counts them."""
+        return _p95([value for slot in self._slots for value in slot.itl_s])
 
     # ── The rivals' sight ──
 
@@ -169,8 +185,15 @@ def _p95(values: Sequence[float]) -> Reading:
     return Known(value=float(np.percentile(values, 95)))
 
 
+def _itl_target_s(each: ClassCapacity) -> float:
+    """What a class promises of the time between tokens; 0 where it promises nothing."""
+    return 0.0 if each.slo is None or each.slo.itl_s is None else each.slo.itl_s
+
+
 def _blind(name: str, why: Blind) -> ClassReadings:
-    return ClassReadings(request_class=name, demand_rps=why, e2e_p95_s=why, ttft_p95_s=why)
+    return ClassReadings(
+        request_class=name, demand_rps=why, e2e_p95_s=why, ttft_p95_s=why, queue_time_p95_s=why, itl_p95_s=why
+    )
 
 
 class ServingSignals:

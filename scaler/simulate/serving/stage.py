@@ -21,22 +21,14 @@ from scaler.policy.capacity import CapacityProfile, RequestTokens, StartPhases
 from scaler.policy.steering import SteeringRule
 from scaler.service.model import ServiceModel
 from scaler.simulate.policies import PLANNERS, PLANS, RULES, Past, planner, rule
+from scaler.simulate.product_run import PRODUCT, REACTIVE, TARGET, target_ratio
 from scaler.simulate.scoring import PEAK_QUANTILE
 from scaler.simulate.serving.events import Timeline, parse_event
 from scaler.simulate.serving.pool import PoolRule
 from scaler.simulate.serving.signals import SLOT_S
 from scaler.simulate.serving.traffic import Traffic
-from scaler.simulate.trace import (
-    MOST_REPLICAS,
-    PRODUCT,
-    REACTIVE,
-    TARGET,
-    Setting,
-    UnknownPolicyError,
-    _ratio,
-    _window,
-    known_policies,
-)
+from scaler.simulate.setting import MOST_REPLICAS, Setting, UnknownPolicyError, scored_bins
+from scaler.simulate.trace import known_policies
 
 if TYPE_CHECKING:
     from forecaster.types import FloatArray
@@ -66,6 +58,8 @@ class ServingSetting:
     """One run of every policy each."""
     events: tuple[str, ...] = ()
     """What is done on purpose, such as "step@+2h": see `events`."""
+    min_replicas: int = 1
+    """No policy orders fewer than this."""
     max_replicas: int | None = None
     """No policy orders more than this; unlimited unless given."""
     missed_target_ratio: float = SteeringRule().missed_target_ratio
@@ -73,10 +67,18 @@ class ServingSetting:
     pool: PoolRule = field(default_factory=PoolRule)
     """How the front door and the pods behave."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.most:
+            raise ValueError(f"need 1 ≤ min_replicas ≤ max_replicas, got {self.min_replicas} and {self.max_replicas}")
+
     @property
     def most(self) -> int:
-        """The bound as a number."""
+        """The upper bound as a number."""
         return self.max_replicas or MOST_REPLICAS
+
+    def within(self, replicas: int) -> int:
+        """The nearest number of replicas that the bounds allow."""
+        return max(self.min_replicas, min(replicas, self.most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +177,11 @@ class Stage:
         load: FloatArray = self.trace.series.values[first:last] * (self.scale / self.replica_rps)
         return load
 
+    def plannable(self, load: FloatArray) -> FloatArray:
+        """A load in exactly full replicas as whoever plans within the bounds sees it; what is unknown stays so."""
+        seen: FloatArray = np.clip(load, self.setting.min_replicas, self.setting.most)
+        return seen
+
     def check(self, name: str) -> None:
         """`UnknownPolicyError` unless there is a policy of that name."""
         group = name.partition(":")[0]
@@ -197,7 +204,7 @@ class Stage:
         members, missed_target_ratio = self.members, self.setting.missed_target_ratio
         for part in name.split(":")[1:]:
             if part.startswith(TARGET):
-                missed_target_ratio = _ratio(part.removeprefix(TARGET), name)
+                missed_target_ratio = target_ratio(part.removeprefix(TARGET), name)
             else:
                 members = tuple(each for each in self.members if family(each.model_id) == part)
         if not members:
@@ -227,7 +234,7 @@ def _lived(series: Series, setting: ServingSetting) -> tuple[int, int]:
     if score_from is None:
         end = min(setting.score_to or series.end, series.end)
         score_from = max(series.start, end - DEFAULT_SPAN)
-    return _window(series, Setting(score_from=score_from, score_to=setting.score_to))
+    return scored_bins(series, Setting(score_from=score_from, score_to=setting.score_to))
 
 
 def _stretched(start: StartPhases, total: timedelta | None) -> StartPhases:

@@ -35,7 +35,7 @@ function plane(holder, spoken, make) {
     const width = holder.clientWidth, height = holder.clientHeight;
     if (width < 60) return;
     const picture = make(width);
-    frame = { left: 52, right: width - (picture.room || 16), top: 12, bottom: height - 44 };
+    frame = { left: 66, right: width - (picture.room || 16), top: 12, bottom: height - 44 };
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("aria-label", picture.label);

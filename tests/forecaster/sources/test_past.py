@@ -54,6 +54,11 @@ def with_reset(second: int) -> float:
     return total(second) if second < 9000 else total(second) - total(9000)
 
 
+def shed(second: int) -> float:
+    """Refusals for one reason: none until minute 60, 1/s from then on."""
+    return float(max(0, second - 3600))
+
+
 def metric(family: str, kind: str, *series: Iterator[str]) -> list[str]:
     return [f"# TYPE {family} {kind}", *(line for lines in series for line in lines)]
 
@@ -79,6 +84,20 @@ def open_metrics() -> str:
             "vllm:num_requests_running", "gauge",
             samples("vllm:num_requests_running", pod("a-0", "a"), 15, until, lambda s: 3.0 if s < 7200 else 9.0),
             samples("vllm:num_requests_running", pod("a-1", "a"), 15, until, lambda s: float("nan") if 600 < s < 660 else 4.0),
+            samples("vllm:num_requests_running", pod("shed-0", "shed"), 15, until, lambda _: 8.0),
+        ),
+        *metric(
+            "vllm:num_requests_waiting", "gauge",
+            samples("vllm:num_requests_waiting", pod("shed-0", "shed"), 15, until, lambda _: 5.0),
+        ),
+        *metric(
+            "vllm:request_success", "counter",
+            samples("vllm:request_success_total", pod("shed-0", "shed"), 15, until, lambda s: 3.0 * (s + 3600)),
+        ),
+        *metric(
+            "vllm:admission_rejections", "counter",
+            *(samples("vllm:admission_rejections_total", pod("shed-0", "shed") + f',reason="{reason}"', 15, until, shed)
+              for reason in ("max_num_queued_reqs", "max_num_queued_tokens")),
         ),
         *metric(
             "vllm:gpu_cache_usage_perc", "gauge",
@@ -150,6 +169,13 @@ def test_what_is_not_a_number_makes_its_bin_unknown(source: PrometheusSource):
     values = row(source.history([selector("a")], "requests_running", start=at(0), end=at(30)), "a")
     assert np.flatnonzero(np.isnan(values)).tolist() == [10]
     assert np.delete(values, 10) == pytest.approx(7.0)
+
+
+def test_what_an_engine_refused_has_arrived_too(source: PrometheusSource):
+    """3/s complete all the time; from minute 60 on 2/s more are turned away at a full queue."""
+    values = row(source.history([selector("shed")], "demand_rps", start=at(30), end=at(90)), "shed")
+    assert values[:30] == pytest.approx(3.0)
+    assert values[31:] == pytest.approx(5.0)
 
 
 def test_an_older_metric_name_is_read(source: PrometheusSource):

@@ -66,6 +66,7 @@ def test_a_busy_workload_is_read_in_full(fleet: Fleet, now: datetime):
     assert known(of(readings, "chat", "ttft_p95_s")) == pytest.approx(0.099)
     assert known(of(readings, "chat", "e2e_p95_s")) == pytest.approx(1.475)
     assert known(of(readings, "chat", "queue_time_p95_s")) == pytest.approx(0.285)
+    assert known(of(readings, "chat", "itl_p95_s")) == pytest.approx(0.04875)
     assert known(of(readings, "chat", "prefix_cache_hit_ratio")) == pytest.approx(0.25)
     assert readings.skew_s is not None
     assert abs(readings.skew_s) < 10
@@ -122,6 +123,21 @@ def test_an_older_metric_name_is_still_found(fleet: Fleet, now: datetime):
     by_signal = {check.signal: check for check in source.check([workload("few")], now=now)}
     assert by_signal["kv_cache_usage_ratio"].metric == "vllm:gpu_cache_usage_perc"
     assert isinstance(of(source.read([workload("few")], now=now), "few", "kv_cache_usage_ratio"), Zero)
+
+
+def test_an_older_engine_tells_of_tokens_what_a_newer_one_tells_of_requests(fleet: Fleet, now: datetime):
+    """25 requests/s of 49 gaps make 4,900 in four seconds and are enough; 4 requests/s make 784 and are not."""
+    selectors = [workload("chat"), workload("chat-large"), workload("few")]
+    source = PrometheusSource(fleet.connection)
+    checks = {(c.workload, c.signal): c for c in source.check(selectors, now=now)}
+    assert checks[("llm/chat", "itl_p95_s")].metric == "vllm:request_time_per_output_token_seconds"
+    assert checks[("llm/chat-large", "itl_p95_s")].metric == "vllm:time_per_output_token_seconds"
+    assert 0.1 in checks[("llm/chat-large", "itl_p95_s")].edges_s
+    readings = source.read(selectors, now=now)
+    assert known(of(readings, "chat-large", "itl_p95_s")) == pytest.approx(0.04875)
+    few = of(readings, "few", "itl_p95_s")
+    assert isinstance(few, TooFew)
+    assert few.count == pytest.approx(784, abs=200)
 
 
 # ── Zero, too few, and blind ──────────────────────────────────────────────────────────────────────────────────────

@@ -63,6 +63,7 @@ def all_queries(selectors: list[WorkloadSelector]) -> list[Query]:
         plan.diagnosis_query(missing, choices),
         *(plan.history_query(signal, selectors, choices, 60) for signal in CATALOGUE),
         *(plan.samples_query(signal, selectors, choices, 600) for signal in CATALOGUE),
+        plan.evidence_query(selectors, choices, 60),
     ]
 
 

@@ -13,9 +13,12 @@ import pytest
 
 from forecaster.types import STEP, Panel, SeriesKey
 from policy_cases import NOON
+from scaler import refit_job
+from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import NICENESS, Refit, RefitOutcome, missing_packages
 from scaler.adapters.store import Store
+from scaler.policy.scheduled import ScheduledEvent, ScheduledRule
 from scaler.refit_job import refit
 
 
@@ -133,6 +136,29 @@ def test_the_child_fits_on_the_stored_history_and_the_shelf_takes_up_what_it_pro
     assert [member.model_id for member in after.members] == ["last-value", f"holt-winters@{outcome.version}"]
     assert after.trained_at["holt-winters"] <= NOON
     assert shelf.current() == (after, False)
+
+
+def test_a_refit_does_not_learn_the_events_that_the_daemon_knew_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Yesterday's sale is in the history; with what the daemon left in the data file the fit sees usual demand."""
+    shown: list[Panel] = []
+
+    def look(panel: Panel, **_: object) -> tuple[()]:
+        shown.append(panel)
+        return ()
+
+    monkeypatch.setattr(refit_job.train, "train", look)
+    refit(folder, ("holt-winters",), now=NOON)
+    sale = ScheduledEvent(
+        name="sale", start=NOON - 1500 * STEP, end=NOON - 1440 * STEP, expected_peak=(), demand_ratio=2.0
+    )
+    with Store.open(folder, now=NOON) as store:
+        store.save_blob(KNOWN_BLOB, known_to_bytes({"llm/chat": ScheduledRule(events=(sale,))}), now=NOON)
+    refit(folder, ("holt-winters",), now=NOON)
+    ratio = shown[1].values[0] / shown[0].values[0]
+    assert ratio[-1500:-1440] == pytest.approx(0.5)
+    assert np.delete(ratio, np.arange(ratio.size - 1500, ratio.size - 1440)) == pytest.approx(1.0)
 
 
 def test_a_damaged_model_is_refused_and_the_last_good_one_goes_on(folder: Path) -> None:

@@ -42,6 +42,7 @@ def test_one_class_gets_everything_and_the_rest_is_reported() -> None:
         key("demand_rps"): Known(value=12.0),
         key("e2e_p95_s"): Known(value=0.9),
         key("ttft_p95_s"): TooFew(count=12),
+        key("itl_p95_s"): Known(value=0.04),
         key("requests_waiting"): Known(value=3.0),
         key("gpu_utilisation_ratio"): Known(value=0.4),
         key("requests_running"): Known(value=7.0),
@@ -50,6 +51,7 @@ def test_one_class_gets_everything_and_the_rest_is_reported() -> None:
     (only,) = seen.classes
     assert (only.request_class, only.demand_rps, only.e2e_p95_s) == (DEFAULT_CLASS, Known(value=12.0), Known(value=0.9))
     assert (only.ttft_p95_s, only.queue_time_p95_s) == (TooFew(count=12), NOT_READ)
+    assert only.itl_p95_s == Known(value=0.04)
     assert seen.requests_waiting == Known(value=3.0)
     assert dict(seen.reported) == {"gpu_utilisation_ratio": Known(value=0.4), "requests_running": Known(value=7.0)}
 
@@ -130,6 +132,8 @@ def test_a_target_is_judged_at_a_bucket_edge(target_s: float, judged_s: float, s
 
 
 def test_targets_without_a_histogram_stay_and_others_move_on_their_own() -> None:
-    rule = LatencyRule(slos=(Slo(request_class="gui", e2e_p95_s=1.2, ttft_p95_s=0.9),))
-    judged = at_bucket_edges(rule, [a_check(), a_check("ttft_p95_s", edges=())])
-    assert judged.rule.slos == (Slo(request_class="gui", e2e_p95_s=1.0, ttft_p95_s=0.9),)
+    rule = LatencyRule(slos=(Slo(request_class="gui", e2e_p95_s=1.2, ttft_p95_s=0.9, itl_p95_s=0.12),))
+    tokens = a_check("itl_p95_s", edges=(0.075, 0.1, 0.15))
+    judged = at_bucket_edges(rule, [a_check(), a_check("ttft_p95_s", edges=()), tokens])
+    assert judged.rule.slos == (Slo(request_class="gui", e2e_p95_s=1.0, ttft_p95_s=0.9, itl_p95_s=0.1),)
+    assert judged.notes[-1] == "gui: itl_p95_s 0.12 s is judged at the bucket edge 0.1 s"

@@ -58,6 +58,7 @@ def test_a_whole_chain_reads_as_it_was_made() -> None:
         " last value\n"
         "          trust            the forecast is trusted: fresh, no worse than the last value, and its band covers"
         " what it should\n"
+        "          target           1 % of the minutes may be missed\n"
         "  rules   load             want 5, keep 5: the load of now needs so many"
         " (41.2 rps fill 4.120 replicas, at most 100% each)\n"
         "          predictive       want 5, keep 5: the forecast needs so many by the time an order placed now is Ready"

@@ -20,6 +20,7 @@ from scaler.policy.decide import WorkloadPolicy, decide_within
 from scaler.policy.explain import as_text, blind_block, explain, reading_text
 from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.predictive import PredictiveRule
+from scaler.policy.steering import CostRule
 from scaler.policy.types import Mode, PolicyState, Snapshot
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "explain"
@@ -65,6 +66,11 @@ SITUATIONS: dict[str, Callable[[], str]] = {
         state=replace(settled(BUSY, SLO), unschedulable_since=NOON - 11 * MINUTE),
     ),
     "forecast-switched-off": lambda: told(BUSY, replace(SLO, predictive=PredictiveRule(enabled=False))),
+    "target-from-costs": lambda: told(BUSY, replace(SLO, cost=CostRule(missed_minute=4.0, gpu_minute=0.05))),
+    "target-cut": lambda: told(
+        BUSY,
+        replace(SLO, profile=replace(SLO.profile, gpus=8), cost=CostRule(missed_minute=1.0, gpu_minute=0.05)),
+    ),
     "holds-for-the-survivors": lambda: told(
         replace(QUIET, requests_waiting=Known(value=9000.0)), SLO, state=settled(QUIET, SLO)
     ),

@@ -1,7 +1,7 @@
 """The latency rule: trigger, size, silence after an order."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -10,7 +10,7 @@ from policy_cases import MINUTE, NOON, a_snapshot
 from scaler.policy import latency
 from scaler.policy.capacity import CapacityProfile, ClassCapacity, single_rate
 from scaler.policy.latency import LatencyRule, Slo
-from scaler.policy.types import At, Breach, LatencyState, Proposal, Reason, Snapshot
+from scaler.policy.types import At, Breach, Doubt, LatencyState, Proposal, Reason, Snapshot
 
 RULE = LatencyRule(slos=(Slo(e2e_p95_s=1.2),))
 TEN = single_rate("x", 10.0)
@@ -23,11 +23,12 @@ def after(
     rule: LatencyRule = RULE,
     state: LatencyState | None = None,
     profile: CapacityProfile = TEN,
+    start: datetime = NOON,
 ) -> tuple[Proposal | None, LatencyState]:
     """The rule's opinion at the last of these minutes."""
     proposal, state = None, state or LatencyState()
     for minute, snapshot in enumerate(snapshots):
-        proposal, state = latency.propose(snapshot, rule, profile, state, now=NOON + minute * MINUTE)
+        proposal, state = latency.propose(snapshot, rule, profile, state, now=start + minute * MINUTE)
     return proposal, state
 
 
@@ -141,6 +142,7 @@ def test_a_watch_blocks_release_and_orders_nothing() -> None:
     [
         pytest.param(Slo(ttft_p95_s=0.5), {"ttft_s": Known(value=0.6)}, id="time to first token"),
         pytest.param(Slo(queue_time_p95_s=0.3), {"queue_s": Known(value=0.4)}, id="queue time"),
+        pytest.param(Slo(itl_p95_s=0.1), {"itl_s": Known(value=0.11)}, id="between tokens"),
         pytest.param(
             Slo(e2e_p95_s=9.0, queue_time_p95_s=0.3), {"p95_s": 1.0, "queue_s": Known(value=0.4)}, id="any of several"
         ),
@@ -252,6 +254,10 @@ def test_unknown_replicas_leave_everything_as_it_is() -> None:
         pytest.param(a_snapshot(p95_s=BLIND), LatencyRule(), (), id="no target, nobody misses it"),
         pytest.param(a_snapshot(p95_s=TooFew(count=1)), RULE, (), id="too few is not blind"),
         pytest.param(a_snapshot(p95_s=1.0), RULE, (), id="known"),
+        pytest.param(a_snapshot(), RULE, (), id="not read: judged for another class"),
+        pytest.param(
+            a_snapshot(itl_s=BLIND), LatencyRule(slos=(Slo(itl_p95_s=0.1),)), ("default/itl_p95_s",), id="tokens"
+        ),
     ],
 )
 def test_names_its_blind_signals(snapshot: Snapshot, rule: LatencyRule, names: tuple[str, ...]) -> None:
@@ -268,7 +274,7 @@ def test_backlog_counts_in_the_mix_of_classes() -> None:
     assert proposal.want == 2, "load 1, and 5.5 rps of backlog in the same mix is another 1"
 
 
-@pytest.mark.parametrize("field", ["e2e_p95_s", "ttft_p95_s", "queue_time_p95_s"])
+@pytest.mark.parametrize("field", latency.SIGNALS)
 def test_refuses_an_slo_of_no_time(field: str) -> None:
     with pytest.raises(ValueError, match=rf"latency\.slos\[\]\.{field} must be above 0 seconds, got 0"):
         Slo(**{field: 0.0})
@@ -295,3 +301,82 @@ def test_says_what_the_load_needs() -> None:
     proposal, _ = after([a_snapshot(rps=BLIND, desired=3, p95_s=9.0)] * 3)
     assert proposal is not None
     assert proposal.detail == "default/e2e_p95_s above SLO since 12:00:00; unknown load"
+
+
+TOKENS = LatencyRule(slos=(Slo(itl_p95_s=0.1),))
+
+
+def apart(itl_s: float, *, rps: float = 35.0, desired: int = 4) -> Snapshot:
+    """A fleet with tokens so far apart, by the profile large enough for 40 requests a second."""
+    return a_snapshot(rps=rps, desired=desired, itl_s=Known(value=itl_s))
+
+
+def bad_pod() -> LatencyState:
+    """One of four replicas is slow: the rule ordered a fifth for a load of 3.5, and it came."""
+    _, state = after([apart(0.05)] * 5 + [apart(0.2)] * 3, rule=TOKENS)
+    assert state.doubt == Doubt(at=NOON + 7 * MINUTE, load=3.5, replicas=5)
+    return state
+
+
+def test_tokens_too_far_apart_at_a_load_that_fits_call_for_one_more_after_the_hold() -> None:
+    """No queue has to drain first: the load has fitted all along, so that two minutes are enough."""
+    early, _ = after([apart(0.05)] * 5 + [apart(0.2)] * 2, rule=TOKENS)
+    due, _ = after([apart(0.05)] * 5 + [apart(0.2)] * 3, rule=TOKENS)
+    assert early is not None
+    assert due is not None
+    assert (early.reason, early.want, early.keep) == (Reason.P95_WATCH, 0, 4)
+    assert (due.reason, due.want, due.keep) == (Reason.PROFILE_DOUBTED, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("rps", "keep"),
+    [
+        pytest.param(35.0, 5, id="the same load"),
+        pytest.param(60.0, 5, id="more of it orders nothing: that is for those who look at load"),
+        pytest.param(28.1, 5, id="5 * 2.81 / 3.5 = 4.01"),
+        pytest.param(28.0, 4, id="5 * 2.8 / 3.5 = 4"),
+        pytest.param(21.0, 3, id="three where the profile has 2.1"),
+        pytest.param(0.0, 0, id="no load"),
+    ],
+)
+def test_what_kept_the_slo_is_not_released_by_the_profile_that_was_refuted(rps: float, keep: int) -> None:
+    state = replace(bad_pod(), ordered=None, breaches=())
+    proposal, _ = latency.propose(apart(0.05, rps=rps, desired=5), TOKENS, TEN, state, now=NOON + 20 * MINUTE)
+    assert proposal == Proposal(
+        rule="latency", want=0, keep=keep, reason=Reason.DOUBT_REMEMBERED, detail="5 for a load of 3.50 at 12:07"
+    )
+
+
+def test_a_doubt_is_forgotten_after_its_time_and_while_nothing_can_be_said_says_nothing() -> None:
+    state = replace(bad_pod(), ordered=None, breaches=())
+    fine, then = apart(0.05, desired=5), NOON + 7 * MINUTE + TOKENS.remember_doubt
+    assert latency.propose(fine, TOKENS, TEN, state, now=then - timedelta(seconds=1))[0] is not None
+    assert latency.propose(fine, TOKENS, TEN, state, now=then) == (None, replace(state, doubt=None, fits_since=NOON))
+    unknown = a_snapshot(rps=BLIND, desired=5)
+    assert latency.propose(unknown, TOKENS, TEN, state, now=then - MINUTE)[0] is None
+
+
+def test_a_later_doubt_replaces_the_first_and_an_order_for_load_does_not() -> None:
+    """At the load of 20 replicas nothing fits, so the profile is not in doubt; at 4.5 of 5 it is once more."""
+    state, later = replace(bad_pod(), ordered=None, breaches=()), NOON + 20 * MINUTE
+    proposal, short = after([apart(0.2, rps=200.0, desired=5)] * 3, rule=TOKENS, state=state, start=later)
+    assert proposal is not None
+    assert (proposal.reason, short.doubt) == (Reason.P95_BREACH, state.doubt)
+    _, again = after([apart(0.2, rps=45.0, desired=5)] * 3, rule=TOKENS, state=state, start=later)
+    assert again.doubt == Doubt(at=later + 2 * MINUTE, load=4.5, replicas=6)
+
+
+@pytest.mark.parametrize(
+    ("desired", "want", "detail"),
+    [
+        pytest.param(7, 8, "load and backlog need 4", id="up to twice what the load needs"),
+        pytest.param(8, 8, "load and backlog need 4, and 2 times that did not help", id="and no further"),
+        pytest.param(11, 11, "load and backlog need 4, and 2 times that did not help", id="nor less than is there"),
+    ],
+)
+def test_where_replicas_do_not_help_no_more_are_ordered(desired: int, want: int, detail: str) -> None:
+    """Tokens of an idle replica may be too far apart for the SLO: the maximum would not cure that."""
+    proposal, _ = after([apart(0.2, desired=desired)] * 5, rule=TOKENS)
+    assert proposal is not None
+    assert (proposal.want, proposal.keep, proposal.reason) == (want, want, Reason.PROFILE_DOUBTED)
+    assert proposal.detail == f"default/itl_p95_s above SLO since 12:00:00; {detail}"

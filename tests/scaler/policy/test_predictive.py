@@ -32,8 +32,8 @@ def pair(*args: object, **kwargs: object) -> tuple[int, int]:
     [
         pytest.param({}, 2, 2, id="flat"),
         pytest.param({4: 95.0}, 10, 10, id="the bin that begins at now + 3 min is the one an order reaches"),
-        pytest.param({5: 95.0}, 2, 10, id="one tick later it is kept, not yet ordered"),
-        pytest.param({6: 95.0}, 2, 2, id="beyond one tick it waits for the next decision"),
+        pytest.param({8: 95.0}, 10, 10, id="what comes within four minutes of it may come early"),
+        pytest.param({9: 95.0}, 2, 2, id="what comes later waits for the next decision"),
         pytest.param({3: 95.0, 4: 20.0}, 2, 10, id="a peak before the order could arrive is only kept"),
         pytest.param({1: 95.0, 2: 20.0}, 2, 10, id="the first coming bin counts for the release"),
     ],
@@ -106,6 +106,21 @@ def test_margin_must_not_be_negative() -> None:
 
 
 def test_a_longer_start_looks_further() -> None:
-    forecast = a_forecast(20.0, later_rps={10: 95.0})
-    assert pair(a_snapshot(forecasts=(forecast,), lead_s=9 * 60.0)) == (10, 10)
-    assert pair(replace(a_snapshot(forecasts=(forecast,)), lead_time_s=7 * 60.0)) == (2, 6), "half-way to horizon 10"
+    forecast = a_forecast(20.0, later_rps={15: 95.0})
+    assert pair(a_snapshot(forecasts=(forecast,), lead_s=5 * 60.0)) == (2, 2)
+    assert pair(a_snapshot(forecasts=(forecast,), lead_s=10 * 60.0)) == (10, 10)
+    assert pair(replace(a_snapshot(forecasts=(forecast,)), lead_time_s=8 * 60.0)) == (5, 5), (
+        "a third of the way from horizon 12"
+    )
+
+
+def test_says_when_the_most_is_needed() -> None:
+    proposal = proposed(a_snapshot(forecasts=(a_forecast(20.0, later_rps={6: 45.0}),)))
+    assert proposal is not None
+    assert proposal.detail.startswith("test: load 4.500 at 12:05:00 (z 0.00), ")
+
+
+def test_wide_bins_look_four_minutes_further_not_a_bin() -> None:
+    """Ten-minute bins, no start: four tenths of the way from 20 to 95 rps are 50."""
+    forecast = replace(a_forecast(20.0, later_rps={2: 95.0}), step_s=600.0)
+    assert pair(a_snapshot(rps=0.0, forecasts=(forecast,), lead_s=0.0)) == (5, 5)

@@ -160,3 +160,37 @@ def test_accepts_the_edges() -> None:
 def test_refuses_a_warm_up_share_outside_nought_to_one(share: float) -> None:
     with pytest.raises(ValueError, match="warm_up_ratio of event 'e' must lie in"):
         ScheduledEvent(name="e", start=NOON, end=NOON + timedelta(1), expected_peak=(), warm_up_ratio=share)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "multiple"),
+    [
+        pytest.param(-0.01, 1.0, id="before"),
+        pytest.param(0.0, 2.5, id="from the start"),
+        pytest.param(60.0, 1.0, id="a sale on a holiday"),
+        pytest.param(119.99, 1.0, id="both still"),
+        pytest.param(120.0, 0.4, id="the holiday alone"),
+        pytest.param(180.0, 1.0, id="over"),
+    ],
+)
+def test_events_multiply_what_is_usual(minutes: float, multiple: float) -> None:
+    hour = timedelta(hours=1)
+    rule = ScheduledRule(
+        events=(
+            ScheduledEvent(name="sale", start=NOON, end=NOON + 2 * hour, expected_peak=(), demand_ratio=2.5),
+            ScheduledEvent(name="holiday", start=NOON + hour, end=NOON + 3 * hour, expected_peak=(), demand_ratio=0.4),
+            an_event("of unknown ratio"),
+        )
+    )
+    assert scheduled.usual_multiple(rule, at=NOON + timedelta(minutes=minutes)) == pytest.approx(multiple)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 0.009, 101.0, float("nan"), float("inf")])
+def test_a_ratio_that_is_a_slip_of_the_pen_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="demand_ratio of event 'e'"):
+        ScheduledEvent(name="e", start=NOON, end=NOON + timedelta(1), expected_peak=(), demand_ratio=ratio)
+
+
+def test_the_clock_of_a_workload_must_exist() -> None:
+    with pytest.raises(ValueError, match=r"timezone must be an IANA name such as Europe/Berlin, got 'Mars/Base'"):
+        ScheduledRule(timezone="Mars/Base")

@@ -114,6 +114,26 @@ def test_simulate_prints_a_table(headstart: Headstart, wave: Path) -> None:
     assert "forecasts with" not in ran.err, "nobody asked for the product"
 
 
+def test_what_was_rounded_and_what_is_unknown_is_said(headstart: Headstart, wave: Path, tmp_path: Path) -> None:
+    """30 s on ten-minute bins is played as ten minutes, and a share of few known bins is a share of few."""
+    said = headstart("simulate", "--trace", wave, "--policies", "hpa", "--cold-start", "10m").err
+    assert "cold start 600 s\n" in said
+    assert "unknown" not in said
+    lines = gzip.decompress(wave.read_bytes()).decode().splitlines()
+    holed = tmp_path / "holed.csv"
+    holed.write_text("\n".join(line for index, line in enumerate(lines) if not index or index % 10))
+    page = tmp_path / "lab.html"
+    ran = headstart("simulate", "--trace", holed, "--policies", "kpa", "--cold-start", "30s", "--report", page)
+    assert "cold start 30 s, played as 600 s (whole bins)" in ran.err
+    assert "29 of 288 bins are unknown: neither scored nor billed" in ran.err
+    html = page.read_text()
+    assert "pods that take 600 s to start" in html
+    assert "30 s, rounded up to whole bins" in html
+    assert "288 of 600 s, 29 of them unknown" in html
+    assert "of 2,590 minutes" in html, "those that are known"
+    assert "0 other policies" not in html
+
+
 def test_a_column_and_a_window_can_be_named(headstart: Headstart, wave: Path) -> None:
     by_requests, by_tokens = (
         headstart("simulate", "--trace", wave, "--policies", "hpa", "--column", column, "-o", "json").document
@@ -224,6 +244,15 @@ def test_each_policy_and_class_has_a_row_of_its_own(headstart: Headstart, minute
         ),
         pytest.param(("--profile", "llama-3.1-8b-h100", "--capacity-rps", "3"), 2, "what a replica serves", id="both"),
         pytest.param(("--profile", "llama-3.1-8b-h100", "--inject", "stop@+1h"), 2, "Did you mean 'step'?", id="event"),
+        pytest.param(
+            ("--profile", "llama-3.1-8b-h100", "--csv", "x.csv"), 2, "do not go with requests", id="csv of it"
+        ),
+        pytest.param(("--profile", "llama-3.1-8b-h100", "--sweep"), 2, "do not go with requests", id="sweep of it"),
+        pytest.param(
+            ("--profile", "llama-3.1-8b-h100", "--price", "2"), 2, "do not go with requests", id="price of it"
+        ),
+        pytest.param(("--csv", "no/such/x.csv"), 2, "there is no folder no/such", id="nowhere to write bins"),
+        pytest.param(("--report", "."), 2, "cannot write .: that is a folder", id="a folder for a page"),
         pytest.param(("--column", "token"), 1, "there are tokens, requests", id="column"),
         pytest.param(("--score-from", "2027-01-01"), 1, "nothing to score", id="after the trace"),
     ],

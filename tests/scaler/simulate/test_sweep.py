@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +231,45 @@ def test_whoever_leaves_early_leaves_no_workers_behind() -> None:
     with pytest.raises(Impatient):
         play_all(a_trace(), tasks, members=(), progress=leave, processes=2)
     assert multiprocessing.active_children() == []
+
+
+ASKER = """
+import sys
+from pathlib import Path
+from datetime import timedelta
+from forecaster.trace import read_trace
+from scaler.simulate.spread import Task, play_all
+from scaler.simulate.trace import Setting
+import multiprocessing
+
+def seen(share, what):
+    print(*(each.pid for each in multiprocessing.active_children()), flush=True)
+
+if __name__ == "__main__":
+    tasks = [Task(policy=f"kpa:{each / 1000}", setting=Setting()) for each in range(1, 1000)]
+    play_all(read_trace(Path(sys.argv[1])), tasks, members=(), progress=seen, processes=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="tells the living by /proc")
+def test_workers_end_with_an_asker_that_was_killed(tmp_path: Path) -> None:
+    """`timeout 60 headstart simulate --sweep` once left two idle processes behind for ever."""
+    rows = (f"{(MONDAY + index * TEN).isoformat()},{100 + index % 7}" for index in range(432))
+    (tmp_path / "t.csv").write_text("\n".join(("timestamp,requests", *rows)))
+    (tmp_path / "asker.py").write_text(ASKER)
+    command = [sys.executable, str(tmp_path / "asker.py"), str(tmp_path / "t.csv")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asker:
+        assert asker.stdout is not None
+        workers = [int(each) for each in asker.stdout.readline().split()]
+        asker.kill()
+    assert len(workers) == 2
+    until = time.monotonic() + 20.0
+    while alive := [each for each in workers if Path(f"/proc/{each}").exists()]:
+        if time.monotonic() > until:
+            for each in alive:
+                os.kill(each, signal.SIGKILL)
+            pytest.fail("the workers outlived their asker")
+        time.sleep(0.05)
 
 
 def test_what_simulate_refuses_is_refused_from_a_worker_too() -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from daemon_cases import a_tick, without_replicas
-from forecaster.types import Blind, BlindReason, ForecastQuality
+from forecaster.models.ensemble import Standing
+from forecaster.types import HORIZONS, Blind, BlindReason, ForecastQuality
 from policy_cases import NOON, a_forecast, a_policy, a_snapshot, settled
+from scaler.adapters.accounts import Account
 from scaler.adapters.board import Board, View
 from scaler.adapters.states import statuses
 from scaler.adapters.telemetry import Telemetry
@@ -66,7 +69,13 @@ class Api:
 
 
 @contextmanager
-def serving(report: TickReport | None = TICK, *, alive: bool = True, token_file: Path | None = None) -> Iterator[Api]:
+def serving(
+    report: TickReport | None = TICK,
+    *,
+    alive: bool = True,
+    token_file: Path | None = None,
+    accounts: Mapping[str, Mapping[str, Account]] = MappingProxyType({}),
+) -> Iterator[Api]:
     board = Board()
     if report is not None:
         notes = {"llm/chat": ("every class: e2e_p95_s 1.2 s is judged at the bucket edge 1 s",)}
@@ -79,6 +88,7 @@ def serving(report: TickReport | None = TICK, *, alive: bool = True, token_file:
             health=lambda: health,
             ready=lambda: report is not None,
             records=OneRecord(),
+            accounts=lambda workload: accounts.get(workload, {}),
             clock=lambda: NOON,
         ),
         token_file=token_file,
@@ -159,6 +169,35 @@ def test_the_forecast_has_a_time_for_each_quantile(api: Api) -> None:
         "quantiles": {"0.5": 20.0, "0.9": 21.0, "0.95": 22.0, "0.99": 23.0},
     }
     assert (only["model"], only["expired"]) == ("test", False)
+
+
+def test_the_forecast_is_served_with_what_made_it() -> None:
+    told = Account(
+        standing=Standing(
+            at=NOON,
+            horizons=HORIZONS,
+            members=("last-value", "seasonal-naive"),
+            weights=((0.25, 0.75),) * len(HORIZONS),
+            losses=((2.0, 1.0),) * len(HORIZONS),
+        ),
+        wape_day_before=float("inf"),
+    )
+    with serving(accounts={"llm/chat": {"default": told}}) as api:
+        document = api.ask("/api/v1/workloads/llm/chat/forecast")[1]
+    (only,) = document["classes"]
+    assert [(each["model"], each["weights"][0]) for each in only["members"]] == [
+        ("last-value", 0.25),
+        ("seasonal-naive", 0.75),
+    ]
+    assert only["members"][1]["loss_over_last_value"] == 0.5
+    assert (only["seasonal_ratio"], only["accuracy"]["wape_day_before"]) == (0.75, None)
+    assert document["calendar"] == {"until": "2026-03-02T12:30:00Z", "events": [], "windows": []}
+
+
+def test_without_an_engine_the_forecast_is_served_and_says_what_is_not_known(api: Api) -> None:
+    document = api.ask("/api/v1/workloads/llm/chat/forecast")[1]
+    assert document["classes"][0]["members"] == []
+    assert document["unknown"][0].startswith("default: the members' weights (")
 
 
 def test_metrics_are_served_as_prometheus_wants_them(api: Api) -> None:

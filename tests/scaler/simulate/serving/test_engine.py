@@ -240,6 +240,52 @@ def test_time_runs_forward() -> None:
         replica.set_slowdown(0.0, 6.0)
 
 
+def test_who_is_cancelled_frees_its_place_with_the_iteration_that_runs() -> None:
+    replica = Replica(a_service(max_num_seqs=1))
+    first, second, third = submitted(replica, *(a_request(output=100) for _ in range(3)))
+    replica.advance(0.305)
+    replica.cancel(second, 0.305)
+    assert (second.status, replica.in_flight, replica.waiting) == (Status.ABORTED, 2, 1), "at once from the queue"
+    replica.cancel(first, 0.305)
+    assert (first.status, replica.in_flight, replica.next_event_s) == (Status.ABORTED, 2, pytest.approx(0.31))
+    assert list(replica.advance(10.0)) == [third]
+    assert (first.emitted_tokens, math.isnan(first.finished_s)) == (31, True)
+    assert third.scheduled_s == pytest.approx(0.31)
+    assert third.queue_s == pytest.approx(0.31)
+    assert (replica.in_flight, replica.kv_used_tokens, replica.next_event_s) == (0, 0, math.inf)
+    assert replica.idle_since_s == pytest.approx(1.31)
+    with pytest.raises(ValueError, match="only a request in flight can be cancelled, this one is finished"):
+        replica.cancel(third, 10.0)
+
+
+def test_who_finishes_with_the_iteration_in_which_its_client_left_is_returned_by_nobody() -> None:
+    replica = Replica(a_service())
+    (request,) = submitted(replica, a_request(output=3))
+    replica.cancel(request, 0.025)
+    assert list(replica.abort(0.026)) == [], "it has an owner already"
+    (request,) = submitted(replica, a_request(output=3, at=1.0))
+    replica.cancel(request, 1.025)
+    assert list(replica.advance(2.0)) == []
+    assert (request.status, replica.in_flight, replica.kv_used_tokens) == (Status.ABORTED, 0, 0)
+
+
+def test_a_blocked_head_that_leaves_lets_the_next_in() -> None:
+    replica = Replica(a_service(kv_tokens=100))
+    _, big, small = submitted(replica, a_request(40, 50), a_request(90, 2, at=0.005), a_request(10, 2, at=0.006))
+    replica.advance(0.1)
+    replica.cancel(big, 0.105)
+    replica.advance(1.0)
+    assert small.scheduled_s == pytest.approx(0.11)
+
+
+def test_a_woken_replica_whose_only_request_leaves_is_idle() -> None:
+    replica = Replica(a_service())
+    (request,) = submitted(replica, a_request(at=1.0))
+    replica.cancel(request, 1.0)
+    assert (replica.in_flight, replica.next_event_s, replica.idle_since_s) == (0, math.inf, 1.0)
+    assert list(replica.advance(5.0)) == []
+
+
 def test_quantiles_of_gaps() -> None:
     counts = [0] * GAP_BUCKETS
     assert math.isnan(gap_quantile_s(counts, 0.5))

@@ -1,7 +1,8 @@
 """The fast engine against a slow one that steps through every iteration of every sequence.
 
-Properties, for any traffic, limits, image sizes, changes of slowdown and cuts of time:
-- each request's first and last token come at the same time, to 1e-9 s, and it was preempted as often;
+Properties, for any traffic, limits, image sizes, changes of slowdown, clients that leave and cuts of time:
+- each request is scheduled and has its first and last token at the same time, to 1e-9 s, and was preempted as often;
+- who leaves before the end finishes nowhere, and all that was held is free in the end;
 - each replica counts the same tokens, and the same gaps between tokens by bucket.
 
 Times are binary fractions in one of them, so that arrivals often fall exactly on an iteration's end.
@@ -29,7 +30,9 @@ class Sequence:
     input_tokens: int
     output_tokens: int
     image_tokens: int
+    leaves_s: float = math.inf
     cached: int = 0
+    scheduled_s: float = math.nan
     token_s: list[float] = field(default_factory=list)
     preemptions: int = 0
 
@@ -37,6 +40,11 @@ class Sequence:
     def to_compute(self) -> int:
         """Tokens that are known and not cached: 1 while decoding, more while its prompt is computed."""
         return self.input_tokens + len(self.token_s) - self.cached
+
+    @property
+    def finishes(self) -> bool:
+        """Whether its last token came while its client was still there."""
+        return len(self.token_s) == self.output_tokens and self.token_s[-1] <= self.leaves_s
 
 
 class SteppingReplica:
@@ -55,7 +63,12 @@ class SteppingReplica:
             # what arrives as an iteration ends is not in time for the next, unless there is nothing else to do
             while to_come and to_come[0].arrived_s < now_s:
                 self.waiting.append(to_come.pop(0))
+            # as an arrival, who leaves when an iteration ends is not in time for the next
+            self.waiting = [each for each in self.waiting if each.leaves_s >= now_s]
+            self.running = [each for each in self.running if each.leaves_s >= now_s]
             if not self.waiting and not self.running:
+                if not to_come:
+                    return
                 now_s = max(now_s, to_come[0].arrived_s)
                 while to_come and to_come[0].arrived_s <= now_s:
                     self.waiting.append(to_come.pop(0))
@@ -64,6 +77,9 @@ class SteppingReplica:
     def step(self, now_s: float) -> float:
         """One iteration; when it ends."""
         computed, encoding_s = self.schedule()
+        for sequence in self.running:
+            if math.isnan(sequence.scheduled_s):
+                sequence.scheduled_s = now_s
         cached = sum(each.cached for each in self.running)
         slowdown = [factor for since_s, factor in self.slowdowns if since_s < now_s or since_s == 0.0][-1]
         service = self.service
@@ -139,7 +155,8 @@ def cases(draw: st.DrawFn, unit_s: float) -> tuple[ServiceModel, list[Sequence],
         now_s += unit_s * draw(st.one_of(st.just(0), st.integers(0, 40), st.integers(0, 4000)))
         prompt = draw(st.integers(1, 30))
         image = draw(st.one_of(st.just(0), st.integers(1, prompt)))
-        sequences.append(Sequence(now_s, prompt, draw(st.integers(1, 20)), image))
+        stays_s = unit_s * draw(st.integers(1, 4000)) if draw(st.booleans()) else math.inf
+        sequences.append(Sequence(now_s, prompt, draw(st.integers(1, 20)), image, now_s + stays_s))
     changes = draw(st.lists(st.tuples(st.integers(1, 5000), st.sampled_from([0.5, 2.0, 4.0])), max_size=3))
     slowdowns = [(0.0, 1.0), *sorted({unit_s * since: factor for since, factor in changes}.items())]
     return service, sequences, slowdowns
@@ -148,7 +165,7 @@ def cases(draw: st.DrawFn, unit_s: float) -> tuple[ServiceModel, list[Sequence],
 def serve(
     service: ServiceModel, sequences: list[Sequence], slowdowns: list[tuple[float, float]]
 ) -> tuple[Replica, list[Request]]:
-    """The fast engine, told of each moment in order: finish what is due, change the speed, submit."""
+    """The fast engine, told of each moment in order: finish what is due, change the speed, cancel, submit."""
     replica, finished = Replica(service, slowdown=slowdowns[0][1]), []
     requests = [
         Request(
@@ -160,16 +177,21 @@ def serve(
         )
         for each in sequences
     ]
-    for now_s in sorted({each.arrived_s for each in sequences} | {since_s for since_s, _ in slowdowns[1:]}):
+    arrivals, leavings = ({each.arrived_s for each in sequences}, {each.leaves_s for each in sequences} - {math.inf})
+    for now_s in sorted(arrivals | leavings | {since_s for since_s, _ in slowdowns[1:]}):
         finished += replica.advance(now_s)
         for since_s, factor in slowdowns[1:]:
             if since_s == now_s:
                 replica.set_slowdown(factor, now_s)
+        for request, sequence in zip(requests, sequences, strict=True):
+            if sequence.leaves_s == now_s and request.status is not Status.FINISHED:
+                replica.cancel(request, now_s)
         for request in requests:
             if request.arrived_s == now_s:
                 replica.submit(request, now_s)
     finished += replica.advance(math.inf)
-    assert sorted(map(id, finished)) == sorted(map(id, requests)), "each request comes back exactly once"
+    stayed = [request for request in requests if request.status is not Status.ABORTED]
+    assert sorted(map(id, finished)) == sorted(map(id, stayed)), "who stays comes back exactly once"
     return replica, requests
 
 
@@ -177,12 +199,14 @@ def check_alike(service: ServiceModel, sequences: list[Sequence], slowdowns: lis
     SteppingReplica(service, slowdowns).run(sequences)
     replica, requests = serve(service, sequences, slowdowns)
     for request, sequence in zip(requests, sequences, strict=True):
-        assert request.status is Status.FINISHED
-        assert request.first_token_s == pytest.approx(sequence.token_s[0], abs=1e-9)
-        assert request.finished_s == pytest.approx(sequence.token_s[-1], abs=1e-9)
+        first_s, last_s = (sequence.token_s[0], sequence.token_s[-1]) if sequence.token_s else (math.nan, math.nan)
+        assert request.status is (Status.FINISHED if sequence.finishes else Status.ABORTED)
+        assert request.scheduled_s == pytest.approx(sequence.scheduled_s, abs=1e-9, nan_ok=True)
+        assert request.first_token_s == pytest.approx(first_s, abs=1e-9, nan_ok=True)
+        assert request.finished_s == pytest.approx(last_s if sequence.finishes else math.nan, abs=1e-9, nan_ok=True)
         assert request.preemptions == sequence.preemptions
-    assert replica.generated_tokens == sum(each.output_tokens for each in sequences)
-    assert replica.prompt_tokens == sum(each.input_tokens for each in sequences)
+    assert replica.generated_tokens == sum(len(each.token_s) for each in sequences)
+    assert replica.prompt_tokens == sum(each.input_tokens for each in sequences if each.token_s)
     assert replica.preemptions == sum(each.preemptions for each in sequences)
     assert (replica.in_flight, replica.running, replica.waiting, replica.kv_used_tokens) == (0, 0, 0, 0)
     check_gaps(replica.token_gaps, gaps_of(sequences))
@@ -216,4 +240,5 @@ def test_it_is_stepping_on_any_times(
     # arrivals that lie between the ends of iterations: which side of a rounded end one falls is no matter of engines
     for sequence in sequences:
         sequence.arrived_s = sequence.arrived_s * skew + 0.000123456 * skew
+        sequence.leaves_s = sequence.leaves_s * skew + 0.000234567 * skew
     check_alike(service, sequences, slowdowns)

@@ -126,6 +126,40 @@ def test_nothing_ready_requests_wait_at_the_door_until_they_are_turned_away() ->
     assert late.status is Status.FINISHED
 
 
+def test_a_client_that_waited_long_enough_leaves_and_frees_its_place() -> None:
+    pool = Pool(SERVICE, START, replicas=1, rule=PoolRule(client_s=20.0))
+    running = [a_request(0.0, tokens) for tokens in (100, 100, 100, 19)]
+    patient, late = a_request(5.5, 10), a_request(1.0, 10)
+    submit(pool, *running, late, patient)
+    pool.advance(20.5)
+    assert [each.status for each in running] == [Status.ABORTED] * 3 + [Status.FINISHED]
+    pool.advance(100.0)
+    assert late.first_token_s == 21.0, "in the place of the one that finished"
+    assert late.status is Status.ABORTED, "ten tokens until 30, its client stayed until 21"
+    assert patient.scheduled_s == 21.0, "in the place of one that left at 20 and ran to its iteration's end"
+    assert patient.status is Status.ABORTED
+    assert len(pool.take_ended()) == 6
+    assert pool.in_flight == 0
+
+
+def test_a_draining_pod_that_the_last_client_leaves_is_gone_with_its_iteration() -> None:
+    pool = Pool(SERVICE, START, replicas=2, rule=PoolRule(client_s=20.5))
+    submit(pool, a_request(0.0, 5), a_request(0.0, 50))
+    pool.scale(1, 10.0)
+    pool.advance(60.0)
+    assert pool.pods[1].gone_s == 21.0
+
+
+def test_who_waits_at_the_door_leaves_it_too() -> None:
+    pool = Pool(SERVICE, START, replicas=0, rule=PoolRule(client_s=10.0))
+    request = a_request(0.0)
+    submit(pool, request)
+    pool.advance(10.0)
+    assert request.status is Status.REJECTED
+    with pytest.raises(ValueError, match="client_s must be above 0 seconds"):
+        PoolRule(client_s=0.0)
+
+
 def test_one_more_than_may_wait_is_turned_away() -> None:
     pool = Pool(SERVICE, START, replicas=1, rule=PoolRule(most_waiting=2))
     requests = [a_request(float(at), 1000 - 10) for at in range(8)]
@@ -161,7 +195,8 @@ def test_token_gaps_outlive_their_pod() -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_requests_are_conserved_and_pods_are_accounted_for(data: st.DataObject) -> None:
-    rule = PoolRule(most_waiting=3, door_s=5.0, grace_s=10.0)
+    client_s = data.draw(st.sampled_from((math.inf, 3.0, 12.5)))
+    rule = PoolRule(most_waiting=3, door_s=5.0, grace_s=10.0, client_s=client_s)
     start = StartPhases(node_s=1.0, warmup_s=7.0, jitter_cv=0.5)
     pool = Pool(SERVICE, start, replicas=data.draw(st.integers(0, 2)), rule=rule)
     came: list[Request] = []
@@ -180,13 +215,15 @@ def test_requests_are_conserved_and_pods_are_accounted_for(data: st.DataObject) 
             pool.scale(wanted, now_s)
             assert pool.ordered == wanted
         ended += pool.take_ended()
-        assert len(ended) + pool.in_flight == len(came)
+        left = sum(each.status is Status.ABORTED for each in ended) if client_s < math.inf else 0
+        assert len(came) <= len(ended) + pool.in_flight <= len(came) + left, "who left may run to an iteration's end"
         assert pool.in_flight == pool.waiting + pool.running
         assert pool.billed == sum(pod.gone_s > now_s for pod in pool.pods)
     pool.advance(now_s + 1000.0)
     ended += pool.take_ended()
     assert len({id(each) for each in ended}) == len(ended), "nobody ends twice"
     assert all(r.status in (Status.FINISHED, Status.REJECTED, Status.ABORTED) for r in ended)
+    assert all(r.finished_s - r.arrived_s <= client_s for r in ended if r.status is Status.FINISHED)
     assert len(ended) == len(came), "even at the door nobody waits for ever"
     for pod in pool.pods:
         assert pod.gone_s >= pod.ordered_s

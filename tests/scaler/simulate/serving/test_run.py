@@ -14,6 +14,7 @@ from forecaster.models.seasonal import LastValue
 from forecaster.trace import Trace
 from forecaster.types import Series
 from scaler.policy.capacity import CapacityProfile
+from scaler.service.model import LatencySlo, ServiceModel, max_rate_rps
 from scaler.simulate.serving.run import (
     EventError,
     Outcome,
@@ -141,6 +142,28 @@ def test_a_bad_pod_costs_attainment(profile: CapacityProfile) -> None:
         only(played(trace, profile, "static-peak", events=events), "static-peak") for events in ((), ("bad-pod@+1m",))
     )
     assert fair.slo.attainment > bad.slo.attainment + 0.05
+
+
+def test_the_product_sees_a_bad_pod_by_its_tokens_and_keeps_what_helped(profile: CapacityProfile) -> None:
+    """Three replicas for a load of two: one turns slow and nothing waits, but a fourteenth of the requests have tokens
+    more than 100 ms apart. One replica more, and the slow one has so few to serve that it keeps the SLO too."""
+    service = ServiceModel(alpha_s=0.007, beta_s=1e-4, gamma_s=0.0, max_num_seqs=64, kv_tokens=100_000)
+    rated, promised = LatencySlo(ttft_s=3.0, itl_s=0.05), LatencySlo(ttft_s=30.0, itl_s=0.1)
+    classes = tuple(
+        replace(each, max_rps=max_rate_rps(service, each.tokens.shape, rated), slo=promised)
+        for each in profile.classes
+        if each.tokens is not None
+    )
+    quick, trace = replace(profile, service=service, classes=classes), a_trace([1.0] * 738)
+    fair, bad = (
+        only(played(trace, quick, "reactive", peak_replicas=2, events=events), "reactive")
+        for events in ((), ("bad-pod@+2m",))
+    )
+    assert (fair.slo.violation_minutes, fair.scale_events) == (0, 0), "a sound fleet is left alone"
+    assert 0 < bad.slo.violation_minutes <= 6, "two minutes of breach, and a start of 100 s"
+    assert bad.scale_events == 1, "what helped is not given back"
+    assert bad.course.billed[-1] == fair.course.billed[-1] + 1
+    assert bad.slo.minute_attainment[-8:].min() > 0.99
 
 
 def test_bins_that_the_trace_does_not_know_are_neither_billed_nor_scored(profile: CapacityProfile) -> None:

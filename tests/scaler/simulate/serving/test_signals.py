@@ -10,7 +10,7 @@ import pytest
 
 from forecaster.types import Blind, BlindReason, Known, TooFew, Zero
 from scaler.policy.capacity import ClassCapacity, StartPhases
-from scaler.policy.types import Decision, Reason
+from scaler.policy.types import NOT_READ, Decision, Reason
 from scaler.ports import OutcomeKind
 from scaler.service.model import LatencySlo, ServiceModel
 from scaler.simulate.serving.engine import Request
@@ -72,6 +72,38 @@ def test_a_percentile_of_few_requests_abstains() -> None:
     assert code.ttft_p95_s == TooFew(count=10.0)
     stand.slot(code=5)
     assert stand.meter.read().classes[1].ttft_p95_s == TooFew(count=15.0), "each request counts once"
+
+
+def test_a_slow_replica_shows_between_tokens_as_a_share_of_requests_and_of_all_classes() -> None:
+    """Half of the requests have tokens 0.4 s apart. One reading for all classes, as a vLLM tells none apart."""
+    stand = Stand(replicas=2)
+    stand.pool.slow_down_oldest(4.0, 0.0)
+    for _ in range(4):
+        stand.slot(chat=20, code=10, tokens=5)
+    stand.slot()
+    chat, code = stand.meter.read().classes
+    assert isinstance(chat.itl_p95_s, Known)
+    assert chat.itl_p95_s.value == pytest.approx(0.4)
+    assert code.itl_p95_s is NOT_READ, "it promises nothing: the mix is judged by whoever does"
+    assert not isinstance(chat.ttft_p95_s, Blind)
+
+
+def test_single_tokens_count_as_no_time_between_tokens() -> None:
+    stand = Stand()
+    stand.slot(chat=60, tokens=1)
+    assert stand.meter.read().classes[0].itl_p95_s == Known(value=0.0)
+
+
+def test_the_time_in_the_queue_is_told_when_the_request_ends() -> None:
+    stand = Stand()
+    stand.slot(chat=256, tokens=400)
+    stand.slot(chat=100, tokens=1)
+    assert stand.meter.read().classes[0].queue_time_p95_s == TooFew(count=0.0), "nobody has ended yet"
+    for _ in range(3):
+        stand.slot()
+    (chat, _) = stand.meter.read().classes
+    assert isinstance(chat.queue_time_p95_s, Known)
+    assert 20.0 < chat.queue_time_p95_s.value < 40.0, "the second hundred waited for a place among the first"
 
 
 def test_in_a_jam_latencies_lag_and_the_queue_does_not() -> None:

@@ -1,0 +1,147 @@
+"""Stored demand as whoever learns from it should see it, and the forecast as whoever decides by it should.
+
+The engine reads it every minute and the refit every night, both through `usual_demand`. It decides what is kept from
+them: bins that an outage hid or bent, and what an event added. The store keeps what was measured; nothing here is
+written back.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from forecaster.errors import HistoryError
+from forecaster.preprocess import by_local_clock, without_censored
+from forecaster.sources.history import HistoryStore
+from forecaster.sources.plan import DEMAND_SEEN, SERVICE_UP
+from forecaster.types import STEP, Forecast, Panel, SeriesKey
+from scaler.policy.scheduled import ScheduledRule, usual_multiple
+from scaler.policy.types import DemandForecast
+
+Known = Mapping[str, ScheduledRule]
+"""What is known in advance, by workload; a workload that is missing has no events and lives by UTC."""
+
+KNOWN_BLOB = "known"
+"""The name under which the daemon leaves it for the refit."""
+
+MASKED_AFTER = timedelta(hours=1)
+"""An event without a ratio leaves what is learnt from when it has been over for so long: the last hour says at which
+level today goes on, and without it there would be no forecast at all for a minute."""
+
+_KNOWN: TypeAdapter[dict[str, ScheduledRule]] = TypeAdapter(dict[str, ScheduledRule])
+
+
+def usual_demand(
+    history: HistoryStore, keys: Sequence[SeriesKey], *, start: datetime, end: datetime, known: Known
+) -> Panel:
+    """Demand of [start, end) as it would have been without outages and events, on the clock its people live by.
+
+    An event's ratio is divided out; an event without one is unknown once it is over. Then what the evidence speaks
+    against goes, and then days become 24 hours long. Raises `HistoryError`.
+    """
+    panel = history.read(keys, start=start, end=end)
+    values = panel.values
+    for row, key in enumerate(keys):
+        rule = known.get(key.workload)
+        if rule is not None and rule.events:
+            values[row] = _without_events(values[row], rule, panel)
+    seen, served = (_evidence(history, panel, signal) for signal in (DEMAND_SEEN, SERVICE_UP))
+    values = without_censored(values, seen_ratio=seen, service_up_ratio=served, step=panel.step)
+    return replace(panel, values=_by_local_clocks(values, panel, known))
+
+
+def as_announced(
+    forecasts: Mapping[str, tuple[DemandForecast, ...]], known: Known
+) -> dict[str, tuple[DemandForecast, ...]]:
+    """The forecasts of usual demand, times what events make of it, bin by bin."""
+    return {
+        workload: tuple(replace(each, forecast=_lifted(each.forecast, known[workload])) for each in of_classes)
+        if workload in known and known[workload].events
+        else of_classes
+        for workload, of_classes in forecasts.items()
+    }
+
+
+def clocks_changed(known: Known, keys: Sequence[SeriesKey], *, since: datetime, until: datetime) -> bool:
+    """Whether a clock that people of these series live by has another offset from UTC at `until` than at `since`.
+
+    Then every minute of the day that was learnt by its number in UTC has moved.
+    """
+    zones = {known[key.workload].timezone for key in keys if key.workload in known}
+    clocks = (ZoneInfo(zone) for zone in zones)
+    return any(since.astimezone(clock).utcoffset() != until.astimezone(clock).utcoffset() for clock in clocks)
+
+
+def known_to_bytes(known: Known) -> bytes:
+    """`known` as JSON, without the workloads of which nothing is."""
+    return _KNOWN.dump_json({name: rule for name, rule in known.items() if rule != ScheduledRule()})
+
+
+def known_from_bytes(stored: bytes) -> dict[str, ScheduledRule]:
+    """What `known_to_bytes` wrote; `HistoryError` if it is something else."""
+    try:
+        return _KNOWN.validate_json(stored)
+    except ValidationError as error:
+        raise HistoryError(
+            f"what is known in advance is unreadable: {error.error_count()} faults in {KNOWN_BLOB!r}"
+        ) from error
+
+
+def _without_events(values: np.ndarray, rule: ScheduledRule, panel: Panel) -> np.ndarray:
+    """One series with its events divided out, or hidden."""
+    usual = values.copy()
+    for event in rule.events:
+        first = max(0, -((panel.start - event.start) // panel.step))
+        last = max(first, -((panel.start - event.end) // panel.step))
+        if event.demand_ratio is not None:
+            usual[first:last] /= event.demand_ratio
+        elif event.end + MASKED_AFTER <= panel.end:
+            usual[first:last] = np.nan
+    return usual
+
+
+def _evidence(history: HistoryStore, panel: Panel, signal: str) -> np.ndarray:
+    """The workloads' evidence on the panel's rows; NaN where none was stored, which is nearly everywhere."""
+    stored = {key for key in history.keys() if key.signal == signal}  # noqa: SIM118 — not a dict
+    rows_of: dict[SeriesKey, list[int]] = defaultdict(list)
+    for row, key in enumerate(panel.keys):
+        wanted = SeriesKey(workload=key.workload, signal=signal)
+        if wanted in stored:
+            rows_of[wanted].append(row)
+    evidence = np.full(panel.values.shape, np.nan)
+    if rows_of:
+        found = history.read(tuple(rows_of), start=panel.start, end=panel.end, step=STEP)
+        for rows, values in zip(rows_of.values(), found.values, strict=True):
+            evidence[rows] = values
+    return evidence
+
+
+def _by_local_clocks(values: np.ndarray, panel: Panel, known: Known) -> np.ndarray:
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, key in enumerate(panel.keys):
+        if key.workload in known:
+            rows_of[known[key.workload].timezone].append(row)
+    moved = values
+    for zone, rows in rows_of.items():
+        own = by_local_clock(values[rows], start=panel.start, step=panel.step, zone=ZoneInfo(zone))
+        if moved is values:
+            moved = values.copy()
+        moved[rows] = own
+    return moved
+
+
+def _lifted(forecast: Forecast, rule: ScheduledRule) -> Forecast:
+    step = timedelta(seconds=forecast.step_s)
+    multiples = [usual_multiple(rule, at=forecast.issued_at + (horizon - 1) * step) for horizon in forecast.horizons]
+    if all(multiple == 1.0 for multiple in multiples):
+        return forecast
+    lifted = (
+        tuple(multiple * value for value in levels) for multiple, levels in zip(multiples, forecast.values, strict=True)
+    )
+    return replace(forecast, values=tuple(lifted))

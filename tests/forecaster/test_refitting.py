@@ -1,0 +1,94 @@
+"""Fits for the lab: what was known then and nothing later, the job's own gate, and the shipped members as a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from forecaster import registry
+from forecaster.backtest import Window, backtest
+from forecaster.models.ensemble import family
+from forecaster.refitting import can_be_fitted, daily_refit, fitted_members
+from forecaster.types import STEP, Panel
+
+PanelOf = Callable[..., Panel]
+CHEAP = ("holt-winters",)
+
+
+def ids(panel: Panel, *, after_days: float, models: tuple[str, ...] | None = CHEAP) -> dict[str, str]:
+    """The members' ids, content hashes and all, by family."""
+    until = panel.start + timedelta(days=after_days)
+    found = fitted_members(panel, until=until, seed=3, models=models).forecasters
+    return {family(each.model_id): each.model_id for each in found}
+
+
+def test_every_family_that_can_be_fitted_here_is_and_the_rest_is_shipped(wave_panel: PanelOf) -> None:
+    panel = wave_panel(6)
+    ours, shipped = ids(panel, after_days=5, models=None), {one.model_id for one in registry.members().forecasters}
+    assert set(can_be_fitted()) <= set(ours)
+    for model, one in ours.items():
+        assert (one in shipped) == (model not in can_be_fitted()), one
+
+
+@pytest.mark.parametrize("model", can_be_fitted())
+def test_what_comes_later_changes_no_fit(wave_panel: PanelOf, model: str) -> None:
+    panel, changed = wave_panel(6), wave_panel(6)
+    changed.values[:, 5 * 1440 :] = 1e6
+    assert ids(panel, after_days=5, models=(model,)) == ids(changed, after_days=5, models=(model,))
+    changed.values[:, 2 * 1440 : 4 * 1440] *= 3.0
+    assert ids(panel, after_days=5, models=(model,)) != ids(changed, after_days=5, models=(model,))
+
+
+def test_a_family_that_fails_its_examination_is_not_taken_up_and_says_why(wave_panel: PanelOf) -> None:
+    panel = wave_panel(5)
+    # A random walk on the day held out: what was learnt on noise around a wave is worse than last value there.
+    panel.values[0, -1440:] = np.abs(60.0 + np.cumsum(np.random.default_rng(1).normal(0.0, 1.5, 1440)))
+    found = fitted_members(panel, until=panel.end, seed=3, models=CHEAP)
+    assert "of last value's" in found.refused["holt-winters"]
+    assert "holt-winters" in {one.model_id for one in found.forecasters}  # with its default gains: no version
+
+
+def test_with_two_days_or_less_the_shipped_members_answer(wave_panel: PanelOf) -> None:
+    panel = wave_panel(3)
+    found = fitted_members(panel, until=panel.start + timedelta(days=1.5), seed=3, models=CHEAP)
+    assert [one.model_id for one in found.forecasters] == [one.model_id for one in registry.members().forecasters]
+    assert "two days" in found.refused["holt-winters"]
+
+
+def test_a_fit_is_shown_the_last_span_alone(wave_panel: PanelOf) -> None:
+    panel, other = wave_panel(8), wave_panel(8)
+    other.values[:, :1440] *= 5.0
+    until = panel.end
+    recent = [
+        [
+            one.model_id
+            for one in fitted_members(each, until=until, seed=3, models=CHEAP, span=6 * timedelta(days=1)).forecasters
+        ]
+        for each in (panel, other)
+    ]
+    assert recent[0] == recent[1]
+
+
+def test_a_backtest_with_a_daily_refit_is_the_same_whatever_comes_after_it(wave_panel: PanelOf) -> None:
+    panel, changed = wave_panel(6), wave_panel(6)
+    changed.values[:, 5 * 1440 + 60 :] = 1e6
+    window = Window(
+        score_from=panel.start + timedelta(days=5), score_to=panel.start + timedelta(days=5) + 60 * STEP, warm_up=STEP
+    )
+    figures = []
+    for each in (panel, changed):
+        ticks = iter(range(10**9))
+        results = backtest(
+            each.series(each.keys[0]),
+            (),
+            window=window,
+            horizons=(5,),
+            refit=daily_refit(seed=3, models=CHEAP),
+            clock=lambda ticks=ticks: float(next(ticks)),  # type: ignore[misc]
+        )
+        figures.append(results)
+    assert figures[0] == figures[1]
+    assert "holt-winters" in {one.model for one in figures[0]}
