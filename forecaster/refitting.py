@@ -1,4 +1,4 @@
-"""The members that a refit would have left behind at a moment of the past: training for the lab, on what was known then.
+"""The members that a refit would have left at a moment of the past: training for the lab, on what was known then.
 
 The daemon's nightly job and this are one function (`train.train`): the last day before the moment is the examination,
 the fits see what lies before it, and only what passes is among the members; all others are the shipped ones. Decides
