@@ -1,22 +1,49 @@
-"""`simulate --report`: what a run came to, as one HTML page. Nothing is computed here but which figure goes where."""
+"""What `simulate` leaves besides its scores: the page, the rows of a CSV, where cold starts become too long.
+
+Nothing is computed here but which figure goes where.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from scaler.commands.printing import say
+from scaler.commands.printing import put_table, say
 
 if TYPE_CHECKING:
     from scaler.simulate.lab_report import CliffPoint, LabReport, SweepPoint
     from scaler.simulate.serving.run import ServingRun
     from scaler.simulate.sweep import ColdStartSweep, ParetoSweep
     from scaler.simulate.trace import TraceRun
+
+
+def write_rows(path: Path, run: TraceRun | ServingRun, columns: Sequence[str]) -> None:
+    """Every bin of every policy, for notebooks and spreadsheets; an unknown load is an empty cell."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for name, at, load, *rest in run.rows():
+            writer.writerow((name, at, "" if math.isnan(load) else f"{load:.6g}", *rest))
+
+
+def put_cliffs(sweep: dict[str, Any]) -> None:
+    """Up to which cold start each policy holds, and where it falls off."""
+    columns = ("POLICY", "BEARS A COLD START OF", "FALLS AT")
+    rows = [
+        (
+            each["policy"],
+            "–" if each["within_s"] is None else f"{each['within_s']:g} s",
+            "–" if each["over_s"] is None else f"{each['over_s']:g} s",
+        )
+        for each in sweep["cliffs"]
+    ]
+    put_table(columns, rows, right=columns[1:])
 
 
 def write_page(path: Path, report: LabReport) -> None:

@@ -6,6 +6,7 @@ judged stands in `scaler.simulate.serving`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
-from scaler.commands.reporting import of_serving, write_page
+from scaler.commands.reporting import of_serving, put_cliffs, write_page, write_rows
 from scaler.commands.typed import ENGINE, duration, listed, say_members, without_nan
 
 if TYPE_CHECKING:
+    from forecaster.registry import Members
     from scaler.commands.simulating import Play, Recorded, Replicas, Wanted
     from scaler.policy.capacity import CapacityProfile
-    from scaler.simulate.serving.run import ServingSetting
+    from scaler.simulate.serving.run import ServingRun, ServingSetting
+    from scaler.simulate.serving.sweep import ServingColdStartSweep, ServingParetoSweep
+
+    Progress = Callable[[float, str], None]
 
 
 def simulate(
@@ -31,6 +36,7 @@ def simulate(
 ) -> None:
     """Play the traffic request by request and print each policy's service and cost."""
     from forecaster import registry
+    from scaler.simulate.serving.outcome import COLUMNS
     from scaler.simulate.serving.run import EventError, ProfileError, UnknownPolicyError, simulate_serving
     from scaler.simulate.trace import DEFAULT_POLICIES
 
@@ -44,6 +50,7 @@ def simulate(
             run = simulate_serving(
                 recorded.trace, profile, names, setting, members=members.forecasters, progress=progress
             )
+            sweeps = _swept(run, setting, names, members, progress) if play.sweep else None
     except UnknownPolicyError as error:
         raise typer.BadParameter(str(error), param_hint="--policies") from error
     except ProfileError as error:
@@ -52,17 +59,42 @@ def simulate(
         raise typer.BadParameter(str(error), param_hint="--inject") from error
     if any(name.partition(":")[0] == ENGINE for name in names):
         say_members(members)
+    if wanted.csv_file is not None:
+        write_rows(wanted.csv_file, run, COLUMNS)
     if wanted.report is not None:
         write_page(wanted.report, of_serving(run, label=recorded.label, facts=recorded.facts))
     document = run.as_json(recorded.label)
+    if replicas.price is not None:
+        for each in document["policies"]:
+            each["money"] = round(each["gpu_hours"] * replicas.price, 2)
+    if sweeps is not None:
+        document["sweep"], document["cold_start_sweep"] = (each.as_json(recorded.label) for each in sweeps)
     if wanted.output is Output.JSON:
         put_json(without_nan(document))
         return
     _put(document)
+    if sweeps is not None:
+        _put_matched(document["sweep"])
+        put_cliffs(document["cold_start_sweep"])
     say(
         f"{run.trace.name} on {profile.name}: served {run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC, "
         f"cold start {run.cold_start_s:g} s, requests × {run.requests_scale:.4g}"
     )
+
+
+def _swept(
+    run: ServingRun, setting: ServingSetting, names: tuple[str, ...], members: Members, progress: Progress
+) -> tuple[ServingParetoSweep, ServingColdStartSweep]:
+    """Each family over its knob at equal attainment, and each policy over slower and slower starts."""
+    from scaler.simulate.policies import KNOBS
+    from scaler.simulate.serving.sweep import serving_cold_start_sweep, serving_grids, serving_pareto_sweep
+    from scaler.simulate.sweep import DEFAULT_FAMILIES
+
+    asked = (family for name in names if (family := name.partition(":")[0]) in KNOBS)
+    grids = serving_grids(tuple(dict.fromkeys((*DEFAULT_FAMILIES, *asked))), setting)
+    found = members.forecasters
+    pareto = serving_pareto_sweep(run.trace, run.profile, grids, setting, members=found, progress=progress)
+    return pareto, serving_cold_start_sweep(run.trace, run.profile, names, setting, members=found, progress=progress)
 
 
 def _profile(path: Path) -> CapacityProfile:
@@ -121,6 +153,26 @@ def _put(document: dict[str, Any]) -> None:
         for name, one in each["classes"].items()
     ]
     put_table(by_class, rows_by_class, right=by_class[2:])
+
+
+def _put_matched(sweep: dict[str, Any]) -> None:
+    columns = (
+        "FAMILY",
+        f"CHEAPEST WITH {100.0 * sweep['target_attainment']:.2f} %",
+        "ATTAINED",
+        "GPU-HOURS",
+        "AGAINST HEADSTART",
+    )
+    rows = []
+    for each in sweep["matched"]:
+        family = each["family"] if each["tuned_in_hindsight"] else f"{each['family']} (as it comes)"
+        if each["policy"] is None:
+            rows.append((family, "none attains it", "–", "–", "–"))
+            continue
+        against = each.get("gpu_hours_against_headstart")
+        attained, hours = f"{100.0 * each['slo_attainment']:.2f} %", f"{each['gpu_hours']:.1f}"
+        rows.append((family, each["policy"], attained, hours, "–" if against is None else f"{against['ratio']:.3f} ×"))
+    put_table(columns, rows, right=columns[2:])
 
 
 def _give_or_take(policy: dict[str, Any], figure: str, factor: float) -> str:

@@ -6,7 +6,6 @@ it is scored stands in `scaler.simulate`. No daemon, no cluster, nothing is writ
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
-from scaler.commands.reporting import of_trace, write_page
+from scaler.commands.reporting import of_trace, put_cliffs, write_page, write_rows
 from scaler.commands.typed import ENGINE, Span, duration, ends_of, listed, say_members, without_nan
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wante
         return
 
     from forecaster import registry
-    from scaler.simulate.trace import DEFAULT_POLICIES, UnknownPolicyError
+    from scaler.simulate.trace import COLUMNS, DEFAULT_POLICIES, UnknownPolicyError
     from scaler.simulate.trace import simulate as played
 
     names = DEFAULT_POLICIES if play.policies is None else listed(play.policies, "--policies")
@@ -120,7 +119,7 @@ def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wante
     if any(name.partition(":")[0] == ENGINE for name in names):
         say_members(members)
     if wanted.csv_file is not None:
-        write_rows(wanted.csv_file, run)
+        write_rows(wanted.csv_file, run, COLUMNS)
     if wanted.report is not None:
         write_page(wanted.report, of_trace(run, sweeps, label=recorded.label, facts=recorded.facts))
     _print(run, sweeps, recorded, wanted.output)
@@ -147,8 +146,6 @@ def _check(traffic: Traffic, replicas: Replicas, play: Play, wanted: Wanted) -> 
         )
     if replicas.profile is not None and replicas.capacity_rps is not None:
         raise typer.BadParameter("the profile says what a replica serves", param_hint="--capacity-rps")
-    if replicas.profile is not None and (play.sweep or wanted.csv_file or replicas.price):
-        raise typer.BadParameter("--sweep, --csv and --price do not go with requests", param_hint="--profile")
     for option, path in (("--csv", wanted.csv_file), ("--report", wanted.report), ("--save-trace", traffic.save)):
         # Now, not after minutes of work.
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
@@ -270,17 +267,6 @@ def _families_with_knobs(names: tuple[str, ...]) -> tuple[str, ...]:
 # ── What comes out ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_rows(path: Path, run: TraceRun) -> None:
-    """Every bin of every policy, for notebooks and spreadsheets; an unknown load is an empty cell."""
-    from scaler.simulate.trace import COLUMNS
-
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        for name, at, load, *rest in run.rows():
-            writer.writerow((name, at, "" if math.isnan(load) else f"{load:.6g}", *rest))
-
-
 def _print(run: TraceRun, sweeps: Sweeps | None, recorded: Recorded, output: Output) -> None:
     document = run.as_json(recorded.label)
     if sweeps is not None:
@@ -291,7 +277,7 @@ def _print(run: TraceRun, sweeps: Sweeps | None, recorded: Recorded, output: Out
     _put_scores(document)
     if sweeps is not None:
         _put_matched(document["sweep"])
-        _put_cliffs(document["cold_start_sweep"])
+        put_cliffs(document["cold_start_sweep"])
     scored = f"{run.start:%Y-%m-%d %H:%M} to {run.end:%Y-%m-%d %H:%M} UTC"
     say(f"{run.trace.name}, {run.trace.column}: scored {scored}, cold start {_cold_start(run)}")
     if run.unknown_bins:
@@ -337,16 +323,3 @@ def _put_matched(sweep: dict[str, Any]) -> None:
         versus = "–" if against is None else f"{against['ratio']:.3f} ×"
         rows.append((family, each["policy"], f"{each['gpu_ratio']:.3f}", missed, versus))
     put_table(columns, rows, right=columns[2:])
-
-
-def _put_cliffs(sweep: dict[str, Any]) -> None:
-    columns = ("POLICY", "BEARS A COLD START OF", "FALLS AT")
-    rows = [
-        (
-            each["policy"],
-            "–" if each["within_s"] is None else f"{each['within_s']:g} s",
-            "–" if each["over_s"] is None else f"{each['over_s']:g} s",
-        )
-        for each in sweep["cliffs"]
-    ]
-    put_table(columns, rows, right=columns[1:])

@@ -2,10 +2,9 @@
 
 Time is cut into slots of about 15 s, a common scrape interval. Arrivals are counted at the front door, latencies where
 a real server counts them: the time to the first token when that token comes; the time in the queue, the mean time
-between tokens and end to end when the request ends; for rivals the time between tokens at each token. So in a jam the
-percentiles lag, as they do in life: whoever still waits is in none of them. Percentiles are exact, but for those over
-tokens, which come from a histogram (`gaps`). While metrics are dark everything is `Blind`, and nothing is lost:
-counters count on. This module decides nothing.
+between tokens and end to end when the request ends. So in a jam the percentiles lag, as they
+do in life: whoever still waits is in none of them. Percentiles are exact. While metrics are dark everything is `Blind`,
+and nothing is lost: counters count on. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,11 +24,7 @@ from scaler.ports import Outcome, OutcomeKind, WorkloadSignals
 from scaler.simulate.cluster import FEWEST_REQUESTS
 from scaler.simulate.policies.playing import ClassLatency
 from scaler.simulate.serving.engine import Request, Status
-from scaler.simulate.serving.gaps import GAP_BUCKETS, GROWTH, bucket_edge_s, gap_quantile_s
 from scaler.simulate.serving.pool import Pool
-
-if TYPE_CHECKING:
-    from forecaster.types import FloatArray
 
 SLOT_S = 15.0
 """Length of a slot at most: the commonest scrape interval, and a sync of the HPA."""
@@ -41,7 +35,6 @@ RIVAL_WINDOW = timedelta(minutes=1)
 
 _DARK = Blind(reason=BlindReason.UNREACHABLE, detail="the simulated metrics source is down")
 _UNKNOWN = Blind(reason=BlindReason.NO_SERIES, detail="the trace has no value for this bin")
-_BUCKET_MIDDLES_S = np.array([bucket_edge_s(bucket) / math.sqrt(GROWTH) for bucket in range(GAP_BUCKETS)])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +47,6 @@ class _Slot:
     queue_s: dict[str, list[float]]
     itl_s: list[float] = field(default_factory=list)
     """Means of requests of all classes."""
-    gaps: FloatArray = field(default_factory=lambda: np.zeros(GAP_BUCKETS))
     known: bool = True
     """Whether the trace knows what arrived in it."""
 
@@ -80,7 +72,6 @@ class Meter:
         self._mixed = max(classes, key=_itl_target_s).name
         self._pool = pool
         self._slots: deque[_Slot] = deque(maxlen=self.slots_in(RATE_WINDOW))
-        self._gaps = pool.token_gaps()
         self._slot = _Slot.empty(self._names)
         self.arriving = self._slot.arrived
 
@@ -100,8 +91,6 @@ class Meter:
                 slot.queue_s[request.request_class].append(request.queue_s)
                 # a single token has nothing between it; vLLM counts it as 0 s
                 slot.itl_s.append(request.itl_s if request.output_tokens > 1 else 0.0)
-        gaps = pool.token_gaps()
-        slot.gaps, self._gaps = gaps - self._gaps, gaps
         slot.known = known
         self._slots.append(slot)
         self._slot = _Slot.empty(self._names)
@@ -150,12 +139,15 @@ class Meter:
         return math.fsum(self.rate_rps(each.name, window) / each.max_rps for each in self.classes)
 
     def latencies(self, window: timedelta = RIVAL_WINDOW) -> tuple[ClassLatency, ...]:
-        """What a window's metrics say of each class. Times between tokens are not told apart by class, as in vLLM."""
+        """What a window's metrics say of each class.
+
+        Times between tokens are means of finished requests, as llm-d's histograms have them, and not told apart by
+        class.
+        """
         slots = self._last(window)
-        gaps = np.sum([slot.gaps for slot in slots], axis=0) if slots else np.zeros(GAP_BUCKETS)
-        total = float(gaps.sum())
-        itl_mean_s = float(gaps @ _BUCKET_MIDDLES_S) / total if total else math.nan
-        itl_p90_s = gap_quantile_s([int(count) for count in gaps], 0.9)
+        itl_s = [value for slot in slots for value in slot.itl_s]
+        itl_mean_s = float(np.mean(itl_s)) if itl_s else math.nan
+        itl_p90_s = float(np.percentile(itl_s, 90)) if itl_s else math.nan
         return tuple(self._latency(each, slots, itl_mean_s, itl_p90_s) for each in self.classes)
 
     def _latency(

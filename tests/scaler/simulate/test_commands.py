@@ -202,7 +202,10 @@ def test_with_a_profile_requests_are_served_one_by_one(headstart: Headstart, min
     page = tmp_path / "served.html"
     arguments = ("simulate", "--trace", minutes, "--profile", "llama-3.1-8b-h100", "--policies", "hpa,static-peak")
     window = ("--score-from", "2026-03-03T11:00", "--seeds", "2", "--inject", "spike@+20m", "--report", page)
-    document = headstart(*arguments, *window, "-o", "json").document
+    rows = tmp_path / "rows.csv"
+    document = headstart(*arguments, *window, "--price", "2", "--csv", rows, "-o", "json").document
+    assert len(rows.read_text().splitlines()) == 1 + 2 * 2 * 60, "a row a policy, seed and minute"
+    assert all(each["money"] == pytest.approx(2.0 * each["gpu_hours"], abs=0.01) for each in document["policies"])
     assert (document["kind"], document["profile"], document["seeds"]) == ("Simulation", "llama-3.1-8b-h100", [1, 2])
     assert document["requests_scale"] == 1.0, "as it is, unless --peak-replicas scales it"
     for each in document["policies"]:
@@ -210,6 +213,14 @@ def test_with_a_profile_requests_are_served_one_by_one(headstart: Headstart, min
         assert {"slo_violation_minutes", "dropped_requests", "gpu_hours", "ci95"} <= set(each)
         assert set(each["classes"]) == {"conversation", "code"}
     assert "spike" in page.read_text(encoding="utf-8")
+
+
+def test_with_a_profile_a_sweep_compares_costs_at_equal_attainment(headstart: Headstart, minutes: Path) -> None:
+    arguments = ("simulate", "--trace", minutes, "--profile", "llama-3.1-8b-h100", "--policies", "hpa", "--sweep")
+    ran = headstart(*arguments, "--score-from", "2026-03-03T11:50")
+    assert ran.code == 0
+    assert "headstart (as it comes)" in ran.out
+    assert "BEARS A COLD START OF" in ran.out
 
 
 def test_each_policy_and_class_has_a_row_of_its_own(headstart: Headstart, minutes: Path) -> None:
@@ -244,13 +255,6 @@ def test_each_policy_and_class_has_a_row_of_its_own(headstart: Headstart, minute
         ),
         pytest.param(("--profile", "llama-3.1-8b-h100", "--capacity-rps", "3"), 2, "what a replica serves", id="both"),
         pytest.param(("--profile", "llama-3.1-8b-h100", "--inject", "stop@+1h"), 2, "Did you mean 'step'?", id="event"),
-        pytest.param(
-            ("--profile", "llama-3.1-8b-h100", "--csv", "x.csv"), 2, "do not go with requests", id="csv of it"
-        ),
-        pytest.param(("--profile", "llama-3.1-8b-h100", "--sweep"), 2, "do not go with requests", id="sweep of it"),
-        pytest.param(
-            ("--profile", "llama-3.1-8b-h100", "--price", "2"), 2, "do not go with requests", id="price of it"
-        ),
         pytest.param(("--csv", "no/such/x.csv"), 2, "there is no folder no/such", id="nowhere to write bins"),
         pytest.param(("--report", "."), 2, "cannot write .: that is a folder", id="a folder for a page"),
         pytest.param(("--column", "token"), 1, "there are tokens, requests", id="column"),
