@@ -59,7 +59,8 @@ class Exporter:
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError):  # whoever asked was killed meanwhile
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Silence."""
