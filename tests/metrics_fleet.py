@@ -80,7 +80,7 @@ def _targets(exporter: Exporter) -> list[Target]:
             itl_metric="vllm:inter_token_latency_seconds",
         ),
         "llm/twin-6b5c4d7f8-zzzzz": VllmPage(model_name="twin", rate_rps=10, running=3),
-        "llm/stale-6b5c4d7f8-zzzzz": VllmPage(model_name="stale", rate_rps=10, timestamp_ms=int((born - 200) * 1000)),
+        "llm/stale-6b5c4d7f8-zzzzz": VllmPage(model_name="stale", rate_rps=10, age_s=200),
         "llm/broken-6b5c4d7f8-zzzzz": VllmPage(model_name="broken", running=float("nan")),
         "llm/down-6b5c4d7f8-zzzzz": _down,
         "llm/half-6b5c4d7f8-zzzzz": VllmPage(model_name="half", running=4),

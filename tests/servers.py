@@ -107,7 +107,8 @@ class VllmPage:
     engine: str = "0"
     kv_metric: str = "vllm:kv_cache_usage_perc"
     born: float = field(default_factory=time.time)
-    timestamp_ms: int | None = None
+    age_s: float = 0.0
+    """How long ago its samples say they were taken, at each scrape anew; 0: they say nothing."""
 
     def __call__(self) -> str:
         """The page as it is now."""
@@ -143,7 +144,7 @@ class VllmPage:
 
     def _line(self, metric: str, value: float, labels: str = "") -> str:
         more = f",{labels}" if labels else ""
-        at = f" {self.timestamp_ms}" if self.timestamp_ms is not None else ""
+        at = f" {int((time.time() - self.age_s) * 1000)}" if self.age_s else ""
         return f'{metric}{{engine="{self.engine}",model_name="{self.model_name}"{more}}} {value}{at}'
 
     def _histogram(self, metric: str, edges: Sequence[float], value: float, count: int) -> Iterator[str]:
