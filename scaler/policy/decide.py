@@ -223,7 +223,13 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
     snapshot, policy, now = moment.snapshot, moment.policy, moment.now
     by_latency, remembered = latency.propose(snapshot, policy.latency, policy.profile, state.latency, now=now)
     proposals = (
-        load.propose(snapshot, policy.load, policy.profile, doubt=moment.verdict.doubt),
+        load.propose(
+            snapshot,
+            policy.load,
+            policy.profile,
+            doubt=moment.verdict.doubt,
+            margin_ratio=policy.miss_target.margin_ratio,
+        ),
         predictive.propose(snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now),
         by_latency,
         scheduled.propose(snapshot, policy.scheduled, policy.profile, now=now),

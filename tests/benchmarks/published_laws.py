@@ -60,7 +60,9 @@ RIVALS = ("reactive", "llmd", "llmd:mean", "hpa", "kpa", "dynamo")
 FAMILIES = ("headstart", "hpa", "kpa", "llmd", "dynamo", "seasonal-naive")
 KNOW_A_PAST = ("headstart", "dynamo", "seasonal-naive")
 """Families that a week of history makes a difference to; the others' day one stands for every day."""
-TARGETS = ("headstart:target=10%", "headstart:target=5%", "headstart", "headstart:target=0.1%")
+AT_THEIR_RISK = ("headstart:target=4.2%", "headstart:target=20%")
+"""Headstart told to miss what the published law missed (1 - 95.8 %), and the most that it can be told."""
+TARGETS = ("headstart:target=20%", "headstart:target=10%", "headstart:target=5%", "headstart", "headstart:target=0.1%")
 """Of the product's knob, whose grid would take half of the time."""
 CLIFF_POLICIES: tuple[str, ...] = ("dynamo", "llmd", "hpa", "reactive", "headstart")
 PUBLISHED_ATTAINMENT = 0.958
@@ -302,7 +304,7 @@ def made(
     told, tables = Told(say), {}
     first, known = day_one(), daily()
     for case, policies in (
-        (first, (*RIVALS, "oracle")),
+        (first, (*RIVALS, "oracle", *AT_THEIR_RISK)),
         (known, ("dynamo", "seasonal-naive")),
         (two_hourly(), ("dynamo", "seasonal-naive")),
     ):

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.types import Blind, BlindReason, ForecastQuality, Known, Reading, TooFew, Zero
-from policy_cases import GOOD, NOON, a_forecast, a_snapshot
+from policy_cases import GOOD, NOON, a_forecast, a_policy, a_snapshot
 from scaler.policy import load, trust
 from scaler.policy.capacity import single_rate
+from scaler.policy.decide import decide
 from scaler.policy.load import LoadRule
+from scaler.policy.steering import SteeringRule
 from scaler.policy.trust import TrustRule
-from scaler.policy.types import ReplicaState, Snapshot, Trust
+from scaler.policy.types import PolicyState, ReplicaState, Snapshot, Trust
 
 BLIND = Blind(reason=BlindReason.TIMEOUT)
 
@@ -36,6 +38,35 @@ def test_load_proposes(rps: float | Reading, doubt: float, replicas: int) -> Non
     proposal = load.propose(a_snapshot(rps=rps), LoadRule(), single_rate("x", 150.0), doubt=doubt)
     assert proposal is not None
     assert (proposal.want, proposal.keep, proposal.rule) == (replicas, replicas, "load")
+
+
+@pytest.mark.parametrize(
+    ("missed", "filled"),
+    [
+        pytest.param(0.01, "70%", id="the default target: what the settings say"),
+        pytest.param(0.10, "81%", id="one in ten: room for 1.28 deviations instead of 2.33"),
+        pytest.param(0.001, "64%", id="one in a thousand: for 3.09"),
+        pytest.param(0.5, "100%", id="one in two: no room at all"),
+        pytest.param(0.9, "100%", id="never more than full"),
+    ],
+)
+def test_without_a_forecast_the_margin_follows_the_target(missed: float, filled: str) -> None:
+    policy = a_policy(steering=SteeringRule(missed_target_ratio=missed))
+    decision, _ = decide(a_snapshot(rps=300.0), PolicyState(), policy, now=NOON)
+    (proposal,) = (each for each in decision.proposals if each.rule == "load")
+    assert proposal.detail.endswith(f"at most {filled} each")
+
+
+@given(margin=st.floats(min_value=0.0, max_value=2.0), more=st.floats(min_value=0.0, max_value=1.0))
+def test_more_margin_never_means_fewer_replicas(margin: float, more: float) -> None:
+    said = [
+        load.propose(a_snapshot(rps=3000.0), LoadRule(), single_rate("x", 150.0), doubt=1.0, margin_ratio=each)
+        for each in (0.0, margin, margin + more)
+    ]
+    assert None not in said
+    sizes = [each.want for each in said if each is not None]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 20
 
 
 @pytest.mark.parametrize(
