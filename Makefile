@@ -19,7 +19,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.core
-	@echo "headstart: adding the extras train, serve, analytics and dev"
+	@echo "headstart: adding the extras train, serve, analytics and dev (which brings Ray, for the tests)"
 	@$(PIP) install -c constraints.txt -e '.[train,serve,analytics,dev]'
 	@touch $@
 
@@ -68,7 +68,7 @@ format: $(VENV)/.all ## format and fix what can be fixed
 
 lock: $(VENV)/.all ## resolve the pinned versions again
 	$(PIP) install uv
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra serve --extra analytics --extra dev \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra serve --extra analytics --extra ray --extra dev \
 	  --no-header --no-annotate --no-emit-index-url --python-version 3.11 -o constraints.txt
 
 clean: ## what a run leaves behind

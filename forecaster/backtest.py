@@ -1,4 +1,5 @@
-"""Rolling-origin evaluation: what a model would have said at every minute, scored on what came true.
+"""Rolling-origin evaluation: what a model would have said at every minute, scored on what came true and what
+decisions on it would have cost.
 
 Decides nothing; it replays. At each origin a model sees the bins that were known then and no other; it may be refitted
 once a day, on the past alone. Masked bins are not scored. The engine (`headstart`) is run as in production: one state,
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.decision_cost import decision_cost
 from forecaster.errors import SeriesError
 from forecaster.models import ensemble
 from forecaster.models.replay import replayed
@@ -39,6 +41,8 @@ class BacktestResult:
 
     `wape` = Σ|y - q50| / Σ|y|; `mase` = mean |y - q50| over the mean one-day difference before the window; `pinball`
     by level, in % of the mean demand; `coverage` by level, the share of bins ≤ that quantile; `n` scored bins.
+    `decision_gpu_ratio` is what a fleet whose orders take this horizon to arrive costs on these forecasts, at equal
+    risk (`decision_cost`); NaN where that risk is out of reach.
     """
 
     model: str
@@ -47,6 +51,7 @@ class BacktestResult:
     mase: float
     pinball: Mapping[float, float]
     coverage: Mapping[float, float]
+    decision_gpu_ratio: float
     fit_s: float
     predict_ms: float
     n: int
@@ -113,7 +118,7 @@ def backtest(
             answers.calls += 1
     columns = [grid.index(one) for one in horizons]
     return tuple(
-        _score(name, series, answers, first, last, grid[column], column)
+        _score(name, series, answers, first, last, grid, column)
         for name, answers in shares.items()
         for column in columns
     )
@@ -186,8 +191,10 @@ def _alone(member: Forecaster) -> _Run:
 
 
 def _score(
-    name: str, series: Series, answers: _Answers, first: int, last: int, horizon: int, column: int
+    name: str, series: Series, answers: _Answers, first: int, last: int, grid: tuple[int, ...], column: int
 ) -> BacktestResult:
+    horizon, window = grid[column], slice(first, last)
+    decided = decision_cost(answers.values[window], series.values[window], horizons=grid, lead=horizon)
     origins = np.arange(first, last - horizon)
     said, actual = answers.values[origins, column], series.values[origins + horizon]
     scored = np.isfinite(actual) & np.isfinite(said).all(axis=1)
@@ -201,6 +208,7 @@ def _score(
         mase=_share(error, n * _daily_difference(series.values[:first], bins_in(DAY, series.step))),
         pinball={level: 100.0 * _share(_pinball_sum(actual, said, level), total) for level in REPORTED},
         coverage={level: _coverage(actual, said, level) for level in REPORTED[1:]},
+        decision_gpu_ratio=decided.gpu_ratio,
         fit_s=answers.fit_s,
         predict_ms=1000.0 * answers.spent_s / max(1, answers.calls),
         n=n,

@@ -8,6 +8,7 @@
     │   └── SourceMalformed    an answer that is not what Prometheus promises
     ├── HistoryError       the history file is unusable
     ├── FittingError       a model could not be fitted on this data
+    ├── TrainingError      the training job cannot run: its folder is in use, its engine is not there
     └── ArtefactError      a stored model is missing, damaged, or made for other data
 
 Facts are fields, so that a caller can act on them; the text says what failed, on what, and what to do next.
@@ -55,6 +56,10 @@ class HistoryError(ForecasterError):
 
 class FittingError(ForecasterError):
     """A model could not be fitted on this data."""
+
+
+class TrainingError(ForecasterError):
+    """The training job cannot run here, whatever the data: another one works in its folder, or its engine is absent."""
 
 
 class ArtefactError(ForecasterError):

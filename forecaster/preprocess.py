@@ -191,7 +191,7 @@ def panel_of(series: Sequence[tuple[SeriesKey, Series]]) -> Panel:
 def up_to(panel: Panel, end: datetime) -> Panel:
     """What was known at `end`: the bins of `panel` that end at or before it (a view, nothing is copied)."""
     bins = min(max(0, (end - panel.start) // panel.step), panel.values.shape[1])
-    return Panel(keys=panel.keys, start=panel.start, step=panel.step, values=panel.values[:, :bins])
+    return _columns(panel, 0, bins)
 
 
 def tail(panel: Panel, bins: int) -> Panel:
@@ -199,8 +199,17 @@ def tail(panel: Panel, bins: int) -> Panel:
     skipped = max(0, panel.values.shape[1] - bins)
     if not skipped:
         return panel
-    start = panel.start + panel.step * skipped
-    return Panel(keys=panel.keys, start=start, step=panel.step, values=panel.values[:, skipped:])
+    return _columns(panel, skipped, panel.values.shape[1])
+
+
+def _columns(panel: Panel, first: int, end: int) -> Panel:
+    return Panel(
+        keys=panel.keys,
+        start=panel.start + panel.step * first,
+        step=panel.step,
+        values=panel.values[:, first:end],
+        reference=None if panel.reference is None else panel.reference[:, first:end],
+    )
 
 
 def roots(values: FloatArray) -> FloatArray:
@@ -211,7 +220,9 @@ def roots(values: FloatArray) -> FloatArray:
     """
     with np.errstate(invalid="ignore"):
         result = np.sqrt(values)
-    result[~np.isfinite(result)] = np.nan
+    known = np.isfinite(result)
+    if not known.all():
+        result[~known] = np.nan
     return result
 
 
@@ -235,6 +246,10 @@ def carried(values: FloatArray, *, limit: int | None = None) -> FloatArray:
 def window_means(values: FloatArray, width: int) -> FloatArray:
     """Mean of the known values among the `width` bins that end at each bin; NaN where none is known."""
     known = np.isfinite(values)
+    if known.all():
+        total = np.cumsum(values, axis=1)
+        total[:, width:] -= total[:, :-width].copy() if width < values.shape[1] else 0.0
+        return np.asarray(total / np.minimum(np.arange(1.0, values.shape[1] + 1.0), float(width)))
     total = np.cumsum(np.where(known, values, 0.0), axis=1)
     count = np.cumsum(known, axis=1, dtype=np.float64)
     total[:, width:] -= total[:, :-width].copy() if width < values.shape[1] else 0.0

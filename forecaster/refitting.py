@@ -13,17 +13,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forecaster import registry
 from forecaster.errors import ForecasterError
 from forecaster.preprocess import DAY, bins_in, tail, up_to
 from forecaster.registry import Members
 from forecaster.train import train
-from forecaster.types import Forecaster, Panel
-
-if TYPE_CHECKING:
-    from forecaster.backtest import Refit
+from forecaster.types import Panel
 
 SPAN = 14 * DAY
 """History that a fit is shown; more buys nothing (the daemon's job keeps to the same)."""
@@ -60,18 +56,5 @@ def fitted_members(
         return Members(
             forecasters=shipped.forecasters, refused={**shipped.refused, **dict.fromkeys(wanted, str(error))}
         )
-    why = {
-        each.model: each.failed.get("*", f"its loss was {each.loss_ratio:.2f} of last value's on the day held out")
-        for each in outcomes
-        if not each.promoted
-    }
+    why = {each.model: each.failed.get("*", each.verdict) for each in outcomes if not each.promoted}
     return Members(forecasters=found.forecasters, refused={**found.refused, **why})
-
-
-def daily_refit(*, seed: int, models: Sequence[str] | None = None, span: timedelta = SPAN) -> Refit:
-    """What `backtest.backtest` takes as `refit`: the members of a refit at the end of the panel that it is shown."""
-
-    def refit(known: Panel) -> Sequence[Forecaster]:
-        return fitted_members(known, until=known.end, seed=seed, models=models, span=span).forecasters
-
-    return refit

@@ -1,41 +1,52 @@
 """Stored models: versioned folders that are whole or absent, checked before a byte of them is believed.
 
     <root>/<model>/<version>/manifest.json + one data file
-    <root>/<model>/current.json                             which version is live, and which were before it
+    <root>/<model>/current.json                             which version is live, which is in shadow, and why
 
 Decides whether a stored model may be used: schema, class, signal, step, hash and shape must all fit, else
 `ArtefactError` says which did not and what to do. The version is the hash of the content, so the same training gives
-the same version. Nothing here executes what it loads: weights and trees are safetensors, coefficients JSON.
+the same version. A version that passed its examination is first in shadow (`admit`): it is live once it has passed on
+days that came after it was made (`shadow.review`), at once where there is nothing to compare it with. Every step is on
+record with its reason. Nothing here executes what it loads: weights and trees are safetensors, coefficients JSON.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from forecaster.errors import ArtefactError
+from forecaster.models.harmonic import Harmonic
 from forecaster.models.holt_winters import HoltWinters
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
+from forecaster.models.smoothing import Ewma, ExpSmoothing
 from forecaster.models.stored import KINDS
+from forecaster.stages import (
+    Pointer,
+    Stage,
+    Standing,
+    moment,
+    read_file,
+    read_pointer,
+    sync_folder,
+    write_file,
+    write_pointer,
+)
 from forecaster.types import STEP, Forecaster
 
 SCHEMA = 1
 DEMAND = "demand_rps"
 """The signal that every model here is made for."""
-LARGEST_BYTES = 64 * 2**20
-"""A model file above this is not read: coefficients of 100,000 series take 20 MB."""
 _VERSION = re.compile(r"[0-9a-f]{12}")
-KEPT_BEFORE = 10
-"""How many versions one can roll back over."""
+BY_HAND = "by hand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,36 +114,102 @@ def save(
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=home))
     try:
         draft.chmod(0o755)
-        _write(draft / KINDS[model].file, data)
-        _write(draft / "manifest.json", json.dumps({**facts, "version": version}, indent=2, sort_keys=True).encode())
-        _sync(draft)
+        write_file(draft / KINDS[model].file, data)
+        write_file(
+            draft / "manifest.json", json.dumps({**facts, "version": version}, indent=2, sort_keys=True).encode()
+        )
+        sync_folder(draft)
         draft.rename(folder)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync(home)
+    sync_folder(home)
     return folder
 
 
-def promote(root: Path, model: str, version: str) -> None:
-    """Make `version` the live one; the one before stays at hand for `roll_back`.
+def admit(root: Path, model: str, version: str, *, reason: str, now: datetime) -> Stage:
+    """Take up a version that passed its examination: into shadow, or live at once where the family has none.
 
-    Raises `ArtefactError` for a version that is not there or not whole.
+    One that waits in shadow already keeps its place until it is judged, and one that was rolled back stays off: the
+    answer says which stage the version is in now. Raises `ArtefactError` for a version that is not there or not whole.
     """
     _require_stored(root, model, version)
-    live, before = _pointer(root, model)
-    if version != live:
-        _point(root, model, version, ([live] if live else []) + before)
+    pointer = read_pointer(root, model)
+    if pointer.live is None:
+        promote(root, model, version, reason=f"{reason}; nothing was live", now=now)
+        return Stage.LIVE
+    last = pointer.last(version)
+    rolled_back = last is not None and last.stage is Stage.ROLLED_BACK
+    if version in (pointer.live, pointer.shadow) or rolled_back:
+        return stages(root, model)[version].stage
+    if pointer.shadow is not None:
+        set_aside(root, model, version, reason=f"not taken up while {pointer.shadow} is in shadow: {reason}", now=now)
+        return Stage.STORED
+    write_pointer(root, model, replace(pointer, shadow=version).noted(version, Stage.SHADOW, reason, now))
+    return Stage.SHADOW
 
 
-def roll_back(root: Path, model: str) -> str:
-    """Make the version before the live one live again, and answer it; `ArtefactError` if there is none."""
-    _, before = _pointer(root, model)
-    if not before:
+def set_aside(root: Path, model: str, version: str, *, reason: str, now: datetime) -> None:
+    """Leave a version off, with the reason on record: it failed its examination, or its days in shadow.
+
+    A live version is not touched: `roll_back` is what takes it back.
+    """
+    pointer = read_pointer(root, model)
+    if version != pointer.live:
+        shadow = None if version == pointer.shadow else pointer.shadow
+        write_pointer(root, model, replace(pointer, shadow=shadow).noted(version, Stage.STORED, reason, now))
+
+
+def promote(root: Path, model: str, version: str, *, reason: str = BY_HAND, now: datetime | None = None) -> None:
+    """Make `version` the live one; the one before stays at hand for `roll_back`. `now` is when, for the record.
+
+    A pointer that is damaged begins anew. Raises `ArtefactError` for a version that is not there or not whole.
+    """
+    _require_stored(root, model, version)
+    try:
+        pointer = read_pointer(root, model)
+    except ArtefactError:
+        pointer = Pointer()
+    if version == pointer.live:
+        return
+    shadow = None if version == pointer.shadow else pointer.shadow
+    after = replace(pointer, live=version, shadow=shadow)
+    if pointer.live is not None:
+        after = replace(after, before=(pointer.live, *pointer.before))
+        after = after.noted(pointer.live, Stage.RETIRED, f"{version} took its place", now)
+    write_pointer(root, model, after.noted(version, Stage.LIVE, reason, now))
+
+
+def roll_back(root: Path, model: str, *, reason: str = BY_HAND, now: datetime | None = None) -> str:
+    """Make the version before the live one live again, and answer it; `ArtefactError` if there is none.
+
+    What is rolled back, and why, stays on record: `admit` does not take that version up again.
+    """
+    pointer = read_pointer(root, model)
+    if pointer.live is None or not pointer.before:
         raise ArtefactError(f"{model} in {root} has no earlier version to go back to; see `headstart models list`")
-    _require_stored(root, model, before[0])
-    _point(root, model, before[0], before[1:])
-    return before[0]
+    again, bad = pointer.before[0], pointer.live
+    _require_stored(root, model, again)
+    pointer = replace(pointer, live=again, before=pointer.before[1:]).noted(bad, Stage.ROLLED_BACK, reason, now)
+    write_pointer(root, model, pointer.noted(again, Stage.LIVE, f"{bad} was rolled back: {reason}", now))
+    return again
+
+
+def stages(root: Path, model: str) -> Mapping[str, Standing]:
+    """The stage of every stored version, and the reason that was given for it last."""
+    pointer = read_pointer(root, model)
+    found = {}
+    for version in versions(root, model):
+        last = pointer.last(version)
+        if version in (pointer.live, pointer.shadow):
+            stage = Stage.LIVE if version == pointer.live else Stage.SHADOW
+        elif last is not None:
+            stage = last.stage
+        else:  # of an earlier release, or so long ago that the record has dropped it
+            stage = Stage.RETIRED if version in pointer.before else Stage.STORED
+        known = last if last is not None and last.stage is stage else None
+        found[version] = Standing(stage=stage, reason=known.reason if known else "", since=known.at if known else None)
+    return found
 
 
 def _require_stored(root: Path, model: str, version: str) -> None:
@@ -145,7 +222,12 @@ def _require_stored(root: Path, model: str, version: str) -> None:
 
 def live_version(root: Path, model: str) -> str | None:
     """The version in use, or None where the model has none."""
-    return _pointer(root, model)[0]
+    return read_pointer(root, model).live
+
+
+def shadow_version(root: Path, model: str) -> str | None:
+    """The version that waits in shadow, or None where none does."""
+    return read_pointer(root, model).shadow
 
 
 def versions(root: Path, model: str) -> tuple[str, ...]:
@@ -176,37 +258,15 @@ def read(
             f"{folder} was made for {manifest.signal} in steps of {manifest.step_s:g} s, wanted {signal} in steps of"
             f" {step_s:g} s: train one for this signal"
         )
-    data = _read_file(folder / manifest.file)
+    data = read_file(folder / manifest.file)
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
         raise ArtefactError(f"{folder / manifest.file} does not match its hash: restore it, or promote another version")
     return manifest, data
 
 
-def _pointer(root: Path, model: str) -> tuple[str | None, list[str]]:
-    path = root / model / "current.json"
-    if not path.exists():
-        return None, []
-    try:
-        stored = json.loads(_read_file(path))
-        return str(stored["version"]), [str(one) for one in stored["before"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path} is damaged ({error}): promote a version again") from error
-
-
-def _point(root: Path, model: str, version: str, before: list[str]) -> None:
-    home = root / model
-    stored = json.dumps({"version": version, "before": before[:KEPT_BEFORE]}, indent=2).encode()
-    handle, draft = tempfile.mkstemp(prefix=".current-", dir=home)
-    os.close(handle)
-    _write(Path(draft), stored)
-    os.chmod(draft, 0o644)
-    os.replace(draft, home / "current.json")
-    _sync(home)
-
-
 def _manifest(folder: Path, model: str) -> Manifest:
     try:
-        stored = json.loads(_read_file(folder / "manifest.json"))
+        stored = json.loads(read_file(folder / "manifest.json"))
         span = stored["span"]
         manifest = Manifest(
             schema=int(stored["schema"]),
@@ -214,7 +274,7 @@ def _manifest(folder: Path, model: str) -> Manifest:
             version=str(stored["version"]),
             signal=str(stored["signal"]),
             step_s=float(stored["step_s"]),
-            span=DataSpan(start=_moment(span["start"]), end=_moment(span["end"]), series=int(span["series"])),
+            span=DataSpan(start=moment(span["start"]), end=moment(span["end"]), series=int(span["series"])),
             seed=int(stored["seed"]),
             file=str(stored["file"]),
             sha256=str(stored["sha256"]),
@@ -227,36 +287,6 @@ def _manifest(folder: Path, model: str) -> Manifest:
     if manifest.model != model or manifest.file != KINDS[model].file:
         raise ArtefactError(f"{folder} says it holds {manifest.model} in {manifest.file}: not a stored {model}")
     return manifest
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > LARGEST_BYTES:
-        raise ArtefactError(f"{path} is larger than {LARGEST_BYTES} bytes and was not read")
-    return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(root: Path, model: str, *, version: str | None = None, step: timedelta = STEP) -> Forecaster:
@@ -293,11 +323,21 @@ def shipped_models() -> Path | None:
     return next((one for one in places if one.is_dir()), None)
 
 
-def members(root: Path | None = None, *, step: timedelta = STEP) -> Members:
+ON_REQUEST: Mapping[str, Callable[[], Forecaster]] = {
+    "ewma": Ewma,
+    "exp-smoothing": ExpSmoothing,
+    "harmonic": Harmonic,
+}
+"""Models that need no fit and speak only where they are asked for by name: in the blend of all they cost more than
+they bring (docs/decisions/0009)."""
+
+
+def members(root: Path | None = None, *, step: timedelta = STEP, also: Sequence[str] = ()) -> Members:
     """Everything that can forecast here: the models that need no fit, and the live stored ones.
 
     A family is looked for in `root` (the site's own training), then among the shipped ones. A stored model that is
-    refused is reported and left out; Holt-Winters then speaks with its default gains (fault 27).
+    refused is reported and left out; Holt-Winters then speaks with its default gains (fault 27). `also` are names of
+    models; those of `ON_REQUEST` among them join.
     """
     places = [one for one in (root, shipped_models()) if one is not None]
     found: dict[str, Forecaster] = {}
@@ -313,4 +353,5 @@ def members(root: Path | None = None, *, step: timedelta = STEP) -> Members:
                 refused[model] = str(error)
     found.setdefault("holt-winters", HoltWinters())
     stored = tuple(found[name] for name in ("holt-winters", "arima", "lstm", "trees") if name in found)
-    return Members(forecasters=(LastValue(), SeasonalNaive(), SeasonalDelta(), *stored), refused=refused)
+    asked_for = tuple(build() for name, build in ON_REQUEST.items() if name in also)
+    return Members(forecasters=(LastValue(), SeasonalNaive(), SeasonalDelta(), *stored, *asked_for), refused=refused)

@@ -1,67 +1,99 @@
-"""Retraining as a job: fit, hold the last day back as an examination, store, and promote only what passes.
+"""Retraining as a job: fit, hold the last day back as an examination, store, and take up only what passes.
 
     python -m forecaster.train --input panel.npz|trace.csv[.gz] --out DIR --models arima,holt-winters,trees --seed N
 
-Runs as a child process or by hand, never in the daemon's process (it imports statsmodels, LightGBM and torch). Decides
-whether a fitted model may go live: its pinball loss over the held-out day must be below last value's. One series that
-cannot be fitted is reported and skipped; progress goes to stderr as one JSON object a line, the report to stdout.
+Runs as a job of its own, never in the daemon's process (the fits import statsmodels, LightGBM and torch). Decides
+what is fitted and what is left for the next run when time is up. Where the fits run is an engine's business, whether a
+model may be used the gate's (`gate.examine`), and at which stage the registry's (`registry.admit`). The same data and
+seed give the same versions on every engine and after any interruption. One series that cannot be fitted is reported
+and skipped; progress goes to stderr as one JSON object a line, the report to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from forecaster import registry
-from forecaster.errors import ForecasterError, SeriesError
-from forecaster.models.quantiles import pinball
-from forecaster.models.seasonal import LastValue
-from forecaster.models.stored import arima_bytes, holt_winters_bytes, network_bytes, trees_bytes
-from forecaster.models.tracking import Track, follow, is_tracking
+from forecaster import gate, registry
+from forecaster.engines import HERE, Engine, Pool, usable_cores
+from forecaster.errors import ArtefactError, ForecasterError, SeriesError, TrainingError
+from forecaster.fits import MODELS, POOLED, Device, Fitted, Part, Progress, merged, parts_of
+from forecaster.models.stored import KINDS, network_bytes
+from forecaster.on_ray import Ray
+from forecaster.panels import read_panel, write_panel
 from forecaster.preprocess import DAY, bins_in, up_to
-from forecaster.trace import read_trace
-from forecaster.types import HORIZONS, STEP, Forecaster, Panel, Series, SeriesKey
+from forecaster.stages import Stage
+from forecaster.types import Forecaster, Panel
+from forecaster.unfinished import Kept, working_in
 
-if TYPE_CHECKING:
-    from forecaster.types import FloatArray
+__all__ = ["MODELS", "Outcome", "Work", "engine_for", "pretrain", "read_panel", "say_event", "train", "write_panel"]
 
-MODELS = ("holt-winters", "trees", "arima", "lstm")
-"""What can be trained, cheapest first."""
 HELD_OUT = DAY
 """The examination: the last day of the panel, which no fit sees."""
-EXAMINED_EVERY = timedelta(minutes=15)
-PASS_RATIO = 1.0
-"""Loss over last value's below which a model may go live."""
-FLEET_WORKLOADS = 48
-"""Synthetic workloads that the pooled models are also shown: a single short series starves them."""
 SHIPPED_WORKLOADS = 128
 """Synthetic workloads behind the network that is shipped."""
 
-Event = Callable[[str, Mapping[str, Any]], None]
-"""Called with the name of an event and its facts."""
+
+def _silent(_name: str, _facts: Mapping[str, Any]) -> None:
+    """Nobody listens."""
+
+
+class Examine(Protocol):
+    """Judges a candidate against what is live in its place, on the days that no fit saw: `gate.examine`."""
+
+    def __call__(
+        self, candidate: Forecaster, incumbent: Forecaster | None, panel: Panel, *, held_out: timedelta
+    ) -> gate.Verdict: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How a training is carried out: where, for how long, on which device, who judges and who is told.
+
+    `budget` is the wall-clock time for the fits, endless if None; `steps` shortens the training of pooled models.
+    """
+
+    engine: Engine = HERE
+    budget: timedelta | None = None
+    device: Device = Device.AUTO
+    steps: int | None = None
+    examine: Examine = gate.examine
+    on_event: Progress = _silent
+
+
+UNHURRIED = Work()
+"""In this process, to the end, without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one model: `version` is None if nothing could be fitted, `loss_ratio` is against last value."""
+    """What became of one model.
+
+    `version` is None if nothing could be fitted, or if it is unfinished: then `left` says what the next run will do.
+    `stage` is what it is used for now (`stages.Stage`), `verdict` the examination's in words; `failed` says by series
+    why it was not fitted ("*": the whole model); `cpu_s` is the processor time of its fits, also of those that an
+    earlier run did.
+    """
 
     model: str
-    version: str | None
-    promoted: bool
-    loss_ratio: float
     fitted: int
     failed: Mapping[str, str]
-    seconds: float
+    cpu_s: float
+    version: str | None = None
+    stage: str | None = None
+    promoted: bool = False
+    passed: bool = False
+    verdict: str = ""
+    left: str | None = None
 
 
 def train(
@@ -71,14 +103,17 @@ def train(
     seed: int,
     models: Sequence[str] = MODELS,
     promote: bool = True,
-    on_event: Event = lambda _name, _facts: None,
-    steps: int | None = None,
+    work: Work = UNHURRIED,
+    now: datetime | None = None,
 ) -> tuple[Outcome, ...]:
     """Fit `models` on all but the last day of `panel`, examine them on it, store them under `out`.
 
-    A model that passes becomes the live version if `promote`; one that fails is stored for comparison and stays off.
-    `steps` shortens the training of the pooled models. One model's failure does not stop the others. Raises
-    `SeriesError` for an unknown model or a panel of two days or less.
+    A model that passes is taken up if `promote`: it goes live where its family has no live version, else into shadow
+    for a day. One that fails is stored for comparison and stays off. One model's failure does not stop the others.
+    `now` is the moment that goes on record, this one unless given. What is not finished when the budget is spent, or
+    when the job is killed, goes on in the next call with the same panel and seed. Raises `SeriesError` for an unknown
+    model or a panel of two days or less, `TrainingError` if another training works in `out` or the engine is not to
+    be had.
     """
     unknown = set(models) - set(MODELS)
     if unknown:
@@ -88,145 +123,163 @@ def train(
         raise SeriesError(
             f"training needs over two days, got {panel.step * panel.values.shape[1]} for {panel.keys[:1]}"
         )
-    outcomes = []
-    for model in models:
-        on_event("model_started", {"model": model, "series": len(panel.keys)})
-        outcome = _train_one(model, panel, known, out=out, seed=seed, promote=promote, on_event=on_event, steps=steps)
-        on_event("model_done", asdict(outcome))
-        outcomes.append(outcome)
-    return tuple(outcomes)
-
-
-def _train_one(
-    model: str,
-    panel: Panel,
-    known: Panel,
-    *,
-    out: Path,
-    seed: int,
-    promote: bool,
-    on_event: Event,
-    steps: int | None,
-) -> Outcome:
-    started = time.monotonic()
-    failed: dict[str, str] = {}
-
-    def report_failure(key: SeriesKey, error: ForecasterError) -> None:
-        failed[f"{key.workload}/{key.request_class}"] = str(error)
-        on_event("series_failed", {"model": model, "workload": key.workload, "error": str(error)})
-
-    version, member, fitted = None, None, 0
-    try:
-        folder, fitted = _FITS[model](known, out, seed, report_failure, on_event, steps)
-        version = folder.name
-        member = registry.load(out, model, version=version, step=panel.step)
-    except ForecasterError as error:
-        failed["*"] = str(error)
-    ratio = loss_ratio(member, panel, held_out=HELD_OUT) if member is not None else float("nan")
-    passed = bool(ratio < PASS_RATIO)
-    if version is not None and passed and promote:
-        registry.promote(out, model, version)
-    return Outcome(
-        model=model,
-        version=version,
-        promoted=passed and promote,
-        loss_ratio=ratio,
-        fitted=fitted,
-        failed=failed,
-        seconds=time.monotonic() - started,
+    parts = {model: parts_of(model, known, seed=seed, steps=work.steps, device=work.device) for model in models}
+    order = _Order(
+        panel=panel, known=known, out=out, seed=seed, promote=promote, work=work, now=now or datetime.now(UTC)
     )
+    with working_in(out) as kept:
+        fitted = _fit(parts, kept, work)
+        outcomes = []
+        for model, each in parts.items():
+            done = [fitted[part.digest] for part in each if part.digest in fitted]
+            outcome = _finished(model, each, done, order)
+            work.on_event("model_done", asdict(outcome))
+            outcomes.append(outcome)
+        if all(outcome.left is None for outcome in outcomes):
+            kept.forget(part for each in parts.values() for part in each)
+    return tuple(outcomes)
 
 
 # ── The fits ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-_Failure = Callable[[SeriesKey, ForecasterError], None]
-_Fit = Callable[[Panel, Path, int, _Failure, Event, int | None], tuple[Path, int]]
 
-
-def _each(
-    panel: Panel, fit: Callable[[Series], Any], failure: _Failure, on_event: Event, model: str
-) -> dict[SeriesKey, Any]:
-    """`fit` on every series; what cannot be fitted is handed to `failure` and left out."""
-    fitted = {}
-    for number, key in enumerate(panel.keys, start=1):
-        try:
-            fitted[key] = fit(panel.series(key))
-        except ForecasterError as error:
-            failure(key, error)
-        on_event("series_done", {"model": model, "workload": key.workload, "done": number, "of": len(panel.keys)})
-    if not fitted:
-        raise SeriesError(f"{model}: none of {len(panel.keys)} series could be fitted")
+def _fit(parts: Mapping[str, Sequence[Part]], kept: Kept, work: Work) -> dict[str, Fitted]:
+    """Every part's result by digest: those that were kept, and those that the engine fits within the budget."""
+    until_s = None if work.budget is None else time.monotonic() + work.budget.total_seconds()
+    everything = [part for each in parts.values() for part in each]
+    fitted = kept.fitted(everything)
+    tally = _Tally(parts, work.on_event)
+    for model, each in parts.items():
+        before = sum(len(part.panel.keys) for part in each if part.digest in fitted)
+        facts = {"model": model, "series": sum(len(part.panel.keys) for part in each), "kept": before}
+        work.on_event("model_started", facts)
+    for one in fitted.values():
+        tally.kept(one)
+    todo = [part for part in everything if part.digest not in fitted]
+    with closing(work.engine.run(todo, until_s=until_s, progress=work.on_event)) as run:
+        for one in run:
+            kept.keep(one)
+            fitted[one.digest] = one
+            tally.add(one)
     return fitted
 
 
-def _fit_arima(
-    panel: Panel, out: Path, seed: int, failure: _Failure, on_event: Event, steps: int | None
-) -> tuple[Path, int]:
-    from forecaster.fitting.arima import fit_arima
+class _Tally:
+    """Tells, series by series, what is fitted and what is not."""
 
-    fitted = _each(panel, fit_arima, failure, on_event, "arima")
-    return _stored(out, "arima", arima_bytes(fitted), panel, seed, {"series": len(fitted)}), len(fitted)
+    def __init__(self, parts: Mapping[str, Sequence[Part]], on_event: Progress) -> None:
+        self._of = {model: sum(len(part.panel.keys) for part in each) for model, each in parts.items()}
+        self._done = dict.fromkeys(parts, 0)
+        self._on_event = on_event
+
+    def kept(self, one: Fitted) -> None:
+        """A part that an earlier run has told of."""
+        self._done[one.model] += len(one.series)
+
+    def add(self, one: Fitted) -> None:
+        """A part that has just been fitted."""
+        for name, reason in one.failed.items():
+            self._on_event("series_failed", {"model": one.model, "workload": name, "error": reason})
+        for name in one.series:
+            self._done[one.model] += 1
+            facts = {"model": one.model, "workload": name, "done": self._done[one.model], "of": self._of[one.model]}
+            self._on_event("series_done", facts)
 
 
-def _fit_holt_winters(
-    panel: Panel, out: Path, seed: int, failure: _Failure, on_event: Event, steps: int | None
-) -> tuple[Path, int]:
-    from forecaster.fitting.holt_winters import fit_holt_winters
-
-    fitted = _each(panel, fit_holt_winters, failure, on_event, "holt-winters")
-    return _stored(out, "holt-winters", holt_winters_bytes(fitted), panel, seed, {"series": len(fitted)}), len(fitted)
+# ── The examination ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _fit_lstm(
-    panel: Panel, out: Path, seed: int, failure: _Failure, on_event: Event, steps: int | None
-) -> tuple[Path, int]:
-    from forecaster.fitting.neural.lstm import Schedule, train_lstm
-    from forecaster.fitting.neural.pretrain import training_fleet
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What the fits of one job have in common."""
 
-    if panel.step != STEP:
-        raise SeriesError(f"the network is made for bins of {STEP}, got {panel.step}")
-    schedule = Schedule() if steps is None else Schedule(steps=steps)
-    own = [panel.series(key) for key in panel.keys]
-    weights = train_lstm(
-        [*own, *training_fleet(workloads=FLEET_WORKLOADS, seed=seed)],
-        seed=seed,
-        schedule=schedule,
-        progress=lambda step, loss: on_event("network_step", {"step": step, "of": schedule.steps, "loss": loss}),
+    panel: Panel
+    known: Panel
+    out: Path
+    seed: int
+    promote: bool
+    work: Work
+    now: datetime
+
+
+def _finished(model: str, parts: Sequence[Part], fitted: Sequence[Fitted], order: _Order) -> Outcome:
+    """Examine, store and take up `model` if all its parts are there, else say what is left."""
+    failed = {name: reason for one in fitted for name, reason in one.failed.items()}
+    outcome = Outcome(
+        model=model,
+        fitted=sum(len(one.series) - len(one.failed) for one in fitted if one.data is not None),
+        failed=failed,
+        cpu_s=round(sum(one.cpu_s for one in fitted), 3),
     )
-    report = {"steps": schedule.steps, "synthetic_workloads": FLEET_WORKLOADS}
-    return _stored(out, "lstm", network_bytes(weights), panel, seed, report), len(own)
-
-
-def _fit_trees(
-    panel: Panel, out: Path, seed: int, failure: _Failure, on_event: Event, steps: int | None
-) -> tuple[Path, int]:
-    from forecaster.fitting.neural.pretrain import training_fleet
-    from forecaster.fitting.trees import Growth, fit_trees
-
-    growth = Growth() if steps is None else Growth(trees_per_level=min(steps, Growth().trees_per_level))
-    own = [panel.series(key) for key in panel.keys]
-    arrays = fit_trees(
-        own,
-        fleet=training_fleet(workloads=FLEET_WORKLOADS, seed=seed),
-        seed=seed,
-        growth=growth,
-        progress=lambda done, of: on_event("trees_level", {"done": done, "of": of}),
+    if len(fitted) < len(parts):
+        return replace(outcome, left=_left(model, fitted, order.known))
+    try:
+        data = merged(model, fitted)
+        if data is None:
+            of = len(order.known.keys)
+            return replace(outcome, failed={"*": f"{model}: none of {of} series could be fitted", **failed})
+        verdict = _examined(model, data, order)
+        report = {**_facts_of(fitted), "fitted": outcome.fitted, "passed": verdict.passed, "verdict": verdict.reason}
+        version = _stored(model, data, {**report, "examination": dict(verdict.report)}, order)
+    except (ForecasterError, ValueError) as error:  # ValueError: bytes of a part that make no model
+        return replace(outcome, failed={"*": str(error), **failed})
+    stage = Stage.STORED
+    if verdict.passed and order.promote:
+        stage = registry.admit(order.out, model, version, reason=verdict.reason, now=order.now)
+    return replace(
+        outcome,
+        version=version,
+        stage=stage.value,
+        promoted=stage is Stage.LIVE,
+        passed=verdict.passed,
+        verdict=verdict.reason,
     )
-    report = {"trees": int(arrays["tree.level"].size), "synthetic_workloads": FLEET_WORKLOADS}
-    return _stored(out, "trees", trees_bytes(arrays), panel, seed, report), len(own)
 
 
-_FITS: Mapping[str, _Fit] = {
-    "arima": _fit_arima,
-    "holt-winters": _fit_holt_winters,
-    "lstm": _fit_lstm,
-    "trees": _fit_trees,
-}
+def _left(model: str, fitted: Sequence[Fitted], known: Panel) -> str:
+    if model in POOLED:
+        return "the budget was spent before its fit had ended: the next run begins it first"
+    done = sum(len(one.series) for one in fitted)
+    return f"the budget was spent with {done} of {len(known.keys)} series fitted: the next run goes on from there"
 
 
-def _stored(out: Path, model: str, data: bytes, panel: Panel, seed: int, report: Mapping[str, Any]) -> Path:
-    span = registry.DataSpan(start=panel.start, end=panel.end, series=len(panel.keys))
-    return registry.save(out, model, data, span=span, seed=seed, report=report, step=panel.step)
+def _facts_of(fitted: Sequence[Fitted]) -> dict[str, Any]:
+    return {name: value for one in fitted for name, value in one.report.items()}
+
+
+def _examined(model: str, data: bytes, order: _Order) -> gate.Verdict:
+    """The gate's verdict on the fitted bytes, as the daemon would read them. Raises `ValueError` if it could not."""
+    candidate = KINDS[model].build(data, f"{model}@candidate")
+    incumbent = _incumbent(model, data, order)
+    order.work.on_event("examining", {"model": model, "incumbent": incumbent.model_id if incumbent else None})
+    try:
+        return order.work.examine(candidate, incumbent, order.panel, held_out=HELD_OUT)
+    except SeriesError as error:  # nothing to be judged on: it stays off
+        return gate.Verdict(passed=False, reason=str(error), report={})
+
+
+def _incumbent(model: str, data: bytes, order: _Order) -> Forecaster | None:
+    """What is live in the candidate's place and may be compared: not itself, and nothing that saw the day held back."""
+    step_s = order.panel.step.total_seconds()
+    try:
+        manifest, _ = registry.read(order.out, model, step_s=step_s)
+        if manifest.sha256 == hashlib.sha256(data).hexdigest():
+            return None
+        if manifest.span.start < order.panel.end and manifest.span.end > order.known.end:
+            return None
+        return registry.load(order.out, model, step=order.panel.step)
+    except ArtefactError:  # there is none, or the daemon refuses it too
+        return None
+
+
+def _stored(model: str, data: bytes, report: Mapping[str, Any], order: _Order) -> str:
+    known = order.known
+    span = registry.DataSpan(start=known.start, end=known.end, series=len(known.keys))
+    folder = registry.save(order.out, model, data, span=span, seed=order.seed, report=report, step=known.step)
+    return folder.name
+
+
+# ── The shipped network ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def pretrain(
@@ -235,7 +288,7 @@ def pretrain(
     seed: int,
     workloads: int = SHIPPED_WORKLOADS,
     steps: int | None = None,
-    on_event: Event = lambda _name, _facts: None,
+    on_event: Progress = _silent,
 ) -> Path:
     """Train the network that is shipped, on synthetic traffic alone, and make it live under `out`; its folder."""
     from forecaster.fitting.neural.lstm import Schedule, train_lstm
@@ -256,82 +309,60 @@ def pretrain(
     return folder
 
 
-# ── The examination ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def loss_ratio(member: Forecaster, panel: Panel, *, held_out: timedelta = HELD_OUT) -> float:
-    """Pinball loss over the panel's last `held_out` against last value's: the mean over series of their quotients.
-
-    Only series on which the member speaks count, and only origins at which both do; NaN where there is none.
-    """
-    stride, bins = bins_in(EXAMINED_EVERY, panel.step), panel.values.shape[1]
-    losses = np.zeros((2, len(panel.keys)))
-    track: Track | None = None
-    horizons = np.array(HORIZONS)
-    for origin in range(bins - bins_in(held_out, panel.step), bins - HORIZONS[-1], stride):
-        known = up_to(panel, panel.start + panel.step * origin)
-        said, track = _asked(member, known, track)
-        naive = LastValue().predict(known)
-        actual = panel.values[:, origin + horizons - 1]
-        pair = np.stack([pinball(actual, said), pinball(actual, naive)])
-        losses += np.where(np.isfinite(pair).all(axis=0), pair, 0.0).sum(axis=2)
-    counted = losses[1] > 0.0
-    return float((losses[0, counted] / losses[1, counted]).mean()) if counted.any() else float("nan")
-
-
-def _asked(member: Forecaster, known: Panel, track: Track | None) -> tuple[FloatArray, Track | None]:
-    if not is_tracking(member):
-        return member.predict(known), None
-    followed = follow(member, track, known, horizons=HORIZONS, reach=bins_in(DAY, known.step))
-    return member.predict_from(followed, known), followed
-
-
-# ── Panels on disk ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def write_panel(path: Path, panel: Panel) -> None:
-    """`panel` as an archive of plain arrays, for a child process to read."""
-    keys = [[key.workload, key.signal, key.request_class] for key in panel.keys]
-    with path.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            keys=np.array(keys, dtype=np.str_).reshape(-1, 3),
-            start=np.array(panel.start.isoformat()),
-            step_s=np.array(panel.step.total_seconds()),
-            values=panel.values,
-        )
-
-
-def read_panel(path: Path, *, column: str | None = None) -> Panel:
-    """A panel from `write_panel`'s archive, or from a trace in CSV (plain or gzip), one series "trace/<name>".
-
-    A trace is read by `trace.read_trace`; `column` picks one of its columns. Raises `SeriesError` saying what is wrong.
-    """
-    if path.suffix != ".npz":
-        trace = read_trace(path, column=column)
-        key = SeriesKey(workload=f"trace/{trace.name}", signal=registry.DEMAND)
-        series = trace.series
-        return Panel(keys=(key,), start=series.start, step=series.step, values=series.values[None, :])
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return Panel(
-                keys=tuple(
-                    SeriesKey(workload=one, signal=two, request_class=three)
-                    for one, two, three in stored["keys"].tolist()
-                ),
-                start=datetime.fromisoformat(str(stored["start"])).astimezone(UTC),
-                step=timedelta(seconds=float(stored["step_s"])),
-                values=np.asarray(stored["values"], dtype=np.float64),
-            )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
-        raise SeriesError(f"cannot read {path.name} as a panel: {error}") from error
-
-
 # ── Command line ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def engine_for(name: str, *, workers: int | None = None, ray_address: str | None = None) -> Engine:
+    """The engine called `name`, "local" or "ray"; `workers` are a local pool's, one a usable processor unless given."""
+    if name == "ray":
+        return Ray(address=ray_address)
+    if name != "local":
+        raise TrainingError(f"there is no engine {name!r}: local or ray")
+    return Pool(workers=workers if workers is not None else usable_cores())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The job's command line; exit 0 if every model was fitted, 1 if one was not, 2 if the input is unusable."""
+    """The job's command line: exit 0 if nothing failed (what the budget left included), 1 if a model could not be
+    fitted, 2 if the input is unusable, 130 if it was interrupted."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.pretrain == (given.input is not None):
+        parser.error("give either --input or --pretrain")
+    try:
+        if given.pretrain:
+            sys.stdout.write(f"{pretrain(given.out, seed=given.seed, steps=given.steps, on_event=say_event)}\n")
+            return 0
+        outcomes = train(
+            read_panel(given.input, column=given.column),
+            out=given.out,
+            seed=given.seed,
+            models=tuple(given.models.split(",")),
+            promote=not given.no_promote,
+            work=Work(
+                engine=engine_for(given.engine, workers=given.workers, ray_address=given.ray_address),
+                budget=None if given.budget_s is None else timedelta(seconds=given.budget_s),
+                device=Device(given.device),
+                steps=given.steps,
+                on_event=say_event,
+            ),
+        )
+    except ForecasterError as error:
+        say_event("refused", {"error": str(error)})
+        return 2
+    except KeyboardInterrupt:
+        say_event("interrupted", {"next": "the same command goes on from here"})
+        return 130
+    sys.stdout.write(json.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
+    return 0 if all(one.version is not None or one.left is not None for one in outcomes) else 1
+
+
+def say_event(name: str, facts: Mapping[str, Any]) -> None:
+    """An event as one JSON object a line on stderr, for machines."""
+    sys.stderr.write(json.dumps({"event": name, **facts}) + "\n")
+    sys.stderr.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m forecaster.train", description=__doc__)
     parser.add_argument("--input", type=Path, help="panel (.npz) or trace (.csv, .csv.gz)")
     parser.add_argument("--pretrain", action="store_true", help="make the shipped network, from synthetic traffic")
@@ -341,32 +372,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--column")
     parser.add_argument("--steps", type=int, help="training steps of the network, most trees of a level")
     parser.add_argument("--no-promote", action="store_true")
-    given = parser.parse_args(arguments)
-
-    def on_event(name: str, facts: Mapping[str, Any]) -> None:
-        sys.stderr.write(json.dumps({"event": name, **facts}) + "\n")
-        sys.stderr.flush()
-
-    if given.pretrain == (given.input is not None):
-        parser.error("give either --input or --pretrain")
-    try:
-        if given.pretrain:
-            sys.stdout.write(f"{pretrain(given.out, seed=given.seed, steps=given.steps, on_event=on_event)}\n")
-            return 0
-        outcomes = train(
-            read_panel(given.input, column=given.column),
-            out=given.out,
-            seed=given.seed,
-            models=tuple(given.models.split(",")),
-            promote=not given.no_promote,
-            on_event=on_event,
-            steps=given.steps,
-        )
-    except ForecasterError as error:
-        on_event("refused", {"error": str(error)})
-        return 2
-    sys.stdout.write(json.dumps([asdict(one) for one in outcomes], indent=2) + "\n")
-    return 0 if all(one.version is not None for one in outcomes) else 1
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
+    parser.add_argument("--workers", type=int, help="processes of the local engine; one a processor")
+    parser.add_argument("--ray-address", help="the cluster; one of this machine alone if not given")
+    parser.add_argument("--budget-s", type=float, help="seconds for the fits; the rest is left for the next run")
+    parser.add_argument("--device", choices=[each.value for each in Device], default=Device.AUTO.value)
+    return parser
 
 
 if __name__ == "__main__":

@@ -148,17 +148,29 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Several series on one common grid: `values` has shape (len(keys), bins), float64, NaN for unknown."""
+    """Several series on one common grid: `values` has shape (len(keys), bins), float64, NaN for unknown.
+
+    `reference`, of the same shape, is what each bin's time of day was on the day that the *next* day should resemble:
+    the bin itself, or before a holiday the last day of rest's (`day_kinds`). Without one it is `values`.
+    """
 
     keys: tuple[SeriesKey, ...]
     start: datetime
     step: timedelta
     values: FloatArray
+    reference: FloatArray | None = None
 
     def __post_init__(self) -> None:
         require_utc(self.start, "Panel.start")
         if self.values.ndim != 2 or self.values.shape[0] != len(self.keys):
             raise SeriesError(f"Panel.values must be ({len(self.keys)}, bins), got shape {self.values.shape}")
+        if self.reference is not None and self.reference.shape != self.values.shape:
+            raise SeriesError(f"Panel.reference must be {self.values.shape}, got shape {self.reference.shape}")
+
+    @property
+    def day_before(self) -> FloatArray:
+        """What lies one day before the bins of the next day, as they should be compared: `reference`, or `values`."""
+        return self.values if self.reference is None else self.reference
 
     @property
     def end(self) -> datetime:

@@ -35,6 +35,12 @@ def _gateway_page(born: float) -> str:
         f'headstart_gateway_requests_total{{model="chat",request_class="gui"}} {int(30 * elapsed)}\n'
         f'headstart_gateway_requests_total{{model="chat",request_class="html"}} {int(8 * elapsed)}\n'
         f'headstart_gateway_requests_total{{model="idle",request_class="gui"}} 17\n'
+        "# TYPE headstart_gateway_prompt_tokens_total counter\n"
+        f'headstart_gateway_prompt_tokens_total{{model="chat",request_class="gui"}} {int(30 * 1200 * elapsed)}\n'
+        f'headstart_gateway_prompt_tokens_total{{model="chat",request_class="html"}} {int(8 * 6000 * elapsed)}\n'
+        "# TYPE headstart_gateway_images_total counter\n"
+        f'headstart_gateway_images_total{{model="chat",request_class="gui"}} {int(30 * elapsed)}\n'
+        f'headstart_gateway_images_total{{model="chat",request_class="html"}} 0\n'
         "# TYPE nginx_requests_total counter\n"
         f'nginx_requests_total{{upstream="large"}} {int(12 * elapsed)}\n'
     )

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from forecaster.types import FloatArray
 
+    Gains = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothing:
@@ -64,6 +66,10 @@ class HoltWinters:
     min_history: timedelta = 3 * DAY
     history: timedelta = 7 * DAY
     lookback: timedelta = DAY + timedelta(hours=2)
+    _last_gains: list[tuple[tuple[SeriesKey, ...], Gains]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    """The gains that were asked for last, and for whom: every bin asks twice for the same."""
 
     def predict(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> FloatArray:
         """See `forecaster.types.Forecaster`; reads the last `history` of the panel."""
@@ -116,10 +122,15 @@ class HoltWinters:
         values[~(fresh & arrays["mature"])] = np.nan
         return values
 
-    def _gains(self, keys: tuple[SeriesKey, ...]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    def _gains(self, keys: tuple[SeriesKey, ...]) -> Gains:
+        for known, gains in self._last_gains:
+            if known is keys:
+                return gains
         chosen = [self.fitted.get(key, DEFAULT_SMOOTHING) for key in keys]
         table = np.array([(one.level, one.level * one.trend, one.season, one.damping) for one in chosen]).reshape(-1, 4)
-        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+        made = table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+        self._last_gains[:] = [(keys, made)]
+        return made
 
     def _run(
         self, track: Track, root: FloatArray, step: timedelta, horizons: tuple[int, ...], *, skip_points: int = 0
@@ -143,7 +154,7 @@ def smooth(
     arrays: dict[str, NDArray[Any]],
     root: FloatArray,
     minute: int,
-    gains: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
+    gains: Gains,
 ) -> None:
     """One bin of damped additive Holt-Winters in error-correction form, in place on arrays that the caller owns.
 

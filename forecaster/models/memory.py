@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from forecaster.types import FloatArray
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 QUALITY_SPAN = timedelta(hours=6)
 """Over how long `ForecastQuality` is measured."""
 QUALITY_COLUMNS = ("hit_95", "error", "error_last_value", "actual")
@@ -41,6 +42,7 @@ class EngineState:
     - `pending` (S, W, M + 1, Q) float32: what was issued and has not come true yet, the published forecast last.
       Horizon h owns h slots; what is issued at bin number t lies in slot t mod h of them.
     - `loss`, `evidence` (S, H, M): decayed sums of pinball losses and of the bins behind them.
+    - `gain`, `gain_square` (S, H, M): decayed sums of what more of a member would have gained the blend (`blending`).
     - `chosen` (S, H) int16: the member in use, -1 for none. `offset` (S, H, Q): conformal offset in band widths.
     - `error`, `error_weight` (S, H): decayed sums whose quotient is the error scale, in roots.
     - `pending_width` (S, W) float32: how wide the blend's band was before it was calibrated (.95 quantile minus
@@ -75,8 +77,16 @@ def slots(horizons: tuple[int, ...], moment: int) -> NDArray[np.int64]:
 
     What is issued at t for horizon h comes true at t + h, and t and t + h share the slot: read it, then overwrite.
     """
+    begins, widths = _rings(horizons)
+    found: NDArray[np.int64] = begins + moment % widths
+    return found
+
+
+@lru_cache(maxsize=16)
+def _rings(horizons: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each horizon's slots begin and how many it owns: asked six times a step, for ever the same."""
     widths = np.array(horizons, dtype=np.int64)
-    return np.cumsum(widths) - widths + moment % widths
+    return np.cumsum(widths) - widths, widths
 
 
 def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> EngineState:
@@ -86,6 +96,8 @@ def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> 
         "pending": np.full((series, sum(horizons), models + 1, levels), np.nan, dtype=np.float32),
         "loss": np.zeros((series, width, models)),
         "evidence": np.zeros((series, width, models)),
+        "gain": np.zeros((series, width, models)),
+        "gain_square": np.zeros((series, width, models)),
         "chosen": np.full((series, width), -1, dtype=np.int16),
         "offset": np.zeros((series, width, levels)),
         "error": np.zeros((series, width)),
@@ -147,6 +159,8 @@ def for_members(state: EngineState, members: tuple[str, ...]) -> EngineState:
     old_tracks = {family(name): track for name, track in state.tracks.items()}
     moved_state = state.with_arrays(
         loss=moved(state.arrays["loss"], 0.0),
+        gain=moved(state.arrays["gain"], 0.0),
+        gain_square=moved(state.arrays["gain_square"], 0.0),
         evidence=moved(state.arrays["evidence"], 0.0),
         pending=np.concatenate([moved(pending, np.nan), pending[:, :, -1:]], axis=2),
         chosen=column_now[state.arrays["chosen"]],
@@ -195,7 +209,7 @@ def from_bytes(stored: bytes) -> EngineState:
         with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays.pop("head").tobytes())
-        if head["version"] not in (1, STATE_VERSION):
+        if head["version"] not in (1, 2, STATE_VERSION):
             raise ArtefactError(f"engine state has version {head['version']}, this one reads {STATE_VERSION}; drop it")
         tracks = {
             one["model"]: Track(
@@ -214,20 +228,24 @@ def from_bytes(stored: bytes) -> EngineState:
             arrays={name.removeprefix("engine."): one for name, one in arrays.items() if name.startswith("engine.")},
             tracks=tracks,
         )
-        state = _of_today(state) if head["version"] == 1 else state
+        state = _of_today(state, head["version"])
         _require_whole(state)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ArtefactError(f"engine state is damaged ({error}); drop it and start without one") from error
     return state
 
 
-def _of_today(state: EngineState) -> EngineState:
-    """A state of version 1 in today's layout.
+def _of_today(state: EngineState, version: int) -> EngineState:
+    """A state of an earlier version in today's layout: what was not kept then starts blank.
 
-    Its offsets were counted in errors and not in widths of the band: they are learnt again, which takes hours. What
-    the members have earned, what waits for its bin, and the quality stay.
+    Before version 2 offsets were counted in errors and not in widths of the band: they are learnt again, which takes
+    hours. Before version 3 nobody counted gains: members of a record share alike until they have some. What the
+    members have earned, what waits for its bin, and the quality stay.
     """
-    kept = {name: array for name, array in state.arrays.items() if name != "offset"}
+    if version == STATE_VERSION:
+        return state
+    dropped = {"offset"} if version == 1 else set[str]()
+    kept = {name: array for name, array in state.arrays.items() if name not in dropped}
     return replace(state, arrays={**_blank_arrays(state), **kept})
 
 

@@ -84,7 +84,8 @@ class Replayed:
         history, step = self._history, self._history.step
         series, stride = len(history.keys), bins_in(RESIDUAL_STRIDE, step)
         origins = max(1, min(ROWS // max(1, series), history.values.shape[1] - end + 1))
-        windows = np.lib.stride_tricks.sliding_window_view(history.values, self._width, axis=1)
+        windows = _windows(history.values, self._width)
+        references = None if history.reference is None else _windows(history.reference, self._width)
         first, answers = end - self._width, np.empty((origins, series, len(horizons), len(LEVELS)))
         for phase in range(min(stride, origins)):
             rows = windows[:, first + phase : first + origins : stride].swapaxes(0, 1)
@@ -94,7 +95,18 @@ class Replayed:
                 start=history.start + (first + phase) * step,
                 step=step,
                 values=rows.reshape(count * series, self._width),
+                reference=None
+                if references is None
+                else references[:, first + phase : first + origins : stride]
+                .swapaxes(0, 1)
+                .reshape(count * series, self._width),
             )
             said = self._member.predict(batch, horizons=horizons)
             answers[phase::stride] = said.reshape(count, series, *said.shape[1:])
         return answers
+
+
+def _windows(values: FloatArray, width: int) -> FloatArray:
+    """Every stretch of `width` bins, shape (series, bins - width + 1, width); a view."""
+    windows: FloatArray = np.lib.stride_tricks.sliding_window_view(values, width, axis=1)
+    return windows

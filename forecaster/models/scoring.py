@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from forecaster.models.blending import gains, mixture
 from forecaster.models.memory import QUALITY_COLUMNS, SLOT, EngineState, seen, slots
 from forecaster.models.quantiles import QUANTILE_LEVELS, STALE_SPAN, pinball
 from forecaster.preprocess import DAY, bin_index, bins_in, carried
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from forecaster.types import FloatArray
 
 COLUMN_95 = LEVELS.index(0.95)
+_IN_PLACE = frozenset({"pending", "pending_width", "loss", "evidence", "slot_ratio", "slot_weight", "window"})
+"""Arrays that `observe` writes into, and so copies; the others it leaves or replaces whole."""
 TOLERANCE = 1e-6
 """Forecasts wait as float32: a constant series must not miss its own value by rounding."""
 MOST_RATIO = 36.0
@@ -36,6 +39,11 @@ class Learning:
 
     loss_half_life: timedelta = timedelta(hours=4)
     """Half-life of the members' losses: long enough to tell equals apart, short enough for a new regime (3-6 h)."""
+    min_scored: float = 60.0
+    """Scored bins (decayed) before a member may speak beside the fallback, or half of what a half-life can hold:
+    of ten-minute bins a half-life of four hours never holds more than 35."""
+    gain_half_life: timedelta = timedelta(hours=12)
+    """Half-life of what more of a member would have gained the blend: half a day, so that its nights are remembered."""
     scale_half_life: timedelta = timedelta(hours=4)
     """Half-life of the error scale, by which the offset moves where the band is narrower than that."""
     ratio_half_life: timedelta = timedelta(days=1)
@@ -50,6 +58,10 @@ class Learning:
     """Offset step a scored bin, in widths of the band: a miss of the .95 quantile adds .0095, a hit takes .0005."""
     max_offset: float = 3.0
     """Bound of the offset, in widths of the band, either way."""
+
+    def enough(self, step: timedelta) -> float:
+        """Scored bins of this width (decayed) from which on a member may speak."""
+        return min(self.min_scored, 0.5 / (1.0 - _decay(self.loss_half_life, step)))
 
 
 def observe(
@@ -75,26 +87,32 @@ def observe(
     as_it_was = carried(values, limit=bins_in(STALE_SPAN, panel.step))
 
     now = bin_index(panel.end, panel.step)
-    arrays = {name: array.copy() for name, array in state.arrays.items()}
+    arrays = {name: array.copy() if name in _IN_PLACE else array for name, array in state.arrays.items()}
     quality_bins = arrays["window"].shape[1]
+    rows, ahead = np.arange(len(panel.keys)), np.array(state.horizons)[lead]
     for end in range(now - fresh + 1, now - fresh + reach + 1):
         column = width - 1 - (now - end)
         actual = values[:, column] if column >= 0 else np.full(len(panel.keys), np.nan)
-        due = arrays["pending"][:, slots(state.horizons, end)].astype(np.float64)
-        back = column - np.array(state.horizons)[lead]
-        naive = np.where(back >= 0, as_it_was[np.arange(len(panel.keys)), np.maximum(back, 0)], np.nan)
+        slot = slots(state.horizons, end)
+        due = arrays["pending"][:, slot].astype(np.float64)
+        back = column - ahead
+        naive = np.where(back >= 0, as_it_was[rows, np.maximum(back, 0)], np.nan)
         taught = np.where(learning, actual, np.nan)
+        published = due[:, :, -1]
+        scored = np.isfinite(published).all(axis=2) & np.isfinite(taught)[:, None]
+        error = np.sqrt(taught)[:, None] - np.sqrt(published[:, :, 0])
         _weigh_members(arrays, due[:, :, :-1], taught, panel.step, rule)
-        said = arrays["pending_width"][:, slots(state.horizons, end)].astype(np.float64)
-        ratio = _error_ratios(due[:, :, -1], said, taught)
-        _learn_ratios(arrays, ratio, int(slot_of(np.array(end), panel.step)), panel.step, rule)
-        _move_offsets(arrays, due[:, :, -1], taught, panel.step, rule)
-        arrays["window"][:, end % quality_bins] = _marks(due[:, :, -1], actual, naive, lead)
-        arrays["pending"][:, slots(state.horizons, end)] = np.nan
-        arrays["pending_width"][:, slots(state.horizons, end)] = np.nan
-    # Bins after the longest pending horizon have no forecast to check: their marks take the place of older ones.
-    unchecked = np.arange(now - fresh + reach + 1, now + 1)[-quality_bins:]
-    arrays["window"][:, unchecked % quality_bins] = np.nan
+        _learn_gains(arrays, due[:, :, :-1, 0], taught, panel.step, rule)
+        ratio = _error_ratios(error, arrays["pending_width"][:, slot].astype(np.float64), scored)
+        _learn_ratios(arrays, ratio, _slot(end, panel.step), panel.step, rule)
+        _move_offsets(arrays, published, taught, error, scored, panel.step, rule)
+        arrays["window"][:, end % quality_bins] = _marks(published[rows, lead], actual, naive)
+        arrays["pending"][:, slot] = np.nan
+        arrays["pending_width"][:, slot] = np.nan
+    if reach < fresh:
+        # Bins after the longest pending horizon have no forecast to check: their marks take the place of older ones.
+        unchecked = np.arange(now - fresh + reach + 1, now + 1)[-quality_bins:]
+        arrays["window"][:, unchecked % quality_bins] = np.nan
     return seen(
         EngineState(
             keys=state.keys,
@@ -118,17 +136,17 @@ def recurrent(state: EngineState, rule: Learning) -> FloatArray:
     quarters of an hour are a rough estimate of an error's size, and the square root halves its noise too.
     """
     prior = rule.slot_prior_days * 3 * (SLOT / state.step)
-    squared = (_around(state.arrays["slot_ratio"]) + prior) / (_around(state.arrays["slot_weight"]) + prior)
-    factor = np.clip(squared**0.25, 1.0 / rule.most_recurrent, rule.most_recurrent)
-    targets = bin_index(state.end, state.step) + np.array(state.horizons)
-    said: FloatArray = factor[:, slot_of(targets, state.step)]
+    at = slot_of(bin_index(state.end, state.step) + np.array(state.horizons), state.step)
+    squared = (_around(state.arrays["slot_ratio"], at) + prior) / (_around(state.arrays["slot_weight"], at) + prior)
+    said: FloatArray = np.minimum(np.maximum(squared**0.25, 1.0 / rule.most_recurrent), rule.most_recurrent)
     return said
 
 
-def _around(slots_of_day: NDArray[Any]) -> FloatArray:
-    """Each slot with the one before and the one after it; midnight lies between the last and the first."""
-    exact = slots_of_day.astype(np.float64)
-    summed: FloatArray = exact + np.roll(exact, 1, axis=1) + np.roll(exact, -1, axis=1)
+def _around(slots_of_day: NDArray[Any], at: NDArray[np.int64]) -> FloatArray:
+    """The slots `at`, each with the one before and the one after it; midnight lies between the last and the first."""
+    count = slots_of_day.shape[1]
+    exact = slots_of_day[:, np.concatenate([at, (at - 1) % count, (at + 1) % count])].astype(np.float64)
+    summed: FloatArray = exact[:, : at.size] + exact[:, at.size : 2 * at.size] + exact[:, 2 * at.size :]
     return summed
 
 
@@ -139,11 +157,17 @@ def slot_of(ends: NDArray[np.int64], step: timedelta) -> NDArray[np.int64]:
     return found
 
 
+def _slot(end: int, step: timedelta) -> int:
+    """`slot_of` one bin, asked every step: on a single number numpy takes ten times as long."""
+    return int((end - 1) * step.total_seconds() % DAY.total_seconds() // SLOT.total_seconds())
+
+
 def quality_of(state: EngineState) -> Mapping[SeriesKey, ForecastQuality]:
     """Quality by series over the last six hours; series of which nothing was scored are absent."""
     window = state.arrays["window"].astype(np.float64)
-    scored = np.asarray(np.isfinite(window).all(axis=2))
-    counts = scored.sum(axis=1)
+    known = np.isfinite(window)
+    scored = known[:, :, 0] & known[:, :, 1] & known[:, :, 2] & known[:, :, 3]
+    counts = np.count_nonzero(scored, axis=1)
     sums = np.where(scored[:, :, None], window, 0.0).sum(axis=1)
     return {
         key: ForecastQuality(
@@ -218,12 +242,29 @@ def _weigh_members(
     arrays["evidence"] += scored
 
 
-def _error_ratios(due: FloatArray, width: FloatArray, actual: FloatArray) -> FloatArray:
+def _learn_gains(
+    arrays: dict[str, NDArray[Any]], said: FloatArray, actual: FloatArray, step: timedelta, rule: Learning
+) -> None:
+    """What more of each member would have gained, by medians `said` (series, horizons, members), in place.
+
+    The blend is the one that today's gains make of what was said then: what feedback so late can teach.
+    """
+    roots, speaks = np.sqrt(said), np.isfinite(said)
+    earned = speaks & (arrays["evidence"] >= rule.enough(step))
+    heard = np.where(earned.any(axis=2, keepdims=True), earned, speaks)
+    found = gains(roots, mixture(arrays["gain"], arrays["gain_square"], heard), np.sqrt(actual))
+    told = np.isfinite(found)
+    decay = np.where(told, _decay(rule.gain_half_life, step), 1.0)
+    found = np.where(told, found, 0.0)
+    arrays["gain"] = arrays["gain"] * decay + found
+    arrays["gain_square"] = arrays["gain_square"] * decay + np.square(found)
+
+
+def _error_ratios(error: FloatArray, width: FloatArray, scored: NDArray[np.bool_]) -> FloatArray:
     """(error / width)² (series, horizons), in roots, at most `MOST_RATIO`; NaN where it cannot be told."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.square((np.sqrt(actual)[:, None] - np.sqrt(due[:, :, 0])) / width)
-    told = np.isfinite(due).all(axis=2) & (width > 0.0) & np.isfinite(actual)[:, None]
-    return np.where(told, np.minimum(ratio, MOST_RATIO), np.nan)
+        ratio = np.minimum(np.square(error / width), MOST_RATIO)
+    return np.where(scored & (width > 0.0), ratio, np.nan)
 
 
 def _learn_ratios(
@@ -232,10 +273,11 @@ def _learn_ratios(
     """Errors in widths of the band, a horizon's over the day and all horizons' in this slot of the day, in place."""
     told = np.isfinite(ratio)
     decay = np.where(told, _decay(rule.ratio_half_life, step), 1.0)
-    arrays["ratio"] = arrays["ratio"] * decay + np.where(told, ratio, 0.0)
+    known = np.where(told, ratio, 0.0)
+    arrays["ratio"] = arrays["ratio"] * decay + known
     arrays["ratio_weight"] = arrays["ratio_weight"] * decay + told
     mean = arrays["ratio"] / np.maximum(arrays["ratio_weight"], 1e-300)
-    relative = np.where(told, ratio, 0.0) / np.where(mean > 0.0, mean, 1.0)
+    relative = known / np.where(mean > 0.0, mean, 1.0)
     some = told.any(axis=1)
     # A slot is met SLOT / step times a day: together these bins age it by one day. Bins wider than it meet it once.
     aged = np.where(some, _decay(rule.slot_half_life, DAY) ** min(1.0, step / SLOT), 1.0)
@@ -246,28 +288,37 @@ def _learn_ratios(
 
 
 def _move_offsets(
-    arrays: dict[str, NDArray[Any]], due: FloatArray, actual: FloatArray, step: timedelta, rule: Learning
+    arrays: dict[str, NDArray[Any]],
+    due: FloatArray,
+    actual: FloatArray,
+    error: FloatArray,
+    scored: NDArray[np.bool_],
+    step: timedelta,
+    rule: Learning,
 ) -> None:
-    """The conformal tracker δ += gain·(miss - (1 - level)) of the upper levels, in place; the median stays."""
-    scored = np.isfinite(due).all(axis=2) & np.isfinite(actual)[:, None]
+    """The conformal tracker δ += gain·(miss - (1 - level)) of the upper levels, in place; the median stays.
+
+    `error` (series, horizons) in roots feeds the scale that the offset moves by where the band is narrower.
+    """
     with np.errstate(invalid="ignore"):
         missed = actual[:, None, None] > due * (1.0 + TOLERANCE)
-        error = np.abs(np.sqrt(actual)[:, None] - np.sqrt(due[:, :, 0]))
     moved = rule.conformal_gain * (missed - (1.0 - QUANTILE_LEVELS))
     moved[:, :, 0] = 0.0
-    arrays["offset"] = np.clip(
-        arrays["offset"] + np.where(scored[:, :, None], moved, 0.0), -rule.max_offset, rule.max_offset
-    )
+    offset = arrays["offset"] + np.where(scored[:, :, None], moved, 0.0)
+    arrays["offset"] = np.minimum(np.maximum(offset, -rule.max_offset), rule.max_offset)
     decay = np.where(scored, _decay(rule.scale_half_life, step), 1.0)
-    arrays["error"] = arrays["error"] * decay + np.where(scored, error, 0.0)
+    arrays["error"] = arrays["error"] * decay + np.where(scored, np.abs(error), 0.0)
     arrays["error_weight"] = arrays["error_weight"] * decay + scored
 
 
-def _marks(due: FloatArray, actual: FloatArray, naive: FloatArray, lead: NDArray[np.int64]) -> FloatArray:
-    """One bin's `QUALITY_COLUMNS` (series, 4) at each series' lead horizon; NaN where it could not be checked."""
-    published = due[np.arange(len(lead)), lead]
+def _marks(published: FloatArray, actual: FloatArray, naive: FloatArray) -> FloatArray:
+    """One bin's `QUALITY_COLUMNS` (series, 4) by the quantiles (series, levels) at each series' lead horizon; NaN
+    where it could not be checked."""
+    marks = np.empty((actual.size, len(QUALITY_COLUMNS)))
     with np.errstate(invalid="ignore"):
-        hit = (actual <= published[:, COLUMN_95] * (1.0 + TOLERANCE)).astype(np.float64)
-    marks = np.stack([hit, np.abs(actual - published[:, 0]), np.abs(actual - naive), actual], axis=1)
+        marks[:, 0] = actual <= published[:, COLUMN_95] * (1.0 + TOLERANCE)
+    marks[:, 1] = np.abs(actual - published[:, 0])
+    marks[:, 2] = np.abs(actual - naive)
+    marks[:, 3] = actual
     marks[~np.isfinite(marks).all(axis=1)] = np.nan
     return marks

@@ -1,8 +1,9 @@
 """The models that need no fit: as it is now, as it was yesterday, and yesterday's shape at today's level.
 
 They are the baselines that every other model has to beat and the members that are always there. They never
-extrapolate a trend and know no calendar: a day is 24 hours before. Quantiles come from the errors that the same rule
-made over the last day (`quantiles.from_residuals`).
+extrapolate a trend and know no calendar: a day is 24 hours before, unless the panel says what else stands for it
+(`Panel.reference`). Quantiles come from the errors that the same rule made over the last day
+(`quantiles.from_residuals`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class LastValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeasonalNaive:
-    """It is as it was 24 hours before, whatever today's level."""
+    """It is as it was 24 hours before (or on the last day of the same kind), whatever today's level."""
 
     model_id: str = "seasonal-naive"
     min_history: timedelta = 2 * DAY
@@ -61,12 +62,11 @@ class SeasonalNaive:
         recent = tail(panel, day + residual_span_bins(panel.step, horizons) + bins_in(STALE_SPAN, panel.step))
         if recent.values.shape[1] < day + 1 or max(horizons) > day:
             return no_opinion(len(panel.keys), horizons)
-        root = roots(recent.values)
-        filled = carried(root)
+        root, before = roots(recent.values), carried(roots(recent.day_before))
         newest = root.shape[1] - 1
-        points = filled[:, newest + np.array(horizons) - day]
+        points = before[:, newest + np.array(horizons) - day]
         _, targets = _grid(recent, horizons, since=day)
-        return _answer(self.min_history, panel, points, root[:, targets] - filled[:, targets - day], horizons)
+        return _answer(self.min_history, panel, points, root[:, targets] - before[:, targets - day], horizons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +93,26 @@ class SeasonalDelta:
             return no_opinion(len(panel.keys), horizons)
         root = roots(recent.values)
         # Centred on a target a day ago, the window ends `half` bins after it: still a day minus half in the past.
-        means = carried(window_means(root, width))
+        means = before = carried(window_means(root, width))
+        if recent.reference is not None:
+            before = carried(window_means(roots(recent.reference), width))
         newest = np.array([root.shape[1] - 1])
-        points = self._points(means, newest, newest[:, None] + np.array(horizons), day, half)[:, :, 0]
+        points = self._points(means, before, newest, newest[:, None] + np.array(horizons), day, half)[:, :, 0]
         origins, targets = _grid(recent, horizons, since=day + width)
-        past = self._points(means, origins, targets.T, day, half)
+        past = self._points(means, before, origins, targets.T, day, half)
         return _answer(self.min_history, panel, points, root[:, targets] - past, horizons)
 
     @staticmethod
     def _points(
-        means: FloatArray, origins: NDArray[np.int64], targets: NDArray[np.int64], day: int, half: int
+        means: FloatArray,
+        before: FloatArray,
+        origins: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        day: int,
+        half: int,
     ) -> FloatArray:
         """Roots forecast from `origins` (O) for `targets` (O, H); shape (series, H, O), never below zero."""
-        change = means[:, targets.T - day + half] - means[:, None, origins - day]
+        change = before[:, targets.T - day + half] - before[:, None, origins - day]
         return np.maximum(means[:, None, origins] + change, 0.0)
 
 

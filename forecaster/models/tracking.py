@@ -97,4 +97,5 @@ def _continues(track: Track, panel: Panel, reach: int) -> bool:
 def _only(panel: Panel, keys: tuple[SeriesKey, ...]) -> Panel:
     row_of = {key: row for row, key in enumerate(panel.keys)}
     rows = [row_of[key] for key in keys]
-    return Panel(keys=keys, start=panel.start, step=panel.step, values=panel.values[rows])
+    reference = None if panel.reference is None else panel.reference[rows]
+    return Panel(keys=keys, start=panel.start, step=panel.step, values=panel.values[rows], reference=reference)

@@ -1,8 +1,9 @@
 """Gradient-boosted quantile trees, one set for all series, predicted in numpy from exported splits.
 
 They see shapes, never units: roots of demand centred on the present level and scaled by the series' own day; no clock,
-no calendar and no identity go in, where in its day a series is is read from its own last day. The horizon is a feature,
-so that one set answers all. A tree cannot extrapolate: it answers what it has seen, in units of the scale.
+no calendar and no identity go in. Where in its day a series is is read from its own last day, and which day stands for
+the one before it the panel says. The horizon is a feature, so that one set answers all. A tree cannot extrapolate: it
+answers what it has seen, in units of the scale.
 
 Decides nothing about the fit (`forecaster.fitting.trees` does that, on the same `features`). Whatever passes
 `Forest`'s checks can be asked safely: no content of a file can make an index wrong or a walk endless.
@@ -104,15 +105,16 @@ def can_see(step: timedelta, horizons: tuple[int, ...]) -> bool:
     return past and max(horizons) <= HORIZONS[-1] and window_bins(step) > LAG_BINS[-1]
 
 
-def features(root: FloatArray, horizons: tuple[int, ...], step: timedelta) -> Features:
+def features(
+    root: FloatArray, horizons: tuple[int, ...], step: timedelta, *, reference: FloatArray | None = None
+) -> Features:
     """Features of windows (N, ≤ `window_bins`) of roots, newest last; shorter ones are unknown on the left.
 
-    Gaps are bridged by the last known value; a mean that reaches before the first known bin is NaN.
+    Gaps are bridged by the last known value; a mean that reaches before the first known bin is NaN. `reference`, of
+    the same shape, are the roots that stand for the day before (`Panel.reference`); without one these are `root`.
     """
-    width = window_bins(step)
-    if root.shape[1] < width:
-        root = np.concatenate([np.full((root.shape[0], width - root.shape[1]), np.nan), root], axis=1)
-    filled = carried(root)
+    filled = _window(root, step)
+    before = filled if reference is None else _window(reference, step)
     level = _mean(filled, LEVEL_MINUTES, step)
     day = filled[:, -bins_in(DAY, step) :]
     block = _bins(BLOCK_MINUTES, step)
@@ -139,32 +141,46 @@ def features(root: FloatArray, horizons: tuple[int, ...], step: timedelta) -> Fe
     rows += _phase((blocks - mean[:, None]) / divisor[:, None])
     return Features(
         now=_settled_input(np.stack(rows, axis=1)),
-        ahead=_settled_input(_ahead(filled, level, divisor, horizons, step)),
+        ahead=_settled_input(_ahead(filled, before, level, divisor, horizons, step)),
         level=level,
         scale=scale,
     )
 
 
+def _window(root: FloatArray, step: timedelta) -> FloatArray:
+    """Roots on `window_bins` columns, gaps bridged."""
+    missing = window_bins(step) - root.shape[1]
+    if missing > 0:
+        root = np.concatenate([np.full((root.shape[0], missing), np.nan), root], axis=1)
+    return carried(root)
+
+
 def _ahead(
-    filled: FloatArray, level: FloatArray, divisor: FloatArray, horizons: tuple[int, ...], step: timedelta
+    filled: FloatArray,
+    before: FloatArray,
+    level: FloatArray,
+    divisor: FloatArray,
+    horizons: tuple[int, ...],
+    step: timedelta,
 ) -> FloatArray:
     """What the same time one and two days before was, and how far it lay from the level then; (N, H, AHEAD)."""
     day, newest = bins_in(DAY, step), filled.shape[1] - 1
+    of = {1: before, 2: filled}
 
     def around(days: int, minutes: int) -> FloatArray:
         """Means of that width around each horizon's bin; shape (N, H)."""
         width = _bins(minutes, step)
         ends = [newest + ahead - days * day + width // 2 + 1 for ahead in horizons]
-        return np.stack([filled[:, end - width : end].mean(axis=1) for end in ends], axis=1)
+        return np.stack([of[days][:, end - width : end].mean(axis=1) for end in ends], axis=1)
 
     def change(values: FloatArray, days: int) -> FloatArray:
-        then = _mean(filled[:, : filled.shape[1] - days * day], LEVEL_MINUTES, step)
+        then = _mean(of[days][:, : filled.shape[1] - days * day], LEVEL_MINUTES, step)
         return (values - then[:, None]) / divisor[:, None]
 
-    single = filled[:, newest + np.array(horizons) - day]
+    single = before[:, newest + np.array(horizons) - day]
     half = _bins(15, step)
     peaks = [newest + ahead - day + half // 2 + 1 for ahead in horizons]
-    peak = np.stack([filled[:, end - half : end].max(axis=1) for end in peaks], axis=1)
+    peak = np.stack([before[:, end - half : end].max(axis=1) for end in peaks], axis=1)
     quarter, hour = around(1, 15), around(1, 60)
     columns = [change(around(1, 5), 1), change(quarter, 1), change(single, 1), change(peak, 1)]
     columns += [(one - level[:, None]) / divisor[:, None] for one in (quarter, hour)]
@@ -329,7 +345,9 @@ class Trees:
         answer = no_opinion(len(panel.keys), horizons)
         if not panel.keys or not panel.values.shape[1] or not can_see(panel.step, horizons):
             return answer
-        seen = features(roots(tail(panel, window_bins(panel.step)).values), horizons, panel.step)
+        recent = tail(panel, window_bins(panel.step))
+        reference = None if recent.reference is None else roots(recent.reference)
+        seen = features(roots(recent.values), horizons, panel.step, reference=reference)
         scaled = self.forest.scaled(seen, horizons)
         quantiles = np.square(np.maximum(seen.level[:, None, None] + seen.scale[:, None, None] * scaled, 0.0))
         usable = any_known(panel.values[:, -bins_in(STALE_SPAN, panel.step) :]) & reaches_back(panel, self.min_history)

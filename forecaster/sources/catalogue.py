@@ -90,6 +90,10 @@ class Signal:
     """Events a window must hold for the statistic to mean anything; fewer is TooFew."""
 
 
+PROMPT_TOKENS, OUTPUT_TOKENS, IMAGES = "prompt_tokens_per_s", "output_tokens_per_s", "images_per_s"
+USAGE: tuple[str, ...] = (PROMPT_TOKENS, OUTPUT_TOKENS, IMAGES)
+"""What requests are made of: shown, stored and forecast beside demand where it is told, and decided on by no rule."""
+
 MIN_REQUESTS_FOR_P95 = 50.0
 """A P95 over fewer requests rests on its two or three slowest: below 50 the rule abstains."""
 
@@ -231,18 +235,35 @@ CATALOGUE: tuple[Signal, ...] = (
         "vllm:gpu_cache_usage_perc",
     ),
     _reporting(
-        "prompt_tokens_per_s",
+        PROMPT_TOKENS,
         "tokens/s",
         Kind.COUNTER_RATE,
-        "prompt tokens prefilled",
+        "prompt tokens, images' and cached ones included, per request class where a front door tells",
+        _door("headstart_gateway_prompt_tokens_total", "model", "request_class"),
+        _door("llm_d_epp_request_input_tokens_sum", "model_name"),
+        _door("dynamo_frontend_input_sequence_tokens_sum", "model"),
+        _door("inference_objective_input_tokens_sum", "model_name"),
         Candidate(metric="vllm:prompt_tokens_total"),
     ),
     _reporting(
-        "output_tokens_per_s",
+        OUTPUT_TOKENS,
         "tokens/s",
         Kind.COUNTER_RATE,
-        "tokens generated",
+        "tokens generated, per request class where a front door tells",
+        _door("headstart_gateway_output_tokens_total", "model", "request_class"),
+        _door("llm_d_epp_request_output_tokens_sum", "model_name"),
+        _door("dynamo_frontend_output_tokens_total", "model"),
+        _door("inference_objective_output_tokens_sum", "model_name"),
         Candidate(metric="vllm:generation_tokens_total"),
+    ),
+    _reporting(
+        IMAGES,
+        "images/s",
+        Kind.COUNTER_RATE,
+        "images in requests, per request class where a front door tells; the engine counts what its processor cache is"
+        " asked for, nothing where that cache is off",
+        _door("headstart_gateway_images_total", "model", "request_class"),
+        Candidate(metric="vllm:mm_cache_queries_total"),
     ),
     _reporting(
         "preemptions_per_s",
@@ -332,6 +353,8 @@ def render_markdown() -> str:
         "Rendered from `forecaster/sources/catalogue.py`; a test keeps the two equal. Candidates are tried in order;",
         "the first one that is live for a workload is used, and `headstart doctor` says which that is.",
         "A metric given as `selector.demand_metric` (nginx, Envoy) goes before all candidates of `demand_rps`.",
+        "Tokens and images are told apart by request class like demand. Where they are not (the engine's counters),",
+        "they belong to the workload's only class, or to it as a whole. Most sites lack some of them: nothing waits.",
         "",
         "| signal | unit | meaning | made as | use | max age | fewest events | metric names, newest first |",
         "|---|---|---|---|---|---|---|---|",

@@ -7,14 +7,15 @@ those that had ended by the server's own clock. Never fills a gap: what was not 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
 
 from forecaster.errors import SeriesError, SourceError, SourceMalformed
 from forecaster.sources import plan
-from forecaster.sources.catalogue import Signal, signal_named
+from forecaster.sources.catalogue import USAGE, Origin, Signal, signal_named
 from forecaster.sources.exchange import Answer, Question, Row
 from forecaster.sources.promql import TERM_LABEL, Choice, Query, Term
 from forecaster.sources.readings import owners_of, term_of
@@ -49,9 +50,9 @@ def read_history(
     rows: dict[SeriesKey, np.ndarray] = {}
     if bins and selectors:
         stretch = (start + step, start + step * bins)
-        choices = _past_choices(ask, selectors, wanted, stretch)
-        window_s = _window_s(ask, wanted, selectors, choices, stretch, step_s)
-        query = plan.history_query(wanted, selectors, choices, window_s)
+        choices = _past_choices(ask, selectors, [wanted], stretch)
+        window_s = _window_s(ask, [wanted], selectors, choices, stretch, step_s)
+        query = plan.history_query([wanted], selectors, choices, window_s)
         for question in _chunks(query, len(selectors), stretch, step):
             _fill(rows, query, _answer(ask(question)), start=start, step_s=step_s, bins=bins)
     for selector in selectors:
@@ -71,14 +72,61 @@ def read_evidence(
     rows: dict[SeriesKey, np.ndarray] = {}
     if bins and selectors:
         stretch = (start + step, start + step * bins)
-        choices = _past_choices(ask, selectors, demand, stretch)
-        window_s = _window_s(ask, demand, selectors, choices, stretch, step_s)
+        choices = _past_choices(ask, selectors, [demand], stretch)
+        window_s = _window_s(ask, [demand], selectors, choices, stretch, step_s)
         query = plan.evidence_query(selectors, choices, window_s)
         for question in _chunks(query, len(selectors), stretch, step):
             _fill(rows, query, _answer(ask(question)), start=start, step_s=step_s, bins=bins)
     keys = tuple(sorted(rows))
     values = np.array([rows[key] for key in keys]).reshape(len(keys), bins)
     return Panel(keys=keys, start=start, step=step, values=values)
+
+
+def read_usage(
+    ask: Ask,
+    selectors: Sequence[WorkloadSelector],
+    classes: Mapping[str, Collection[str]],
+    *,
+    start: datetime,
+    end: datetime,
+    step: timedelta,
+) -> Panel:
+    """See `PrometheusSource.usage`."""
+    signals, step_s = [signal_named(name) for name in USAGE], _whole_seconds(start, end, step)
+    bins = _bins_ended(ask, start, end, step)
+    rows: dict[SeriesKey, np.ndarray] = {}
+    if bins and selectors:
+        stretch = (start + step, start + step * bins)
+        found = _past_choices(ask, selectors, signals, stretch)
+        choices = {key: choice for key, choice in found.items() if _tells(choice, key[0], classes)}
+        window_s = _window_s(ask, signals, selectors, choices, stretch, step_s)
+        query = plan.history_query(signals, selectors, choices, window_s)
+        for question in _chunks(query, len(signals) * len(selectors), stretch, step):
+            _fill(rows, query, _answer(ask(question)), start=start, step_s=step_s, bins=bins)
+    rows = _of_classes(rows, classes)
+    keys = tuple(sorted(rows))
+    return Panel(
+        keys=keys, start=start, step=step, values=np.array([rows[key] for key in keys]).reshape(len(keys), bins)
+    )
+
+
+def _tells(choice: Choice, workload: str, classes: Mapping[str, Collection[str]]) -> bool:
+    """Whether a metric can say what requests of a class are made of: the engine counts all classes together."""
+    return choice.candidate.origin is not Origin.ENGINE or len(classes.get(workload, ())) <= 1
+
+
+def _of_classes(
+    rows: Mapping[SeriesKey, np.ndarray], classes: Mapping[str, Collection[str]]
+) -> dict[SeriesKey, np.ndarray]:
+    """What no label told apart goes to the workload's only class; of several classes it belongs to none."""
+    told: dict[SeriesKey, np.ndarray] = {}
+    for key, row in rows.items():
+        known = set(classes.get(key.workload, ())) or {key.request_class}
+        if key.request_class != DEFAULT_CLASS or DEFAULT_CLASS in known:
+            told[key] = row
+        elif len(known) == 1:
+            told[replace(key, request_class=min(known))] = row
+    return told
 
 
 def _whole_seconds(start: datetime, end: datetime, step: timedelta) -> int:
@@ -113,11 +161,11 @@ def _coarse(query: Query, stretch: tuple[datetime, datetime]) -> Question:
 
 
 def _past_choices(
-    ask: Ask, selectors: Sequence[WorkloadSelector], signal: Signal, stretch: tuple[datetime, datetime]
+    ask: Ask, selectors: Sequence[WorkloadSelector], signals: Sequence[Signal], stretch: tuple[datetime, datetime]
 ) -> dict[tuple[str, str], Choice]:
     """The metrics that were live during the stretch, which need not be those that are live now."""
     within_s = max(300, math.ceil((stretch[1] - stretch[0]).total_seconds() / PROBES))
-    choices = find_choices(selectors, lambda query: ask(_coarse(query, stretch)), signals=(signal,), within_s=within_s)
+    choices = find_choices(selectors, lambda query: ask(_coarse(query, stretch)), signals=signals, within_s=within_s)
     if isinstance(choices, SourceError):
         raise choices
     return choices
@@ -125,7 +173,7 @@ def _past_choices(
 
 def _window_s(
     ask: Ask,
-    signal: Signal,
+    signals: Sequence[Signal],
     selectors: Sequence[WorkloadSelector],
     choices: Mapping[tuple[str, str], Choice],
     stretch: tuple[datetime, datetime],
@@ -135,7 +183,7 @@ def _window_s(
 
     Scraped every 60 s, ten minutes hold 10 samples, so a bin of 60 s is measured over 150 s that end with it.
     """
-    query = plan.samples_query(signal, selectors, choices, SAMPLE_WINDOW_S)
+    query = plan.samples_query(signals, selectors, choices, SAMPLE_WINDOW_S)
     if not query.terms:
         return step_s
     counts = [max(row.values) for row in _answer(ask(_coarse(query, stretch))).rows if row.values]
@@ -145,10 +193,10 @@ def _window_s(
     return step_s if 2.0 * interval_s <= 1.1 * step_s else max(step_s, math.ceil(2.5 * interval_s))
 
 
-def _chunks(query: Query, workloads: int, stretch: tuple[datetime, datetime], step: timedelta) -> Iterator[Question]:
+def _chunks(query: Query, series: int, stretch: tuple[datetime, datetime], step: timedelta) -> Iterator[Question]:
     if not query.terms:
         return
-    points = max(1, min(MAX_POINTS, MAX_SAMPLES // (workloads * CLASSES_EXPECTED)))
+    points = max(1, min(MAX_POINTS, MAX_SAMPLES // (series * CLASSES_EXPECTED)))
     first, last = stretch
     while first <= last:
         stop = min(last, first + step * (points - 1))

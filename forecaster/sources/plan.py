@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from forecaster.sources import promql
-from forecaster.sources.catalogue import CATALOGUE, Candidate, Group, Kind, Origin, Signal, signal_named
+from forecaster.sources.catalogue import CATALOGUE, USAGE, Candidate, Group, Kind, Origin, Signal, signal_named
 from forecaster.sources.promql import Choice, Part, Query, Reach, Scope, Term
 from forecaster.sources.selector import WorkloadSelector
 
@@ -19,6 +19,8 @@ Choices = Mapping[tuple[str, str], Choice]
 """By workload and signal."""
 
 DEMAND = "demand_rps"
+TOLD_APART = frozenset({DEMAND, *USAGE})
+"""Signals that are read per request class."""
 ENGINE = ""
 """Stands for the engine's targets where a term needs a signal's name."""
 ENGINE_METRIC = "vllm:num_requests_running"
@@ -49,8 +51,8 @@ def candidates_of(signal: Signal, selector: WorkloadSelector) -> tuple[Candidate
 
 
 def class_label_of(signal: Signal, candidate: Candidate, selector: WorkloadSelector) -> str | None:
-    """The label that tells request classes apart in this metric; only demand is told apart."""
-    if signal.name != DEMAND or candidate.in_flight:
+    """The label that tells request classes apart in this metric: of a front door, in what comes with requests."""
+    if signal.name not in TOLD_APART or candidate.origin is Origin.ENGINE:
         return None
     return selector.class_label or candidate.class_label
 
@@ -221,7 +223,9 @@ def diagnosis_query(missing: Mapping[str, Sequence[WorkloadSelector]], choices: 
 # ── History ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def samples_query(signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choices, window_s: int) -> Query:
+def samples_query(
+    signals: Sequence[Signal], selectors: Sequence[WorkloadSelector], choices: Choices, window_s: int
+) -> Query:
     """Samples of each workload's series within a window, from which the scrape interval follows."""
     terms = tuple(
         Term(
@@ -230,14 +234,17 @@ def samples_query(signal: Signal, selectors: Sequence[WorkloadSelector], choices
             scope=scope,
             expression=promql.samples(promql.probe_metric(signal, batch.choice.candidate), scope, window_s),
         )
+        for signal in signals
         for batch in batches(signal, selectors, choices)
         for scope in batch.scopes
     )
     return Query(name="samples", terms=terms)
 
 
-def history_query(signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choices, window_s: int) -> Query:
-    """The signal over the window before each evaluation."""
+def history_query(
+    signals: Sequence[Signal], selectors: Sequence[WorkloadSelector], choices: Choices, window_s: int
+) -> Query:
+    """The signals over the window before each evaluation."""
     terms = tuple(
         Term(
             signal=signal.name,
@@ -247,6 +254,7 @@ def history_query(signal: Signal, selectors: Sequence[WorkloadSelector], choices
             choice=batch.choice,
             extra=batch.class_label,
         )
+        for signal in signals
         for batch in batches(signal, selectors, choices)
         for scope in batch.scopes
     )

@@ -12,8 +12,8 @@ import math
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from forecaster.errors import SourceError, SourceRefused
@@ -21,7 +21,7 @@ from forecaster.sources import plan
 from forecaster.sources.catalogue import CATALOGUE, Group, Signal, Use
 from forecaster.sources.connection import Connection
 from forecaster.sources.exchange import Answer, Question, Wire
-from forecaster.sources.past import read_evidence, read_history
+from forecaster.sources.past import read_evidence, read_history, read_usage
 from forecaster.sources.plan import DEMAND, TARGETS
 from forecaster.sources.promql import Choice, Part, Query
 from forecaster.sources.readings import (
@@ -35,6 +35,8 @@ from forecaster.sources.readings import (
     median,
     resolve,
 )
+from forecaster.sources.reported import EVERY as REPORTING_EVERY
+from forecaster.sources.reported import Reported
 from forecaster.sources.selection import Selection, find_choices
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import (
@@ -49,7 +51,6 @@ from forecaster.types import (
     require_utc,
 )
 
-REPORTING_EVERY = timedelta(minutes=5)
 MIN_ASK_S = 0.2
 """With less time than this left, nothing more is asked."""
 BACK_OFF_FIRST_S, BACK_OFF_MOST_S = 5.0, 60.0
@@ -122,7 +123,7 @@ class PrometheusSource:
         self._jitter = jitter or random.Random()
         self._lock = threading.Lock()
         self._selection = Selection()
-        self._reported: dict[SeriesKey, tuple[Reading, datetime]] = {}
+        self._reported = Reported()
         self._reported_at: datetime | None = None
         self._overloads = 0
         self._ask_again_at: datetime | None = None
@@ -205,21 +206,7 @@ class PrometheusSource:
                 lost |= signal.use is not Use.REPORTING and any(_is_lost(reading) for reading in by_class.values())
                 alive |= signal.name == DEMAND and any(isinstance(each, Known | Zero) for each in by_class.values())
             self._selection.note_read(selector, lost=lost, demand_alive=alive, now=now)
-        return values | self._reports(selectors, values, now=now)
-
-    def _reports(
-        self, selectors: Sequence[WorkloadSelector], values: Mapping[SeriesKey, Reading], *, now: datetime
-    ) -> dict[SeriesKey, Reading]:
-        """Reporting-only signals: those just read, else the last ones with their age, else "not read yet"."""
-        reports: dict[SeriesKey, tuple[Reading, datetime]] = {}
-        for selector in selectors:
-            for signal in CATALOGUE:
-                if signal.use is Use.REPORTING:
-                    key = SeriesKey(workload=selector.workload, signal=signal.name)
-                    unread = Blind(reason=BlindReason.NOT_READ, detail="read every five minutes, not yet")
-                    reports[key] = (values[key], now) if key in values else self._reported.get(key, (unread, now))
-        self._reported = reports
-        return {key: _aged(reading, now - at) for key, (reading, at) in reports.items()}
+        return values | self._reported.brought_up(selectors, values, now=now)
 
     def _back_off(self, facts: Facts, *, now: datetime) -> None:
         """After 429 or 503: 5 s, doubled each time up to 60 s, and up to half as much again so that daemons spread."""
@@ -292,6 +279,24 @@ class PrometheusSource:
         _check_distinct(selectors)
         return read_evidence(self._ask, selectors, start=start, end=end, step=step)
 
+    def usage(
+        self,
+        selectors: Sequence[WorkloadSelector],
+        classes: Mapping[str, Collection[str]],
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta = STEP,
+    ) -> Panel:
+        """Tokens and images (`catalogue.USAGE`) on the grid of `history`: a row for each series that is there.
+
+        `classes` are the request classes of each workload's demand: what the engine counts belongs to the only one,
+        and is left out where there are several. Three queries where nobody tells any of it, five else. Errors as
+        `history`.
+        """
+        _check_distinct(selectors)
+        return read_usage(self._ask, selectors, classes, start=start, end=end, step=step)
+
     def _ask(self, question: Question) -> Answer | SourceError:
         return self._wire.ask([question], deadline_s=self._connection.deadline_s)[0]
 
@@ -325,12 +330,6 @@ def _is_lost(reading: Reading) -> bool:
     """Whether to look for another metric: targets that were down may come back under a newer name."""
     reasons = (BlindReason.NO_SERIES, BlindReason.STALE, BlindReason.TARGET_DOWN)
     return isinstance(reading, Blind) and reading.reason in reasons
-
-
-def _aged(reading: Reading, by: timedelta) -> Reading:
-    if isinstance(reading, Known | Zero):
-        return replace(reading, age_s=reading.age_s + max(0.0, by.total_seconds()))
-    return reading
 
 
 def _finished(values: dict[SeriesKey, Reading], facts: Facts, budget: _Budget, *, now: datetime) -> Readings:

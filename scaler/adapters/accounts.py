@@ -20,6 +20,7 @@ from forecaster.models.ensemble import Standing
 from forecaster.models.memory import QUALITY_SPAN, EngineState
 from forecaster.preprocess import DAY
 from forecaster.sources.history import HistoryStore
+from forecaster.sources.plan import DEMAND
 from forecaster.types import Panel, SeriesKey
 from scaler.adapters.demand import KNOWN_BLOB, Known, known_from_bytes, usual_demand
 from scaler.adapters.store import read_blob
@@ -38,7 +39,7 @@ class ReadDemand(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """How the forecast of one request class came about."""
+    """How the forecast of one request class's demand came about."""
 
     standing: Standing
     wape_day_before: float | None = None
@@ -50,7 +51,8 @@ def accounts_of(states: Iterable[EngineState], workload: str, read: ReadDemand) 
     """By request class, from the portions of an engine's memory that hold series of the workload."""
     found: dict[str, Account] = {}
     for state in states:
-        own = scoring.narrowed(state, {key for key in state.keys if key.workload == workload})
+        demand = {key for key in state.keys if key.workload == workload and key.signal == DEMAND}
+        own = scoring.narrowed(state, demand)
         if not own.keys:
             continue
         naive = _wape_day_before(own, read)

@@ -1,6 +1,7 @@
 """The last finished tick, as one value that the metrics page and the API read while the next tick is running.
 
-Published whole by the tick and never changed: a reader sees one tick or the other, never half of each.
+Published whole by the tick and never changed: a reader sees one tick or the other, never half of each. Beside it lies
+what requests are made of, which the forecasts bring and no tick reads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scaler.adapters.states import Status
+from scaler.adapters.usage import Usage
 from scaler.loop import TickReport
 from scaler.policy.types import DemandForecast
 from scaler.ports import DecisionRecord
@@ -46,11 +48,22 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._view: View | None = None
+        self._usage: Usage | None = None
 
     def publish(self, view: View) -> None:
         """Replace the view."""
         with self._lock:
             self._view = view
+
+    def publish_usage(self, usage: Usage) -> None:
+        """Replace what requests are made of."""
+        with self._lock:
+            self._usage = usage
+
+    def usage(self) -> Usage | None:
+        """What requests are made of, as of the last forecasts; None before the first."""
+        with self._lock:
+            return self._usage
 
     def view(self) -> View | None:
         """The last finished tick; None before the first."""

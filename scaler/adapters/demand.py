@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from forecaster.day_kinds import Calendar, StandIn, departures, with_reference
 from forecaster.errors import HistoryError
 from forecaster.preprocess import by_local_clock, without_censored
 from forecaster.sources.history import HistoryStore
@@ -34,26 +35,55 @@ MASKED_AFTER = timedelta(hours=1)
 """An event without a ratio leaves what is learnt from when it has been over for so long: the last hour says at which
 level today goes on, and without it there would be no forecast at all for a minute."""
 
+COMPARED = timedelta(days=3)
+"""How far back days are compared with their like: two days are what the members look at, and the warm-up before."""
+
 _KNOWN: TypeAdapter[dict[str, ScheduledRule]] = TypeAdapter(dict[str, ScheduledRule])
 
 
 def usual_demand(
-    history: HistoryStore, keys: Sequence[SeriesKey], *, start: datetime, end: datetime, known: Known
+    history: HistoryStore,
+    keys: Sequence[SeriesKey],
+    *,
+    start: datetime,
+    end: datetime,
+    known: Known,
+    as_of: datetime | None = None,
 ) -> Panel:
     """Demand of [start, end) as it would have been without outages and events, on the clock its people live by.
 
-    An event's ratio is divided out; an event without one is unknown once it is over. Then what the evidence speaks
-    against goes, and then days become 24 hours long. Raises `HistoryError`.
+    An event's ratio is divided out; an event without one is unknown once it is over, `as_of` the end unless another
+    moment is given. Then what the evidence speaks against goes, and then days become 24 hours long. Raises
+    `HistoryError`.
     """
     panel = history.read(keys, start=start, end=end)
     values = panel.values
     for row, key in enumerate(keys):
         rule = known.get(key.workload)
         if rule is not None and rule.events:
-            values[row] = _without_events(values[row], rule, panel)
+            values[row] = _without_events(values[row], rule, panel, as_of=as_of or end)
     seen, served = (_evidence(history, panel, signal) for signal in (DEMAND_SEEN, SERVICE_UP))
     values = without_censored(values, seen_ratio=seen, service_up_ratio=served, step=panel.step)
     return replace(panel, values=_by_local_clocks(values, panel, known))
+
+
+def with_like_days(history: HistoryStore, panel: Panel, *, known: Known, calendars: Mapping[str, Calendar]) -> Panel:
+    """`panel`, made by `usual_demand`, with what its days are to be compared with for workloads that have a calendar.
+
+    At most a day more is read, and only where a day of another kind is forecast or was a day ago. Raises
+    `HistoryError`.
+    """
+    rows_of: dict[Calendar, list[int]] = defaultdict(list)
+    for row, key in enumerate(panel.keys):
+        if key.workload in calendars:
+            rows_of[calendars[key.workload]].append(row)
+    since, stand_ins = max(panel.start, panel.end - COMPARED), []
+    for calendar, rows in rows_of.items():
+        keys = tuple(panel.keys[row] for row in rows)
+        for each in departures(calendar, start=since, end=panel.end, step=panel.step):
+            like = usual_demand(history, keys, start=each.like_start, end=each.like_end, known=known, as_of=panel.end)
+            stand_ins.append(StandIn(rows=tuple(rows), start=each.start, values=like.values))
+    return with_reference(panel, stand_ins) if stand_ins else panel
 
 
 def as_announced(
@@ -93,7 +123,7 @@ def known_from_bytes(stored: bytes) -> dict[str, ScheduledRule]:
         ) from error
 
 
-def _without_events(values: np.ndarray, rule: ScheduledRule, panel: Panel) -> np.ndarray:
+def _without_events(values: np.ndarray, rule: ScheduledRule, panel: Panel, *, as_of: datetime) -> np.ndarray:
     """One series with its events divided out, or hidden."""
     usual = values.copy()
     for event in rule.events:
@@ -101,7 +131,7 @@ def _without_events(values: np.ndarray, rule: ScheduledRule, panel: Panel) -> np
         last = max(first, -((panel.start - event.end) // panel.step))
         if event.demand_ratio is not None:
             usual[first:last] /= event.demand_ratio
-        elif event.end + MASKED_AFTER <= panel.end:
+        elif event.end + MASKED_AFTER <= as_of:
             usual[first:last] = np.nan
     return usual
 

@@ -13,11 +13,14 @@ from typing import Any
 
 from forecaster.models.ensemble import SEASONAL
 from forecaster.models.memory import family
+from forecaster.sources.catalogue import signal_named
 from forecaster.types import HORIZONS, LEVELS, STEP, Blind, Forecast, value_of
 from scaler.adapters.accounts import Account
 from scaler.adapters.board import View
 from scaler.adapters.codec import to_plain
+from scaler.adapters.request_shape import Amount
 from scaler.adapters.states import Status
+from scaler.adapters.usage import Usage
 from scaler.policy import scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
@@ -101,11 +104,13 @@ def forecast_document(
     now: datetime,
     record: DecisionRecord | None = None,
     accounts: Mapping[str, Account] | None = None,
+    usage: Usage | None = None,
 ) -> Document:
     """The forecasts in force: for each request class the quantiles of each bin ahead, and how they came about.
 
     `record` is the workload's last decision, for the calendar and the lead time; `accounts` what is known of each
-    class's members. What neither says is listed under `unknown`.
+    class's members; `usage` what its requests are made of. What nothing says is listed under `unknown`, but for
+    tokens and images: most sites do not tell them.
     """
     known = accounts or {}
     classes = [_forecast(each, known.get(each.forecast.request_class), record, now=now) for each in forecasts]
@@ -115,6 +120,8 @@ def forecast_document(
         "workload": workload,
         "unit": "requests/s",
         "classes": classes,
+        "usage": [] if usage is None else list(_usage(usage, workload, record, now=now)),
+        "requests": [] if usage is None else [_amount(each) for each in usage.amounts.get(workload, ())],
         "calendar": None if record is None else _calendar(record, forecasts, now=now),
         "unknown": [text for each in classes for text in _unknown(each)],
     }
@@ -124,6 +131,17 @@ def _forecast(
     each: DemandForecast, account: Account | None, record: DecisionRecord | None, *, now: datetime
 ) -> Document:
     forecast = each.forecast
+    return {
+        **_band(each, record, now=now),
+        "usual_multiples": None if record is None else _usual_multiples(forecast, record.policy.scheduled),
+        **_blend(forecast, account, _lead_column(forecast, record)),
+        "accuracy": _accuracy(each, account),
+    }
+
+
+def _band(each: DemandForecast, record: DecisionRecord | None, *, now: datetime) -> Document:
+    """The quantiles of every bin ahead, and how long they hold."""
+    forecast = each.forecast
     points = [
         {
             "at": _time(forecast.issued_at + timedelta(seconds=(horizon - 1) * forecast.step_s)),
@@ -132,7 +150,6 @@ def _forecast(
         }
         for horizon, values in zip(forecast.horizons, forecast.values, strict=True)
     ]
-    column = _lead_column(forecast, record)
     return {
         "request_class": forecast.request_class,
         "model": forecast.model,
@@ -141,10 +158,26 @@ def _forecast(
         "expired": forecast.expired(now=now),
         "quality": _quality(each),
         "points": points,
-        "lead_horizon_s": forecast.horizons[column] * forecast.step_s,
-        "usual_multiples": None if record is None else _usual_multiples(forecast, record.policy.scheduled),
-        **_blend(forecast, account, column),
-        "accuracy": _accuracy(each, account),
+        "lead_horizon_s": forecast.horizons[_lead_column(forecast, record)] * forecast.step_s,
+    }
+
+
+def _usage(usage: Usage, workload: str, record: DecisionRecord | None, *, now: datetime) -> Iterator[Document]:
+    """The forecast of each signal of each class, in the signal's unit."""
+    for signal, forecasts in usage.forecasts.get(workload, {}).items():
+        for each in forecasts:
+            yield {"signal": signal, "unit": signal_named(signal).unit, **_band(each, record, now=now)}
+
+
+def _amount(each: Amount) -> Document:
+    """What a request holds on average: measured, by the forecasts, and what the profile was measured with."""
+    return {
+        "request_class": each.request_class,
+        "signal": each.signal,
+        "now": finite(each.now),
+        "ahead": finite(each.ahead),
+        "profile": each.profile,
+        "left_profile": each.left,
     }
 
 

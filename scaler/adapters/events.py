@@ -19,6 +19,7 @@ from scaler.policy.types import Reason
 from scaler.ports import DecisionRecord, OutcomeKind
 
 _BLIND = (State.HOLD, State.DEGRADED)
+_FORECASTING = (State.ACTIVE, State.OBSERVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,12 @@ def events_of(
     A wish that was not carried out (observed, failed, held) is an event when it begins or changes, not at every tick.
     """
     wished = {} if previous is None else {each.policy.workload: _wish(each, previous) for each in previous.records}
+    earlier = {} if previous is None else {each.policy.workload: each for each in previous.records}
     for record in report.records:
         name = record.policy.workload
         yield from _transition(record, before.get(name), after[name])
+        if name in earlier:
+            yield from _leaders(record, earlier[name])
         wish = _wish(record, report)
         if record.changes and (wish[-1] is OutcomeKind.SCALED or wish != wished.get(name)):
             yield _change(record, report)
@@ -96,11 +100,30 @@ def _transition(record: DecisionRecord, before: Status | None, after: Status) ->
     keys: dict[str, Any] = {"workload": workload, "state": after.state.value, "cause": after.cause}
     if after.way_out:
         keys["way_out"] = after.way_out
+    was = None if before is None else before.state
+    if was in _FORECASTING and after.state is State.REACTIVE_ONLY:
+        meanwhile = "the load rule keeps its own margin; what the forecast asks for is still a floor"
+        yield LogEvent(level="warning", name="forecast_disabled", keys={**keys, "meanwhile": meanwhile})
+        return
+    if was is State.REACTIVE_ONLY and after.state in _FORECASTING:
+        yield LogEvent(level="info", name="forecast_enabled", keys=keys)
+        return
     if before is not None and before.state in _BLIND:
         keys["blind_for_s"] = round((record.at - before.since).total_seconds(), 1)
         yield LogEvent(level="info", name="seeing_again", keys=keys)
     else:
         yield LogEvent(level="info", name="state", keys=keys)
+
+
+def _leaders(record: DecisionRecord, earlier: DecisionRecord) -> Iterator[LogEvent]:
+    """Another member leads a forecast than in the tick before: it speaks in its name, most of the blend's weight."""
+    was = {each.forecast.request_class: each.forecast.model for each in earlier.snapshot.forecasts}
+    for each in record.snapshot.forecasts:
+        name = each.forecast.request_class
+        if was.get(name, each.forecast.model) != each.forecast.model:
+            keys = {"workload": record.policy.workload, "request_class": name}
+            facts = {"was": was[name], "now": each.forecast.model}
+            yield LogEvent(level="info", name="leader", keys={**keys, **facts})
 
 
 def blind_signal(record: DecisionRecord) -> Blind | None:

@@ -11,21 +11,27 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
+from forecaster.day_kinds import Calendar
 from forecaster.models import ensemble
 from forecaster.models.ensemble import EngineRule, EngineStep, Silence
 from forecaster.models.memory import EngineState
 from forecaster.preprocess import DAY, up_to
 from forecaster.types import STEP, Forecaster, Panel, SeriesKey, floor_to_step
 from scaler.adapters.accounts import Account, accounts_of
-from scaler.adapters.demand import Known, as_announced, clocks_changed, usual_demand
-from scaler.adapters.intake import demand_keys
+from scaler.adapters.demand import Known, as_announced, clocks_changed, usual_demand, with_like_days
+from scaler.adapters.intake import DEMAND, demand_keys, usage_keys
 from scaler.adapters.store import Store
 from scaler.policy.types import DemandForecast
 
 SHARD = 256
 """Series in one portion: 14 days of them are 41 MB, of 2,000 at once they would be 320 MB."""
+
+MOST_USAGE_SERIES = 1_000
+"""Series of tokens and images that are forecast, by name: each takes as much memory and time as one of demand, and
+every replica's own counters make three. Demand is never cut."""
 
 PAST = 14 * DAY
 """What the first step sees; more adds nothing (9-evaluation: the gain saturates at 14 days)."""
@@ -59,21 +65,41 @@ class ForecastBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastRun:
-    """What one run brought: forecasts by workload, the workloads whose history is too short, members' failures."""
+    """What one run brought: forecasts by workload, the workloads whose history is too short, members' failures.
+
+    `usage` are the forecasts of tokens and images by signal and workload, each in its signal's unit.
+    """
 
     forecasts: Mapping[str, tuple[DemandForecast, ...]] = field(default_factory=dict)
+    usage: Mapping[str, Mapping[str, tuple[DemandForecast, ...]]] = field(default_factory=dict)
     learning: frozenset[str] = frozenset()
     failed: Mapping[str, str] = field(default_factory=dict)
     gated: Mapping[str, int] = field(default_factory=dict)
 
 
 class DemandForecaster:
-    """Runs the engine over the demand of every workload. One thread at a time."""
+    """Runs the engine over the demand of every workload, and over its tokens and images where they are told.
 
-    def __init__(self, store: Store, *, workloads: Set[str], ttl: timedelta, known: Known | None = None) -> None:
-        """`known` are the workloads' events, which the models never see, and the clocks their people live by."""
+    One thread at a time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        workloads: Set[str],
+        ttl: timedelta,
+        known: Known | None = None,
+        holidays: Mapping[str, Set[date]] | None = None,
+    ) -> None:
+        """`known` are the workloads' events, which the models never see, and the clocks their people live by;
+        `holidays` the days that the people of some workloads keep."""
         self._store = store
         self._known = known or {}
+        self._calendars = {
+            workload: Calendar(zone=ZoneInfo(_clock(self._known, workload)), holidays=frozenset(days))
+            for workload, days in (holidays or {}).items()
+        }
         self._workloads = set(workloads)
         self._rule = EngineRule(ttl=ttl)
         self._states: dict[int, EngineState] = {}
@@ -86,20 +112,20 @@ class DemandForecaster:
         frozen: Set[SeriesKey] = frozenset(),
         now: datetime,
     ) -> ForecastRun:
-        """Forecast every stored demand series at the last whole minute. Raises `HistoryError`.
+        """Forecast every stored series at the last whole minute. Raises `HistoryError`.
 
-        `lead` is each workload's lead time, `frozen` the series that must not learn from this minute (I13).
+        `lead` is each workload's lead time, `frozen` the demand that must not teach from this minute (I13), nor what
+        came with it.
         """
-        keys = demand_keys(self._store.history, self._workloads)
-        shards = [keys[at : at + SHARD] for at in range(0, len(keys), SHARD)]
-        for gone in [shard for shard in self._states if shard >= len(shards)]:
-            del self._states[gone]
-        steps = [
-            self._step(shard, members, shard_keys, _Moment(now=now, lead=lead, frozen=frozen, series=len(keys)))
-            for shard, shard_keys in enumerate(shards)
-        ]
-        run = _run_of(steps, workloads=self._workloads, known={key.workload for key in keys})
-        return replace(run, forecasts=as_announced(run.forecasts, self._known))
+        demand = demand_keys(self._store.history, self._workloads)
+        used = usage_keys(self._store.history, self._workloads)[:MOST_USAGE_SERIES]
+        shards = self._portions((*demand, *used))
+        mute = frozen | {key for key in used if replace(key, signal=DEMAND) in frozen}
+        moment = _Moment(now=now, lead=lead, frozen=mute, series=len(demand) + len(used))
+        steps = [self._step(shard, members, shard_keys, moment) for shard, shard_keys in enumerate(shards)]
+        run = _run_of(steps, workloads=self._workloads, known={key.workload for key in demand})
+        usage = {signal: as_announced(each, self._known) for signal, each in run.usage.items()}
+        return replace(run, forecasts=as_announced(run.forecasts, self._known), usage=usage)
 
     def forget(self) -> None:
         """Learn anew from the whole history at the next run: after the past was filled in."""
@@ -116,6 +142,29 @@ class DemandForecaster:
     def restore(self, saved: Mapping[str, bytes]) -> None:
         """Go on from a stored memory. `ArtefactError` if it is damaged: nothing is restored then."""
         self._states = {int(name): ensemble.from_bytes(stored) for name, stored in saved.items()}
+
+    def _portions(self, keys: Sequence[SeriesKey]) -> list[tuple[SeriesKey, ...]]:
+        """The series of each portion: those that it remembers, then new ones where there is room.
+
+        Cut anew from the names, a series that appears would push one of every later portion into the next, where
+        nothing is remembered of it. Portions of which nothing is left are dropped, and the memory renumbered.
+        """
+        left = dict.fromkeys(keys)
+        kept: list[tuple[list[SeriesKey], EngineState]] = []
+        for _, state in sorted(self._states.items()):
+            own = [key for key in state.keys if key in left]
+            for key in own:
+                del left[key]
+            if own:
+                kept.append((own, state))
+        portions, fresh = [own for own, _ in kept], list(left)
+        for own in portions:
+            room = max(0, SHARD - len(own))
+            own += fresh[:room]
+            fresh = fresh[room:]
+        portions += [fresh[at : at + SHARD] for at in range(0, len(fresh), SHARD)]
+        self._states = {shard: state for shard, (_, state) in enumerate(kept)}
+        return [tuple(sorted(own)) for own in portions]
 
     def _step(
         self, shard: int, members: Sequence[Forecaster], keys: tuple[SeriesKey, ...], moment: _Moment
@@ -135,7 +184,8 @@ class DemandForecaster:
         return done
 
     def _read(self, keys: tuple[SeriesKey, ...], *, start: datetime, end: datetime) -> Panel:
-        return usual_demand(self._store.history, keys, start=start, end=end, known=self._known)
+        panel = usual_demand(self._store.history, keys, start=start, end=end, known=self._known)
+        return with_like_days(self._store.history, panel, known=self._known, calendars=self._calendars)
 
     def _warmed(
         self, members: Sequence[Forecaster], panel: Panel, *, lead_steps: Mapping[SeriesKey, int], minutes: int
@@ -162,6 +212,14 @@ class _Moment:
     series: int
 
 
+def _class_of(each: DemandForecast) -> str:
+    return each.forecast.request_class
+
+
+def _clock(known: Known, workload: str) -> str:
+    return known[workload].timezone if workload in known else "UTC"
+
+
 def _lead_steps(keys: Sequence[SeriesKey], lead: Mapping[str, timedelta]) -> dict[SeriesKey, int]:
     """Steps from now to the bin that an order placed now can first change: a start of 3 min reaches the 4th."""
     default = timedelta(minutes=5)
@@ -169,19 +227,26 @@ def _lead_steps(keys: Sequence[SeriesKey], lead: Mapping[str, timedelta]) -> dic
 
 
 def _run_of(steps: Sequence[EngineStep], *, workloads: Set[str], known: Set[str]) -> ForecastRun:
-    forecasts: dict[str, list[DemandForecast]] = defaultdict(list)
+    found: dict[str, dict[str, list[DemandForecast]]] = defaultdict(lambda: defaultdict(list))
     learning = set(workloads) - set(known)
     failed: dict[str, str] = {}
     gated: dict[str, int] = defaultdict(int)
     for done in steps:
         for key, forecast in done.forecasts.items():
-            forecasts[key.workload].append(DemandForecast(forecast=forecast, quality=done.quality.get(key)))
-        learning |= {key.workload for key, why in done.silent.items() if why is Silence.TOO_LITTLE_HISTORY}
+            each = DemandForecast(forecast=forecast, quality=done.quality.get(key))
+            found[key.signal][key.workload].append(each)
+        too_little = {key for key, why in done.silent.items() if why is Silence.TOO_LITTLE_HISTORY}
+        learning |= {key.workload for key in too_little if key.signal == DEMAND}
         failed.update(done.failed)
         for member, count in done.gated.items():
             gated[member] += count
+    by_signal = {
+        signal: {workload: tuple(sorted(each, key=_class_of)) for workload, each in of_workloads.items()}
+        for signal, of_workloads in found.items()
+    }
     return ForecastRun(
-        forecasts={workload: tuple(found) for workload, found in forecasts.items()},
+        forecasts=by_signal.pop(DEMAND, {}),
+        usage=by_signal,
         learning=frozenset(learning),
         failed=failed,
         gated=dict(gated),

@@ -1,13 +1,15 @@
 """How measured demand gets into the history: the last minutes every minute, and the past in bounded pieces.
 
 It decides what is worth asking for and how much at once, and that what speaks against a minute is stored beside it:
-a lower bound and a true fall look alike afterwards. It never fills a hole with a guess, never runs in the
-tick's thread, and a source that fails costs nothing but the minutes it failed for: they are asked for again later.
+a lower bound and a true fall look alike afterwards. Tokens and images come after demand and never in its way. It
+never fills a hole with a guess, never runs in the tick's thread, and a source that fails costs nothing but the
+minutes it failed for: they are asked for again later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -15,8 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from forecaster.errors import SourceError
+from forecaster.sources.catalogue import USAGE
 from forecaster.sources.history import HistoryStore
-from forecaster.sources.history.backfill import backfill_window, missing_spans
+from forecaster.sources.history.backfill import Span, backfill_window, missing_spans
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import STEP, Panel, SeriesKey, floor_to_step
 from scaler.adapters.store import Store
@@ -28,6 +31,9 @@ OVERLAP = 2 * STEP
 
 REACH = timedelta(minutes=30)
 """The most that the minute's round asks for; longer holes are the back-fill's."""
+
+LOOK_EVERY = timedelta(hours=1)
+"""How often workloads that tell nothing of tokens are asked whether they do by now: three queries for all of them."""
 
 AT_ONCE = 500
 """Workloads in one piece of the back-fill: a day of them is 720,000 points, which the source asks for in chunks."""
@@ -48,6 +54,18 @@ class PastSource(Protocol):
         """What speaks against the demand of that grid: shares of scrapes that came; `SourceError`."""
         ...
 
+    def usage(
+        self,
+        selectors: Sequence[WorkloadSelector],
+        classes: Mapping[str, Collection[str]],
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+    ) -> Panel:
+        """Tokens and images of these classes on that grid, only the series that are there; `SourceError`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
@@ -56,6 +74,16 @@ class Backfill:
     stored: int = 0
     pieces: int = 0
     error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tells:
+    """Who tells tokens and images: as of the last look, and how far their past and their last minutes are taken in."""
+
+    workloads: frozenset[str] = frozenset()
+    looked_at: datetime | None = None
+    collected_to: datetime | None = None
+    filled: frozenset[str] = frozenset()
 
 
 class HistoryIntake:
@@ -67,6 +95,7 @@ class HistoryIntake:
         self._store = store
         self._collected_to: datetime | None = None
         self._asked: set[tuple[int, datetime, datetime]] = set()
+        self._tells = _Tells()
 
     def collect(self, *, now: datetime) -> None:
         """Store the minutes since the last call. Raises `SourceError`, `HistoryError`; the next call asks again."""
@@ -79,6 +108,19 @@ class HistoryIntake:
             return
         self._take(self._selectors, start=start, end=end, now=now)
         self._collected_to = end
+        self._collect_usage(end=end, now=now)
+
+    def _collect_usage(self, *, end: datetime, now: datetime) -> None:
+        """Tokens and images of those that tell them; now and then of all, to learn who does."""
+        tells = self._tells
+        looking = tells.looked_at is None or not timedelta(0) <= now - tells.looked_at < LOOK_EVERY
+        selectors = [each for each in self._selectors if looking or each.workload in tells.workloads]
+        known_to = end - REACH + OVERLAP if tells.collected_to is None else min(tells.collected_to, end)
+        if selectors:
+            found = self._take_usage(selectors, start=max(known_to - OVERLAP, end - REACH), end=end, now=now)
+            if looking:
+                tells.workloads, tells.looked_at = found, now
+        tells.collected_to = end
 
     def backfill(self, *, now: datetime, stopped: Callable[[], bool]) -> Backfill:
         """Ask for every hole of the last 14 days, newest first, a day of some workloads at a time.
@@ -103,7 +145,34 @@ class HistoryIntake:
                     return Backfill(stored=stored, pieces=pieces, error=str(error))
                 pieces += 1
                 self._asked.add(mark)
-        return Backfill(stored=stored, pieces=pieces)
+        if stored:  # where demand had a hole, what came with it may have one as well
+            self._tells.filled = frozenset()
+        return self._backfill_usage(window, now=now, stopped=stopped, so_far=Backfill(stored=stored, pieces=pieces))
+
+    def _backfill_usage(
+        self, window: Span, *, now: datetime, stopped: Callable[[], bool], so_far: Backfill
+    ) -> Backfill:
+        """The past of those that were found to tell tokens since the last pass, as far as it is not there."""
+        if self._tells.looked_at is None:
+            try:
+                self._collect_usage(end=window.end, now=now)
+            except SourceError as error:
+                return replace(so_far, error=str(error))
+        fresh = [each for each in self._selectors if each.workload in self._tells.workloads - self._tells.filled]
+        for selectors in _in_batches(fresh):
+            names = {selector.workload for selector in selectors}
+            # One signal tells where the holes are: the three are asked for together.
+            keys = [key for key in usage_keys(self._store.history, names) if key.signal == USAGE[0]]
+            for span in missing_spans(self._stored(keys, selectors[0].workload, window)):
+                if stopped():
+                    return replace(so_far, error="stopped")
+                try:
+                    self._take_usage(selectors, start=span.start, end=span.end, now=now)
+                except SourceError as error:
+                    return replace(so_far, error=str(error))
+                so_far = replace(so_far, pieces=so_far.pieces + 1)
+            self._tells.filled |= names
+        return so_far
 
     def _take(self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, now: datetime) -> int:
         """Store a stretch of demand with what speaks against it; the points of demand that were stored.
@@ -118,6 +187,35 @@ class HistoryIntake:
             self._store.history.append(against, now=now)
         return stored
 
+    def _take_usage(
+        self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, now: datetime
+    ) -> frozenset[str]:
+        """Store a stretch of tokens and images; the workloads that have any.
+
+        A counter that is there and has never counted is no series: engines export theirs for images from the start,
+        also where no request will ever hold one.
+        """
+        classes = self._classes(selectors, start=min(start, end - LOOK_EVERY), end=end)
+        panel = self._source.usage(selectors, classes, start=start, end=end, step=STEP)
+        stored = set(usage_keys(self._store.history, {key.workload for key in panel.keys}))
+        highest = np.nan_to_num(panel.values).max(axis=1, initial=0.0)
+        rows = [row for row, key in enumerate(panel.keys) if highest[row] > 0.0 or key in stored]
+        if rows:
+            kept = replace(panel, keys=tuple(panel.keys[row] for row in rows), values=panel.values[rows])
+            self._store.history.append(kept, now=now)
+        return frozenset(panel.keys[row].workload for row in rows)
+
+    def _classes(
+        self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime
+    ) -> Mapping[str, Collection[str]]:
+        """The request classes of each workload's demand in a stretch; one that was given up long ago is none."""
+        keys = demand_keys(self._store.history, {selector.workload for selector in selectors})
+        known = np.isfinite(self._store.history.read(keys, start=start, end=end).values)
+        classes: dict[str, set[str]] = defaultdict(set)
+        for row in np.flatnonzero(known.any(axis=1)):
+            classes[keys[row].workload].add(keys[row].request_class)
+        return classes
+
     def _batches(self) -> list[Sequence[WorkloadSelector]]:
         """Workloads to ask for together; those without any history by themselves, for the others' has no holes."""
         every = {selector.workload for selector in self._selectors}
@@ -129,11 +227,14 @@ class HistoryIntake:
     def _known(self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime) -> Panel:
         """What the store has of these workloads; one row of holes where it has nothing."""
         keys = demand_keys(self._store.history, {selector.workload for selector in selectors})
+        return self._stored(keys, selectors[0].workload, Span(start=start, end=end))
+
+    def _stored(self, keys: Sequence[SeriesKey], anyone: str, span: Span) -> Panel:
         if keys:
-            return self._store.history.read(keys, start=start, end=end)
-        hole = np.full((1, (end - start) // STEP), np.nan)
-        nobody = SeriesKey(workload=selectors[0].workload, signal=DEMAND)
-        return Panel(keys=(nobody,), start=start, step=STEP, values=hole)
+            return self._store.history.read(keys, start=span.start, end=span.end)
+        hole = np.full((1, (span.end - span.start) // STEP), np.nan)
+        nobody = SeriesKey(workload=anyone, signal=DEMAND)
+        return Panel(keys=(nobody,), start=span.start, step=STEP, values=hole)
 
 
 def against_demand(evidence: Panel) -> Panel:
@@ -148,6 +249,12 @@ def demand_keys(store: HistoryStore, workloads: set[str]) -> tuple[SeriesKey, ..
     """The stored demand series of these workloads, one a request class, sorted."""
     stored = store.keys()
     return tuple(key for key in stored if key.signal == DEMAND and key.workload in workloads)
+
+
+def usage_keys(store: HistoryStore, workloads: set[str]) -> tuple[SeriesKey, ...]:
+    """The stored series of tokens and images of these workloads, sorted."""
+    stored = store.keys()
+    return tuple(key for key in stored if key.signal in USAGE and key.workload in workloads)
 
 
 def _in_batches(selectors: Sequence[WorkloadSelector]) -> list[Sequence[WorkloadSelector]]:

@@ -54,6 +54,18 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Forecast demand in requests per second at now + horizon (lead = the workload's lead time).",
     ),
     MetricSpec(
+        name="forecast_usage",
+        kind="gauge",
+        labels=(*_WORKLOAD, "request_class", "signal", "quantile", "horizon"),
+        meaning="Forecast tokens or images per second (signal, as in docs/signals.md) at now + horizon, where told.",
+    ),
+    MetricSpec(
+        name="request_amount",
+        kind="gauge",
+        labels=(*_WORKLOAD, "request_class", "signal", "source"),
+        meaning="Tokens or images of a request: source measured (20 minutes), forecast (at the lead time) or profile.",
+    ),
+    MetricSpec(
         name="demand",
         kind="gauge",
         labels=(*_WORKLOAD, "request_class"),
@@ -88,6 +100,12 @@ METRICS: tuple[MetricSpec, ...] = (
         kind="gauge",
         labels=(*_WORKLOAD, "request_class", "quantile"),
         meaning="Share of minutes of the last six hours at or below that forecast quantile.",
+    ),
+    MetricSpec(
+        name="forecast_doubt",
+        kind="gauge",
+        labels=(*_WORKLOAD, "cause"),
+        meaning="Share of the safety margin that the forecast may not carry: 0 trusted, 1 disabled; cause says why.",
     ),
     MetricSpec(
         name="lead_time_seconds",
@@ -148,6 +166,18 @@ METRICS: tuple[MetricSpec, ...] = (
         kind="gauge",
         labels=("outcome",),
         meaning="Duration of the last refit. Absent before the first.",
+    ),
+    MetricSpec(
+        name="drifted_series",
+        kind="gauge",
+        labels=(),
+        meaning="Series whose forecasts had drifted at the last hourly look. Absent before the first.",
+    ),
+    MetricSpec(
+        name="drift_refits_total",
+        kind="counter",
+        labels=(),
+        meaning="Refits that were begun before the night because forecasts had drifted.",
     ),
     MetricSpec(
         name="model_age_seconds",

@@ -43,7 +43,7 @@ class ModelShelf:
         if seen == self._seen:
             return self._shelf, False
         self._seen = seen
-        found = registry.members(self._root)
+        found = registry.members(self._root, also=self._wanted)
         usable = {family(each.model_id): each for each in found.forecasters}
         for each in self._shelf.members:
             if family(each.model_id) in found.refused:

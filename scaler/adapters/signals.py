@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from forecaster.sources.catalogue import CATALOGUE, Use
+from forecaster.sources.catalogue import CATALOGUE, USAGE, Use
 from forecaster.sources.prometheus import SignalCheck
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
@@ -105,6 +105,7 @@ def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> Worklo
             owner = _loosest(classes, rule, signal) if mixed else key.request_class
             latencies[owner].setdefault(signal, reading)
     by_name = {key.signal: reading for key, reading in values.items() if key.request_class == DEFAULT_CLASS}
+    told_apart = {key: reading for key, reading in sorted(values.items()) if key.request_class != DEFAULT_CLASS}
     return WorkloadSignals(
         classes=tuple(
             ClassReadings(
@@ -115,7 +116,10 @@ def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> Worklo
             for name in classes
         ),
         requests_waiting=by_name.get(WAITING, NOT_READ),
-        reported=tuple((name, by_name[name]) for name in REPORTED if name in by_name),
+        reported=(
+            *((name, by_name[name]) for name in REPORTED if name in by_name),
+            *((f"{key.signal}[{key.request_class}]", told_apart[key]) for key in told_apart if key.signal in USAGE),
+        ),
     )
 
 

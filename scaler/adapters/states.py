@@ -12,9 +12,13 @@ from enum import StrEnum
 
 from forecaster.types import Blind, BlindReason
 from scaler.loop import TickReport
-from scaler.policy import guard
+from scaler.policy import guard, trust
 from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
+
+TRUSTED_AGAIN = 0.5
+"""A forecast that was disabled (doubt 1) is called enabled again at a doubt of at most this: one that errs by 1.5 times
+last value's now and then would come and go by the minute. What it may carry of the margin fades, it does not switch."""
 
 
 class State(StrEnum):
@@ -84,11 +88,17 @@ def blind_demand(record: DecisionRecord) -> Blind | None:
 
 
 def state_of(
-    record: DecisionRecord, after: PolicyState, outcome: Outcome | None = None, *, learning: bool = False
+    record: DecisionRecord,
+    after: PolicyState,
+    outcome: Outcome | None = None,
+    *,
+    learning: bool = False,
+    last: State | None = None,
 ) -> tuple[State, datetime | None, str, str]:
     """State, since when as far as the record itself tells, cause and way out.
 
-    `after` is the state that the decision returned; `learning` says that the history is younger than a day.
+    `after` is the state that the decision returned; `learning` says that the history is younger than a day; `last` is
+    the state of the tick before.
     """
     name, replicas = record.policy.workload, record.snapshot.replicas
     if isinstance(replicas, Blind):
@@ -111,21 +121,25 @@ def state_of(
             "signals have been known for less than a look-back",
             f"ends {ends:%H:%M:%S} UTC",
         )
-    return _trusted_state(record, learning=learning)
+    return _trusted_state(record, learning=learning, last=last)
 
 
-def _trusted_state(record: DecisionRecord, *, learning: bool) -> tuple[State, datetime | None, str, str]:
+def _trusted_state(
+    record: DecisionRecord, *, learning: bool, last: State | None
+) -> tuple[State, datetime | None, str, str]:
     """The states in which every signal is known: they differ by the forecast and by the mode."""
-    trust, predictive = record.decision.trust, record.policy.predictive.enabled
-    if predictive and trust is not Trust.TRUSTED:
-        cause = _FORECAST_CAUSES[trust]
+    found, predictive = record.decision.trust, record.policy.predictive.enabled
+    cause = _FORECAST_CAUSES.get(found, "")
+    doubt = trust.judge(record.snapshot, record.policy.trust, now=record.at).doubt if predictive else 0.0
+    if doubt >= 1.0 or (last is State.REACTIVE_ONLY and doubt > TRUSTED_AGAIN):
         if learning:
             return State.LEARNING, None, f"{cause}: less than a day of history", "a day of history"
-        out = "two hours of scored forecasts" if trust is Trust.UNSCORED else "ends by itself when forecasts improve"
+        out = "two hours of scored forecasts" if found is Trust.UNSCORED else "ends by itself when forecasts improve"
         return State.REACTIVE_ONLY, None, cause, out
     if record.policy.mode is Mode.OBSERVE:
         return State.OBSERVE, None, "decides and writes nothing", "mode: active in the settings lets it scale"
-    return State.ACTIVE, None, "forecast trusted" if predictive else "predictive rule switched off", ""
+    trusted = f"forecast doubted by {doubt:.0%}: {cause}" if doubt > 0.0 else "forecast trusted"
+    return State.ACTIVE, None, trusted if predictive else "predictive rule switched off", ""
 
 
 def statuses(
@@ -135,10 +149,14 @@ def statuses(
     found = {}
     for record in report.records:
         name = record.policy.workload
-        state, since, cause, way_out = state_of(
-            record, report.states[name], report.outcomes.get(name), learning=name in learning
-        )
         last = before.get(name)
+        state, since, cause, way_out = state_of(
+            record,
+            report.states[name],
+            report.outcomes.get(name),
+            learning=name in learning,
+            last=None if last is None else last.state,
+        )
         if since is None:
             since = last.since if last is not None and last.state is state else report.at
         found[name] = Status(state=state, since=since, cause=cause, way_out=way_out)

@@ -18,12 +18,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, value_of
+from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Forecast, value_of
 from scaler.adapters.board import Board, View
 from scaler.adapters.invariants import INVARIANTS, Violation
 from scaler.adapters.metrics import SPECS
+from scaler.adapters.usage import Usage
 from scaler.loop import TickReport
 from scaler.policy.latency import SIGNALS as LATENCIES
+from scaler.policy.trust import judge
 from scaler.ports import DecisionRecord
 
 SHOWN_HORIZONS: tuple[tuple[str, timedelta], ...] = (
@@ -49,6 +51,8 @@ class Telemetry:
         self._last_success_s = 0.0
         self._train: tuple[str, float] | None = None
         self._models: Mapping[str, datetime] = {}
+        self._drifted: int | None = None
+        self._drift_refits = 0
         self.registry = CollectorRegistry(auto_describe=False)
         self._tick_s = self._histogram("tick_duration_seconds")
         self._query_s = self._histogram("prometheus_query_seconds")
@@ -100,6 +104,16 @@ class Telemetry:
         with self._lock:
             self._train = (outcome, duration_s)
 
+    def drifted(self, series: int) -> None:
+        """Note how many series' forecasts have drifted."""
+        with self._lock:
+            self._drifted = series
+
+    def drift_refit(self) -> None:
+        """Count a refit that was begun for drift."""
+        with self._lock:
+            self._drift_refits += 1
+
     def models_in_use(self, trained_at: Mapping[str, datetime]) -> None:
         """Note which fitted models are in use, and when each was trained."""
         with self._lock:
@@ -113,6 +127,7 @@ class Telemetry:
             decisions, violations = dict(self._decisions), dict(self._violations)
             failures, journal_errors = dict(self._job_failures), self._journal_errors
             last_success_s, train, models = self._last_success_s, self._train, self._models
+            drifted, drift_refits = self._drifted, self._drift_refits
         total = _counter("decision_total")
         for (workload, action, reason), count in decisions.items():
             total.add_metric((*_split(workload), action, reason), count)
@@ -132,7 +147,12 @@ class Telemetry:
         age = _gauge("model_age_seconds")
         for model, trained_at in models.items():
             age.add_metric((model,), max(0.0, time.time() - trained_at.timestamp()))
-        yield from (total, broken, failed, lost, success, took, age)
+        drifting = _gauge("drifted_series")
+        if drifted is not None:
+            drifting.add_metric((), drifted)
+        refits = _counter("drift_refits_total")
+        refits.add_metric((), drift_refits)
+        yield from (total, broken, failed, lost, success, took, age, drifting, refits)
 
 
 class _TickCollector(Collector):
@@ -150,6 +170,7 @@ class _TickCollector(Collector):
         yield from _of_decisions(view)
         yield from _of_signals(view)
         yield from _of_forecasts(view)
+        yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
         yield _budget_used(view)
 
 
@@ -202,22 +223,52 @@ def blind_signals(record: DecisionRecord) -> set[tuple[str, str]]:
 
 def _of_forecasts(view: View) -> Iterator[Metric]:
     demand, wape, coverage = _gauge("forecast_demand"), _gauge("forecast_wape"), _gauge("forecast_coverage")
+    doubt = _gauge("forecast_doubt")
     for record in view.report.records:
         labels = _split(record.policy.workload)
         horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
+        if record.policy.predictive.enabled:
+            verdict = judge(record.snapshot, record.policy.trust, now=record.at)
+            doubt.add_metric((*labels, verdict.trust.value), verdict.doubt)
         for each in record.snapshot.forecasts:
             forecast, quality = each.forecast, each.quality
             request_class = forecast.request_class
-            if not forecast.expired(now=record.at):
-                for name, ahead in horizons:
-                    for level, z in zip(LEVELS, LEVEL_Z, strict=True):
-                        value = forecast.quantile(record.at + ahead, z=z)
-                        demand.add_metric((*labels, request_class, f"{level:g}", name), value)
+            for level, name, value in _shown(forecast, horizons, at=record.at):
+                demand.add_metric((*labels, request_class, level, name), value)
             if quality is not None:
                 wape.add_metric((*labels, request_class, "headstart"), quality.wape)
                 wape.add_metric((*labels, request_class, "last-value"), quality.wape_last_value)
                 coverage.add_metric((*labels, request_class, "0.95"), quality.coverage_95)
-    yield from (demand, wape, coverage)
+    yield from (demand, wape, coverage, doubt)
+
+
+def _of_usage(view: View, usage: Usage) -> Iterator[Metric]:
+    """Tokens and images of the workloads of the last tick that tell them."""
+    ahead, amount = _gauge("forecast_usage"), _gauge("request_amount")
+    for record in view.report.records:
+        workload, labels = record.policy.workload, _split(record.policy.workload)
+        horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
+        for signal, forecasts in usage.forecasts.get(workload, {}).items():
+            for forecast in (each.forecast for each in forecasts):
+                for level, name, value in _shown(forecast, horizons, at=record.at):
+                    ahead.add_metric((*labels, forecast.request_class, signal, level, name), value)
+        for each in usage.amounts.get(workload, ()):
+            sources = {"measured": each.now, "forecast": each.ahead, "profile": each.profile}
+            for source, held in sources.items():
+                if held is not None:
+                    amount.add_metric((*labels, each.request_class, each.signal, source), held)
+    yield from (ahead, amount)
+
+
+def _shown(
+    forecast: Forecast, horizons: Iterable[tuple[str, timedelta]], *, at: datetime
+) -> Iterator[tuple[str, str, float]]:
+    """Level, horizon's name and value of every quantile that is exported; none of a forecast that has expired."""
+    if forecast.expired(now=at):
+        return
+    for name, ahead in horizons:
+        for level, z in zip(LEVELS, LEVEL_Z, strict=True):
+            yield f"{level:g}", name, forecast.quantile(at + ahead, z=z)
 
 
 def _budget_used(view: View) -> Metric:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scaler.commands.printing import Output, progress_bar, put_json, put_table
-from scaler.commands.typed import ENGINE, Span, duration, ends_of, listed, say_members, without_nan
+from scaler.commands.refits import Fits
+from scaler.commands.typed import ENGINE, Refit, Span, duration, ends_of, listed, without_nan
 
 if TYPE_CHECKING:
     from forecaster.backtest import BacktestResult, Window
-    from forecaster.registry import Members
     from forecaster.trace import Trace
     from forecaster.types import Forecaster
 
@@ -26,7 +26,14 @@ BESIDE = ("last-value", "seasonal-naive")
 
 
 def backtest(
-    files: Sequence[Path], span: Span, *, models: str | None, horizons: str, seed: int, output: Output
+    files: Sequence[Path],
+    span: Span,
+    *,
+    models: str | None,
+    horizons: str,
+    seed: int,
+    refit: Refit = Refit.NEVER,
+    output: Output,
 ) -> None:
     """Forecast every bin of each trace from the past alone and print how far off it was; one document a trace."""
     ahead = [duration(each, "--horizons") for each in listed(horizons, "--horizons")]
@@ -34,20 +41,19 @@ def backtest(
         raise typer.BadParameter("every horizon must be above 0", param_hint="--horizons")
     ends = ends_of(span)
 
-    from forecaster import registry
     from forecaster.trace import read_trace
 
     documents = []
     for file in files:
         trace = read_trace(file, column=span.column)
-        members = registry.members(step=trace.series.step)
-        wanted = _models(models, members)
-        if ENGINE in wanted:
-            say_members(members)
+        fits = Fits(refit, seed=seed, step=trace.series.step)
+        wanted = _models(models, fits)
         with progress_bar() as progress:
             progress(0.0, f"{trace.name}: forecasting")
-            results = _scored(trace, wanted, members.forecasters, ahead, ends)
-        documents.append(_document(file, trace, seed, results))
+            results = _scored(trace, wanted, fits, ahead, ends)
+        if ENGINE in wanted or fits.made:
+            fits.tell()
+        documents.append({**_document(file, trace, seed, results), "forecasters": fits.as_json()})
     if output is Output.JSON:
         for document in documents:
             put_json(document, compact=len(documents) > 1)
@@ -58,7 +64,7 @@ def backtest(
 def _scored(
     trace: Trace,
     wanted: Sequence[str],
-    members: Sequence[Forecaster],
+    fits: Fits,
     ahead: Sequence[timedelta],
     ends: tuple[datetime | None, datetime | None],
 ) -> list[BacktestResult]:
@@ -68,10 +74,15 @@ def _scored(
 
     step = trace.series.step
     engine = ENGINE in wanted
-    chosen = [each for each in members if engine or family(each.model_id) in wanted]
+
+    def chosen(found: Sequence[Forecaster]) -> list[Forecaster]:
+        return [each for each in found if engine or family(each.model_id) in wanted]
+
+    refit = None if fits.refit is Refit.NEVER else lambda known: chosen(fits(known))
+    members = chosen(fits.shipped.forecasters)
     # Up to whole bins: 5, 15 and 30 minutes are 10, 20 and 30 on bins of ten.
     steps = tuple(dict.fromkeys(-(-each // step) for each in ahead))
-    results = tested(trace.series, chosen, window=_window(trace, ends), horizons=steps, engine=engine)
+    results = tested(trace.series, members, window=_window(trace, ends), horizons=steps, engine=engine, refit=refit)
     return sorted((each for each in results if each.model in wanted), key=lambda each: wanted.index(each.model))
 
 
@@ -91,13 +102,11 @@ def _window(trace: Trace, ends: tuple[datetime | None, datetime | None]) -> Wind
     return default_window(Series(start=series.start, step=series.step, values=series.values[:bins]))
 
 
-def _models(asked: str | None, members: Members) -> tuple[str, ...]:
-    from forecaster.models.ensemble import family
-
+def _models(asked: str | None, fits: Fits) -> tuple[str, ...]:
     if asked is None:
         return (ENGINE, *BESIDE)
     wanted = listed(asked, "--models")
-    known = (ENGINE, *(family(each.model_id) for each in members.forecasters))
+    known = (ENGINE, *fits.families)
     for name in wanted:
         if name not in known:
             raise typer.BadParameter(_unknown("model", name, known), param_hint="--models")
@@ -128,6 +137,7 @@ def _document(file: Path, trace: Trace, seed: int, results: Sequence[BacktestRes
                     "mase": each.mase,
                     "pinball": {f"{level:g}": loss for level, loss in each.pinball.items()},
                     "coverage": {f"{level:g}": share for level, share in each.coverage.items()},
+                    "decision_gpu_ratio": each.decision_gpu_ratio,
                     "fit_s": each.fit_s,
                     "predict_ms": each.predict_ms,
                     "n": each.n,
@@ -139,7 +149,18 @@ def _document(file: Path, trace: Trace, seed: int, results: Sequence[BacktestRes
 
 
 def _put_accuracy(documents: Sequence[dict[str, Any]]) -> None:
-    columns = ("TRACE", "MODEL", "HORIZON", "WAPE", "MASE", "PINBALL .95", "COVERAGE .95", "MS A FORECAST", "N")
+    columns = (
+        "TRACE",
+        "MODEL",
+        "HORIZON",
+        "WAPE",
+        "MASE",
+        "PINBALL .95",
+        "COVERAGE .95",
+        "GPU RATIO",
+        "MS A FORECAST",
+        "N",
+    )
     rows = [
         (
             Path(document["trace"]).name,
@@ -149,6 +170,7 @@ def _put_accuracy(documents: Sequence[dict[str, Any]]) -> None:
             _figure(each["mase"], ".3f"),
             _figure(each["pinball"]["0.95"], ".2f"),
             _figure(each["coverage"]["0.95"], ".3f"),
+            _figure(each["decision_gpu_ratio"], ".3f"),
             _figure(each["predict_ms"], ".2f"),
             str(each["n"]),
         )

@@ -20,7 +20,8 @@ from scaler.config import API_VERSION, Config, read_config
 from scaler.errors import CommandError
 
 if TYPE_CHECKING:
-    from forecaster.sources.prometheus import SignalCheck
+    from forecaster.sources.prometheus import PrometheusSource, SignalCheck
+    from forecaster.sources.selector import WorkloadSelector
     from scaler.adapters.kubernetes import KubernetesCluster, TargetRef
     from scaler.policy.latency import LatencyRule
 
@@ -68,8 +69,9 @@ def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
     from scaler.adapters.connections import connection_of, selectors_of
 
     selectors = [each for each in selectors_of(config) if each.workload in chosen]
+    source = PrometheusSource(connection_of(config.prometheus))
     try:
-        checks = PrometheusSource(connection_of(config.prometheus)).check(selectors, now=datetime.now(UTC))
+        checks = source.check(selectors, now=datetime.now(UTC))
     except SourceError as error:
         fix = "check prometheus.url, its credentials and the network policy"
         yield Finding(workload="-", check="prometheus", health=Health.FAIL, found=str(error), fix=fix)
@@ -80,6 +82,7 @@ def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
         policy = config.policy(check.workload)
         if policy is not None:
             yield from _targets_on_edges(check, policy.latency)
+    yield from _requests(config, source, selectors)
 
 
 _FIXES = {
@@ -91,8 +94,10 @@ _FIXES = {
 
 
 def _signal(check: SignalCheck) -> Finding:
-    from forecaster.sources.catalogue import Use
+    from forecaster.sources.catalogue import USAGE, Use
 
+    if check.signal in USAGE and not check.found:
+        return Finding(workload=check.workload, check=check.signal, health=Health.OK, found="nothing tells it")
     if check.found:
         health, found, fix = Health.OK, f"{check.metric} by {check.reach}", ""
     else:
@@ -100,6 +105,33 @@ def _signal(check: SignalCheck) -> Finding:
         health, found = (Health.FAIL if required else Health.WARN), check.detail or "no live metric"
         fix = _FIXES[check.use]
     return Finding(workload=check.workload, check=check.signal, health=health, found=found, fix=fix)
+
+
+def _requests(config: Config, source: PrometheusSource, selectors: Sequence[WorkloadSelector]) -> Iterator[Finding]:
+    """Whether requests of the last minutes are those that the profiles were measured with."""
+    from forecaster.errors import SourceError
+    from scaler.adapters.request_shape import FIX, departure, held_text
+    from scaler.adapters.usage import compared_now
+
+    profiles = {each.workload: each.profile for each in config.fleet.workloads}
+    profiles = {name: profile for name, profile in profiles.items() if any(one.tokens for one in profile.classes)}
+    try:
+        asked = [each for each in selectors if each.workload in profiles]
+        found = compared_now(source, asked, profiles, now=datetime.now(UTC)) if asked else {}
+    except SourceError as error:
+        fix = "ask again; nothing depends on it"
+        yield Finding(workload="-", check="requests", health=Health.WARN, found=str(error), fix=fix)
+        return
+    for (workload, name), amounts in found.items():
+        gone = departure(profiles[workload], amounts)
+        held = ", ".join(held_text(each) for each in amounts)
+        yield Finding(
+            workload=workload,
+            check=f"requests of {name}",
+            health=Health.WARN if gone else Health.OK,
+            found=gone or held,
+            fix=FIX if gone else "",
+        )
 
 
 def _targets_on_edges(check: SignalCheck, rule: LatencyRule) -> Iterator[Finding]:

@@ -1,9 +1,8 @@
-"""`replay`, `export`, `models`, `train` and `demo`: jobs on files, with no daemon and no cluster."""
+"""`replay`, `export` and `demo`: jobs on files, with no daemon and no cluster."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -228,78 +227,3 @@ def _held(keys: Sequence[SeriesKey]) -> str:
 def _need(package: str, *, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise CommandError(f"this needs {package}: pip install 'headstart[{extra}]'")
-
-
-# ── models ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def models_list(root: Path | None, output: Output) -> None:
-    """Every stored model: the site's own, then the shipped ones."""
-    from forecaster import registry
-    from forecaster.models.stored import KINDS
-
-    rows = []
-    places = [("own", root), ("shipped", registry.shipped_models())]
-    for origin, place in places:
-        if place is None:
-            continue
-        for model in KINDS:
-            live = registry.live_version(place, model)
-            rows += [_model_row(place, origin, model, version, live) for version in registry.versions(place, model)]
-    if output is Output.JSON:
-        put_json({"apiVersion": "headstart/v1", "kind": "ModelList", "items": rows})
-        return
-    if not rows:
-        put("no stored model; the members that need no fit (seasonal-naive, last-value, …) forecast without one")
-        return
-    columns = ("MODEL", "VERSION", "LIVE", "FROM", "TRAINED ON", "SERIES", "STATE")
-    put_table(columns, [_model_cells(row) for row in rows], right=("SERIES",))
-
-
-def _model_row(place: Path, origin: str, model: str, version: str, live: str | None) -> dict[str, Any]:
-    from forecaster import registry
-    from forecaster.errors import ArtefactError
-
-    row: dict[str, Any] = {"model": model, "version": version, "live": version == live, "from": origin}
-    try:
-        manifest, _ = registry.read(place, model, version=version)
-    except ArtefactError as error:
-        return {**row, "error": str(error)}
-    span = manifest.span
-    return {
-        **row,
-        "span": {"start": span.start.isoformat(), "end": span.end.isoformat(), "series": span.series},
-        "report": json.loads(json.dumps(dict(manifest.report), default=str)),
-    }
-
-
-def _model_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    span = row.get("span")
-    days = "–" if span is None else f"{span['start'][:10]} to {span['end'][:10]}"
-    series = "–" if span is None else str(span["series"])
-    live = "yes" if row["live"] else ""
-    return (row["model"], row["version"], live, row["from"], days, series, row.get("error", "ok"))
-
-
-def models_promote(root: Path, model: str, version: str) -> None:
-    """Make one version the live one."""
-    from forecaster import registry
-
-    _known_model(model)
-    registry.promote(root, model, version)
-    put(f"{model}: {version} is live now")
-
-
-def models_rollback(root: Path, model: str) -> None:
-    """Go back to the version that was live before."""
-    from forecaster import registry
-
-    _known_model(model)
-    put(f"{model}: {registry.roll_back(root, model)} is live again")
-
-
-def _known_model(model: str) -> None:
-    from forecaster.models.stored import KINDS
-
-    if model not in KINDS:
-        raise CommandError(f"no stored model is called {model!r}; there are {', '.join(sorted(KINDS))}")

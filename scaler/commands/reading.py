@@ -184,11 +184,13 @@ class DataFolder:
         """See `Source.forecast`."""
         from scaler.adapters.accounts import stored_accounts
         from scaler.adapters.documents import forecast_document
+        from scaler.adapters.usage import stored_usage
 
         entry, now = self._entry(workload, None), _now()
-        accounts = stored_accounts(self._journal().path, workload, now=now)
+        file = self._journal().path
+        accounts, usage = stored_accounts(file, workload, now=now), stored_usage(file)
         return forecast_document(
-            workload, entry.snapshot.forecasts, now=now, record=record_of(entry), accounts=accounts
+            workload, entry.snapshot.forecasts, now=now, record=record_of(entry), accounts=accounts, usage=usage
         )
 
     def _entry(self, workload: str, at: datetime | None) -> JournalEntry:

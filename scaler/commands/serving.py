@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from scaler.commands import journalling
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
+from scaler.commands.refits import Fits
 from scaler.commands.reporting import of_serving, put_cliffs, write_page, write_rows
-from scaler.commands.typed import ENGINE, duration, listed, say_members, without_nan
+from scaler.commands.typed import ENGINE, duration, listed, without_nan
 
 if TYPE_CHECKING:
     from forecaster.registry import Members
@@ -35,20 +37,29 @@ def simulate(
     wanted: Wanted,
 ) -> None:
     """Play the traffic request by request and print each policy's service and cost."""
-    from forecaster import registry
     from scaler.simulate.serving.outcome import COLUMNS
     from scaler.simulate.serving.run import EventError, ProfileError, UnknownPolicyError, simulate_serving
+    from scaler.simulate.serving.stage import Stage
     from scaler.simulate.trace import DEFAULT_POLICIES
 
     names = DEFAULT_POLICIES if play.policies is None else listed(play.policies, "--policies")
     assert replicas.profile is not None  # the caller looked
     profile = _profile(replicas.profile)
     setting = _setting(recorded, ends, replicas, play)
-    members = registry.members(step=recorded.trace.series.step)
+    fits = Fits(play.refit, seed=play.seed, step=recorded.trace.series.step)
+    journalling.check(wanted.journal, names, seeds=play.seeds)
     try:
-        with progress_bar() as progress:
+        with progress_bar() as progress, journalling.kept(wanted.journal, names, recorded.trace.series) as kept:
+            stage = Stage.of(recorded.trace, profile, setting, ())
+            members = fits.opening(stage.known_at_opening, progress)
             run = simulate_serving(
-                recorded.trace, profile, names, setting, members=members.forecasters, progress=progress
+                recorded.trace,
+                profile,
+                names,
+                setting,
+                members=members.forecasters,
+                progress=progress,
+                journals=kept.journals,
             )
             sweeps = _swept(run, setting, names, members, progress) if play.sweep else None
     except UnknownPolicyError as error:
@@ -57,13 +68,17 @@ def simulate(
         raise typer.BadParameter(str(error), param_hint="--profile") from error
     except EventError as error:
         raise typer.BadParameter(str(error), param_hint="--inject") from error
-    if any(name.partition(":")[0] == ENGINE for name in names):
-        say_members(members)
+    forecast = any(name.partition(":")[0] == ENGINE for name in names)
+    if forecast:
+        fits.tell()
+    kept.tell(recorded.trace)
     if wanted.csv_file is not None:
         write_rows(wanted.csv_file, run, COLUMNS)
     if wanted.report is not None:
         write_page(wanted.report, of_serving(run, label=recorded.label, facts=recorded.facts))
     document = run.as_json(recorded.label)
+    if forecast:
+        document["forecasters"] = fits.as_json()
     if replicas.price is not None:
         for each in document["policies"]:
             each["money"] = round(each["gpu_hours"] * replicas.price, 2)

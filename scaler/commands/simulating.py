@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from scaler.commands import journalling
 from scaler.commands.printing import Output, progress_bar, put_json, put_table, say
+from scaler.commands.refits import Fits
 from scaler.commands.reporting import of_trace, put_cliffs, write_page, write_rows
-from scaler.commands.typed import ENGINE, Span, duration, ends_of, listed, say_members, without_nan
+from scaler.commands.typed import ENGINE, Refit, Span, duration, ends_of, listed, without_nan
 
 if TYPE_CHECKING:
     from forecaster.registry import Members
@@ -63,6 +65,7 @@ class Play:
     seeds: int = 1
     events: tuple[str, ...] = ()
     sweep: bool = False
+    refit: Refit = Refit.NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ class Wanted:
     output: Output
     csv_file: Path | None = None
     report: Path | None = None
+    journal: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,33 +100,42 @@ def simulate(traffic: Traffic, span: Span, replicas: Replicas, play: Play, wante
         serving.simulate(recorded, ends, replicas, play, wanted)
         return
 
-    from forecaster import registry
+    from scaler.simulate.product_run import known_at_opening
     from scaler.simulate.trace import COLUMNS, DEFAULT_POLICIES, UnknownPolicyError
     from scaler.simulate.trace import simulate as played
 
     names = DEFAULT_POLICIES if play.policies is None else listed(play.policies, "--policies")
     setting = _setting(recorded, ends, replicas, play)
-    members = registry.members(step=recorded.trace.series.step)
+    fits = Fits(play.refit, seed=play.seed, step=recorded.trace.series.step)
+    journalling.check(wanted.journal, names, seeds=play.seeds)
     try:
-        with progress_bar() as progress:
+        with progress_bar() as progress, journalling.kept(wanted.journal, names, recorded.trace.series) as kept:
+            members = fits.opening(lambda: known_at_opening(recorded.trace, setting), progress)
             run = played(
                 recorded.trace,
                 names,
                 setting,
                 members=members.forecasters,
+                refit=fits.again,
                 progress=_part(progress, 0.0, play.sweep),
                 recorded=wanted.report is not None,
+                journals=kept.journals,
             )
             sweeps = _swept(run, names, members, progress) if play.sweep else None
     except UnknownPolicyError as error:
         raise typer.BadParameter(str(error), param_hint="--policies") from error
-    if any(name.partition(":")[0] == ENGINE for name in names):
-        say_members(members)
+    forecast = any(name.partition(":")[0] == ENGINE for name in names)
+    if forecast:
+        fits.tell()
+    kept.tell(recorded.trace)
     if wanted.csv_file is not None:
         write_rows(wanted.csv_file, run, COLUMNS)
     if wanted.report is not None:
         write_page(wanted.report, of_trace(run, sweeps, label=recorded.label, facts=recorded.facts))
-    _print(run, sweeps, recorded, wanted.output)
+    document = run.as_json(recorded.label)
+    if forecast:
+        document["forecasters"] = fits.as_json()
+    _print(run, document, sweeps, recorded, wanted.output)
 
 
 def _check(traffic: Traffic, replicas: Replicas, play: Play, wanted: Wanted) -> None:
@@ -144,6 +157,9 @@ def _check(traffic: Traffic, replicas: Replicas, play: Play, wanted: Wanted) -> 
         raise typer.BadParameter(
             "--seeds and --inject need --profile: without requests nothing here is random", param_hint="--profile"
         )
+    if play.refit is Refit.DAILY and (play.sweep or replicas.profile is not None):
+        what = "--profile lives through hours" if replicas.profile is not None else "--sweep plays hundreds of runs"
+        raise typer.BadParameter(f"{what}: fit once, before the first", param_hint="--refit")
     if replicas.profile is not None and replicas.capacity_rps is not None:
         raise typer.BadParameter("the profile says what a replica serves", param_hint="--capacity-rps")
     for option, path in (("--csv", wanted.csv_file), ("--report", wanted.report), ("--save-trace", traffic.save)):
@@ -267,8 +283,7 @@ def _families_with_knobs(names: tuple[str, ...]) -> tuple[str, ...]:
 # ── What comes out ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _print(run: TraceRun, sweeps: Sweeps | None, recorded: Recorded, output: Output) -> None:
-    document = run.as_json(recorded.label)
+def _print(run: TraceRun, document: dict[str, Any], sweeps: Sweeps | None, recorded: Recorded, output: Output) -> None:
     if sweeps is not None:
         document["sweep"], document["cold_start_sweep"] = (each.as_json(recorded.label) for each in sweeps)
     if output is Output.JSON:

@@ -1,27 +1,53 @@
-"""`train`: the daemon's history, or a trace, handed to the training job in a process of its own.
+"""`train`: the daemon's history, or a trace, handed to the training job, and what became of it.
 
-It decides which part of the history is trained on and what the result looks like. It never fits anything itself: the
-job imports torch and statsmodels, this process must not.
+It decides what is trained on, where the fits run, and how the result is told. It never fits anything itself: that is
+done by worker processes or a Ray cluster, so this process loads neither torch nor statsmodels.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from scaler.commands.printing import Output, put, put_json, put_table
+import typer
+
+from scaler.commands.printing import Output, put, put_json, put_table, say
+from scaler.commands.training_progress import telling
 from scaler.errors import CommandError
 
-TRAIN_PACKAGES = ("torch", "statsmodels")
-"""What the `train` extra brings, as far as the job imports it."""
+if TYPE_CHECKING:
+    from forecaster.fits import Progress
+    from forecaster.train import Outcome
+
+NAMED = 3
+"""Series that a line about failures names; all of them are in the JSON."""
+INTERRUPTED = 130
+ENGINES = ("local", "ray")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the fits run, on what and for how long; a usage error where the options contradict each other."""
+
+    engine: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    budget: timedelta | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for option, value, names in (("--engine", self.engine, ENGINES), ("--device", self.device, DEVICES)):
+            if value not in names:
+                raise typer.BadParameter(f"must be {' or '.join(names)}, got {value!r}", param_hint=option)
+        if self.ray_address is not None and self.engine != "ray":
+            raise typer.BadParameter("only goes with --engine ray", param_hint="--ray-address")
+        if self.workers is not None and self.engine != "local":
+            raise typer.BadParameter("only goes with --engine local: a cluster has its own", param_hint="--workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,94 +56,106 @@ class Job:
 
     data_dir: Path
     trace: Path | None = None
-    models: str | None = None
+    models: tuple[str, ...] | None = None
     days: int = 14
     """More history adds nothing: the gain was measured to end there."""
     seed: int = 1
     promote: bool = True
+    fresh: bool = False
 
 
-def train(job: Job, output: Output) -> int:
-    """Run the job and print each model's result; 0 if one passed its examination, 3 if none did, 1 if one failed."""
-    missing = [name for name in TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CommandError(f"this needs {', '.join(missing)}: pip install 'headstart[train]'")
-    with tempfile.TemporaryDirectory(prefix="headstart-train-") as folder:
-        panel = job.trace or _history(job, Path(folder) / "history.npz")
-        done = subprocess.run(_command(job, panel), stdout=subprocess.PIPE, text=True, check=False)
-    outcomes = _outcomes(done.stdout)
-    if outcomes is None:
-        raise CommandError(f"the training job ended with exit code {done.returncode}; its last lines say why")
+def train(job: Job, place: Place, output: Output) -> int:
+    """Run the job and print what became of each model.
+
+    Answers 0 if one passed its examination or the budget left something, 3 if none passed, 1 if one could not be
+    fitted, 130 after Ctrl-C.
+    """
+    try:
+        with telling(output) as tell:
+            outcomes = _trained(job, place, tell)
+    except KeyboardInterrupt:
+        say("interrupted; what was fitted is kept, and the same command goes on from here")
+        return INTERRUPTED
     if output is Output.JSON:
-        put_json({"apiVersion": "headstart/v1", "kind": "Training", "models": outcomes})
+        put_json({"apiVersion": "headstart/v1", "kind": "Training", "models": [asdict(each) for each in outcomes]})
     else:
         _put(outcomes)
-    if done.returncode:
+    if any(each.version is None and each.left is None for each in outcomes):
         return 1
-    return 0 if any(_passed(each) for each in outcomes) else 3
+    return 0 if any(each.passed or each.left is not None for each in outcomes) else 3
 
 
-def _command(job: Job, panel: Path) -> list[str]:
-    command = [sys.executable, "-m", "forecaster.train", "--input", str(panel), "--out", str(job.data_dir / "models")]
-    command += ["--seed", str(job.seed)]
-    if job.models is not None:
-        command += ["--models", job.models]
-    return command if job.promote else [*command, "--no-promote"]
+def _trained(job: Job, place: Place, tell: Progress) -> tuple[Outcome, ...]:
+    from forecaster.fits import Device
+    from forecaster.panels import read_panel
+    from forecaster.train import Work, engine_for
+    from forecaster.train import train as fit
+    from scaler.refit_job import MODELS_FOLDER, Request, refit
+
+    models = _wanted(job, tell)
+    work = Work(
+        engine=engine_for(place.engine, workers=place.workers, ray_address=place.ray_address),
+        budget=place.budget,
+        device=Device(place.device),
+        on_event=tell,
+    )
+    if job.trace is not None:
+        panel, root = read_panel(job.trace), job.data_dir / MODELS_FOLDER
+        return fit(panel, out=root, seed=job.seed, models=models, promote=job.promote, work=work)
+    request = Request(models=models, days=job.days, seed=job.seed, promote=job.promote, fresh=job.fresh)
+    return refit(job.data_dir, request, now=datetime.now(UTC), work=work)
 
 
-def _history(job: Job, file: Path) -> Path:
-    """The last days of demand of every workload, as the file that the job reads."""
-    from forecaster.registry import DEMAND
-    from forecaster.sources.history import HistoryStore
-    from forecaster.train import write_panel
-    from forecaster.types import STEP, floor_to_step
-    from scaler.adapters.store import FILE_NAME
+def _wanted(job: Job, tell: Progress) -> tuple[str, ...]:
+    """The models that were named, or all that can be fitted here."""
+    from forecaster.fits import MODELS, missing_packages
+    from scaler.refit_job import fitted_here
 
-    store_file = job.data_dir / FILE_NAME
-    if not store_file.is_file():
-        raise CommandError(f"there is no data file {store_file}; name the daemon's data folder, or a --trace")
-    now = datetime.now(UTC)
-    with HistoryStore.open(store_file, now=now, read_only=True) as store:
-        keys = [key for key in sorted(store.keys()) if key.signal == DEMAND]
-        spans = [span for key in keys if (span := store.span(key)) is not None]
-        if not spans:
-            raise CommandError(f"the history in {store_file} holds no demand yet; training needs over two days of it")
-        end = max(span[1] for span in spans) + STEP
-        start = max(min(span[0] for span in spans), end - timedelta(days=job.days))
-        write_panel(file, store.read(keys, start=floor_to_step(start), end=end))
-    return file
+    if job.models is None:
+        return fitted_here(MODELS, tell)  # Holt-Winters at least: it needs numpy alone
+    missing = [name for model in job.models if model in MODELS for name in missing_packages(model)]
+    if missing:
+        raise CommandError(f"this needs {', '.join(missing)}: pip install 'headstart[train]'")
+    return job.models
 
 
-def _outcomes(text: str) -> list[dict[str, Any]] | None:
-    """The job's report; None if it ended without one. A loss that is no number (nothing to compare) becomes null."""
-    try:
-        outcomes = json.loads(text, parse_constant=lambda _: None)
-    except ValueError:
-        return None
-    return outcomes if isinstance(outcomes, list) else None
-
-
-def _passed(outcome: dict[str, Any]) -> bool:
-    ratio = outcome["loss_ratio"]
-    return ratio is not None and ratio < 1.0
-
-
-def _put(outcomes: Sequence[dict[str, Any]]) -> None:
+def _put(outcomes: Sequence[Outcome]) -> None:
     rows = [
         (
-            each["model"],
-            each["version"] or "–",
-            "–" if each["loss_ratio"] is None else f"{each['loss_ratio']:.3f}",
-            "passed" if _passed(each) else "failed",
-            "yes" if each["promoted"] else "no",
-            str(each["fitted"]),
-            str(len(each["failed"])),
-            f"{each['seconds']:.0f}",
+            each.model,
+            each.version or "–",
+            _examination(each),
+            each.stage or "–",
+            str(each.fitted),
+            str(sum(name != "*" for name in each.failed)),
+            f"{each.cpu_s:.1f}",
         )
         for each in outcomes
     ]
-    columns = ("MODEL", "VERSION", "LOSS / LAST VALUE", "EXAMINATION", "LIVE NOW", "FITTED", "NOT FITTED", "SECONDS")
-    put_table(columns, rows, right=("LOSS / LAST VALUE", "FITTED", "NOT FITTED", "SECONDS"))
+    columns = ("MODEL", "VERSION", "EXAMINATION", "STAGE", "FITTED", "NOT FITTED", "CPU SECONDS")
+    put_table(columns, rows, right=("FITTED", "NOT FITTED", "CPU SECONDS"))
     for each in outcomes:
-        for series, error in list(each["failed"].items())[:10]:
-            put(f"{each['model']}: {series}: {error}")
+        for line in (each.verdict, each.left, *_failures(each.failed)):
+            if line:
+                put(f"{each.model}: {line}")
+
+
+def _examination(outcome: Outcome) -> str:
+    if outcome.version is None:
+        return "left" if outcome.left is not None else "–"
+    return "passed" if outcome.passed else "failed"
+
+
+def _failures(failed: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with some of the series that it stopped."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in failed.items():
+        by_reason[reason].append(name)
+    lines = []
+    for reason, names in by_reason.items():
+        if names == ["*"]:
+            lines.append(reason)
+            continue
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        lines.append(f"not fitted: {', '.join(names[:NAMED])}{more}: {reason}")
+    return lines

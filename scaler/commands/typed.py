@@ -8,20 +8,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import Any
 
 import typer
-
-from scaler.commands.printing import say
-
-if TYPE_CHECKING:
-    from forecaster.registry import Members
 
 ENGINE = "headstart"
 """What the product, and the calibrated selection of all its models, is called."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Refit(StrEnum):
+    """When the models are fitted on the traffic itself."""
+
+    NEVER = "never"
+    ONCE = "once"
+    DAILY = "daily"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +73,6 @@ def listed(text: str, option: str) -> tuple[str, ...]:
     if not names:
         raise typer.BadParameter("needs at least one name", param_hint=option)
     return names
-
-
-def say_members(members: Members) -> None:
-    """Which models speak for the product here, and which cannot."""
-    say(f"headstart forecasts with {', '.join(each.model_id for each in members.forecasters)}; nothing is refitted")
-    for model, why in members.refused.items():
-        say(f"without {model}: {why}")
 
 
 def without_nan(document: dict[str, Any]) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def forecast(source: Source, workload: str, output: Output) -> None:
         _put_members(each)
         for line in _accuracy_lines(each):
             put(line)
-    for line in (*_calendar_lines(document.get("calendar")), *_unknown_lines(document)):
+    _put_usage(document.get("usage") or ())
+    for line in (*_request_lines(document), *_calendar_lines(document.get("calendar")), *_unknown_lines(document)):
         put(line)
 
 
@@ -207,6 +208,49 @@ def _put_members(each: Document) -> None:
     put_table(("MEMBER", *names, loss), rows, right=(*names, loss))
     if each["weights_at"] != each["issued_at"]:
         put(f"weights as of {_clock(each['weights_at'])}")
+
+
+_SAID = {
+    "prompt_tokens_per_s": "prompt tokens",
+    "output_tokens_per_s": "output tokens",
+    "images_per_s": "images",
+}
+"""What a signal of `usage` counts, in words."""
+
+
+def _put_usage(usage: Sequence[Document]) -> None:
+    """Tokens and images a second: median and 95 % quantile at the nearest horizon, the lead time's and the farthest."""
+    if not usage:
+        return
+    first = usage[0]
+    columns = sorted({first["points"][0]["horizon_s"], first["lead_horizon_s"], first["points"][-1]["horizon_s"]})
+    heads = [f"{level} AT {ahead_s / 60:g}m" for ahead_s in columns for level in ("50 %", "95 %")]
+    rows = [
+        (
+            each["request_class"],
+            _SAID[each["signal"]] + "/s",
+            *_cells(each, columns),
+            f"EXPIRED {_clock(each['expires_at'])}" if each["expired"] else "",
+        )
+        for each in usage
+    ]
+    put_table(("CLASS", "USE", *heads, ""), rows, right=tuple(heads))
+
+
+def _cells(each: Document, columns: Sequence[float]) -> Iterator[str]:
+    quantiles = {point["horizon_s"]: point["quantiles"] for point in each["points"]}
+    for ahead_s in columns:
+        for level in ("0.5", "0.95"):
+            yield _tokens(quantiles.get(ahead_s, {}).get(level))
+
+
+def _request_lines(document: Document) -> Iterator[str]:
+    """What a request holds, beside what its profile was measured with."""
+    for each in document.get("requests") or ():
+        ahead = "" if each["ahead"] is None else f", {_tokens(each['ahead'])} at the lead time"
+        left = "  LEFT THE PROFILE" if each["left_profile"] else ""
+        held = f"{_tokens(each['now'])} {_SAID[each['signal']]} a request over 20 minutes{ahead}"
+        yield f"requests  {each['request_class']}: {held}; the profile says {_tokens(each['profile'])}{left}"
 
 
 def _accuracy_lines(each: Document) -> Iterator[str]:
@@ -286,6 +330,11 @@ def _percent(ratio: float | None) -> str:
 
 def _or_dash(value: object) -> str:
     return "–" if value is None else str(value)
+
+
+def _tokens(value: float | None) -> str:
+    """As `_number`, but never with an exponent: tokens a second soon have five digits."""
+    return f"{value:.0f}" if value is not None and value >= 1000.0 else _number(value)
 
 
 def _number(value: float | None) -> str:

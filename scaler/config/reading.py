@@ -25,6 +25,7 @@ from scaler.config.values import (
     HttpConfig,
     KubernetesConfig,
     PrometheusConfig,
+    ScheduledEntry,
     SelectorConfig,
     TargetConfig,
     WorkloadEntry,
@@ -39,7 +40,7 @@ API_VERSION: Final = "headstart/v1"
 
 ALSO: Final[Mapping[type, tuple[str, ...]]] = {
     ConfigFile: ("apiVersion", "kind", "defaults"),
-    ScheduledRule: ("events_file",),
+    ScheduledEntry: ("events_file",),
 }
 """What the file may say beyond a dataclass's own settings."""
 
@@ -63,6 +64,8 @@ class Config:
     tick: timedelta
     http: HttpConfig
     forecast: ForecastConfig
+    holidays: Mapping[str, str]
+    """The calendar of public holidays by workload, of those that name one."""
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -334,6 +337,7 @@ def _placed(file: ConfigFile, path: Path) -> Config:
         tick=file.tick,
         http=_relative_to(file.http, path.parent),
         forecast=file.forecast,
+        holidays={each.workload: each.scheduled.holidays for each in file.workloads if each.scheduled.holidays},
     )
 
 
@@ -343,9 +347,9 @@ def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:
         dataclasses.replace(event, start=event.start.astimezone(UTC), end=event.end.astimezone(UTC))
         for event in entry.scheduled.events
     )
-    return WorkloadPolicy(
-        **{**settings, "tick": tick, "scheduled": dataclasses.replace(entry.scheduled, events=events)}
-    )
+    # The rule alone: what decisions follow is journalled, and a calendar of holidays shapes the forecast instead.
+    rule = ScheduledRule(events=events, windows=entry.scheduled.windows, timezone=entry.scheduled.timezone)
+    return WorkloadPolicy(**{**settings, "tick": tick, "scheduled": rule})
 
 
 def _named_target(entry: WorkloadEntry) -> TargetConfig:

@@ -123,7 +123,7 @@ def _add_workload_forms(definitions: dict[str, Any]) -> None:
         "description": f"A shipped profile ({', '.join(shipped_profiles())}), a path ending in .yaml, or a mapping.",
         "anyOf": [{"type": "string"}, {"$ref": "#/$defs/CapacityProfile"}],
     }
-    definitions["ScheduledRule"]["properties"]["events_file"] = {
+    definitions["ScheduledEntry"]["properties"]["events_file"] = {
         "description": "A file with more events and windows, relative to this one.",
         "type": "string",
     }

@@ -17,15 +17,19 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from scaler.config.check import did_you_mean
+from scaler.config.holidays import holidays_of
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.scheduled import ScheduledRule
 
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _WORKLOAD: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 MODELS: Final = ("lstm", "trees", "holt-winters", "arima", "seasonal-delta", "seasonal-naive", "last-value")
-"""Families that can forecast; a test compares them with the registry's."""
+"""Families that forecast unless told otherwise; a test compares them with the registry's."""
+ON_REQUEST: Final = ("harmonic", "exp-smoothing", "ewma")
+"""Families that forecast where they are named; a test compares them with the registry's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,8 @@ class ForecastConfig:
     """Which models forecast, and when they are fitted again."""
 
     models: tuple[str, ...] = MODELS
-    """Members of the ensemble; one that cannot run here (no artefact, no extra) is left out and named in `get`."""
+    """Members of the ensemble; one that cannot run here (no artefact, no extra) is left out and named in `get`. On
+    request also harmonic, exp-smoothing and ewma."""
     refit: time = time(3, 10)
     """UTC wall-clock time of the daily refit."""
     ttl: timedelta = timedelta(minutes=10)
@@ -115,8 +120,8 @@ class ForecastConfig:
 
     def __post_init__(self) -> None:
         for name in self.models:
-            if name not in MODELS:
-                hint = did_you_mean(name, MODELS) or f"there are {', '.join(MODELS)}"
+            if name not in (*MODELS, *ON_REQUEST):
+                hint = did_you_mean(name, (*MODELS, *ON_REQUEST)) or f"there are {', '.join((*MODELS, *ON_REQUEST))}"
                 raise ValueError(f"models names {name!r}, which is no model; {hint}")
         if not self.models or len(set(self.models)) != len(self.models):
             raise ValueError(f"models must name at least one model and none twice, got {', '.join(self.models)}")
@@ -202,9 +207,27 @@ def _check_pattern(pattern: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledEntry(ScheduledRule):
+    """What is known in advance of one workload."""
+
+    holidays: str | None = None
+    """Public holidays that its people keep: a country's ISO code or that of a part of it, such as DE, DE-BY or US-CA.
+    Then days are forecast by days of their kind: working days, Saturdays, and Sundays with holidays, each from
+    midnight of timezone to midnight. Null means that every day is forecast by the day before."""
+
+    def __post_init__(self) -> None:
+        # not super(): a dataclass with slots is a new class, and the zero-argument form would name the old one
+        ScheduledRule.__post_init__(self)
+        if self.holidays is not None:
+            holidays_of(self.holidays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadEntry(WorkloadPolicy):
     """One entry of `workloads`: everything that its decisions follow, what is scaled, and where its metrics are."""
 
+    scheduled: ScheduledEntry = field(default_factory=ScheduledEntry)
+    """What is known in advance: events, windows, and the calendar of its people."""
     target: TargetConfig = field(default_factory=TargetConfig)
     """What is scaled."""
     selector: SelectorConfig = field(default_factory=SelectorConfig)

@@ -1,7 +1,7 @@
 """The daemon: wires the parts, runs the jobs, and ends cleanly. It has no rule of its own.
 
 Lanes (one thread each, so that none delays another): `tick` decides and writes; `forecast` takes in the last minute
-and runs the models; `upkeep` folds history and checks histograms; `train` waits for the daily refit's process.
+and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit.
 If this process dies, nothing moves: the scale stays as it was written last.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from forecaster import drift
 from forecaster.errors import HistoryError
 from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
@@ -43,6 +44,7 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
+from scaler.config.holidays import holidays_of
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
@@ -154,7 +156,11 @@ class Daemon:
         source = PrometheusSource(connection_of(config.prometheus))
         selectors = selectors_of(config)
         self._forecaster = DemandForecaster(
-            self.store, workloads=workloads, ttl=config.forecast.ttl, known=known_of(config)
+            self.store,
+            workloads=workloads,
+            ttl=config.forecast.ttl,
+            known=known_of(config),
+            holidays={workload: holidays_of(name) for workload, name in config.holidays.items()},
         )
         upkeep = Upkeep(
             Parts(
@@ -216,7 +222,20 @@ class Daemon:
                 lane="upkeep",
                 offset=timedelta(minutes=7, seconds=30),
             ),
-            Job(name="refit", run=self.upkeep.refit, interval=timedelta(days=1), lane="train", offset=night),
+            Job(
+                name="refit",
+                run=lambda: self.upkeep.refit(now=datetime.now(UTC)),
+                interval=timedelta(days=1),
+                lane="train",
+                offset=night,
+            ),
+            Job(
+                name="drift",
+                run=lambda: self.upkeep.watch_drift(now=datetime.now(UTC)),
+                interval=drift.EVERY,
+                lane="train",
+                offset=timedelta(minutes=37),
+            ),
         )
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────

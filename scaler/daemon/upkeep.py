@@ -17,15 +17,18 @@ from typing import Any
 from forecaster.errors import ForecasterError, HistoryError, SourceError
 from forecaster.sources.prometheus import PrometheusSource, SignalCheck
 from forecaster.sources.selector import WorkloadSelector
+from forecaster.types import ForecastQuality, SeriesKey
 from scaler.adapters.accounts import ENGINE_BLOB
 from scaler.adapters.board import Board
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard, ForecastRun
-from scaler.adapters.intake import HistoryIntake
+from scaler.adapters.intake import DEMAND, HistoryIntake
 from scaler.adapters.models import ModelShelf
-from scaler.adapters.refit import Refit, RefitOutcome
+from scaler.adapters.refit import Refit
 from scaler.adapters.signals import at_bucket_edges
 from scaler.adapters.store import Store
 from scaler.adapters.telemetry import Telemetry
+from scaler.adapters.usage import USAGE_BLOB, Reminder, UsageWatch, to_bytes
+from scaler.daemon.refits import Refits
 from scaler.daemon.round import Round, frozen_series
 
 RELEARN_FROM_POINTS = 1440
@@ -89,12 +92,16 @@ class Upkeep:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._told = Told(parts.log, parts.telemetry)
+        self._refits = Refits(parts.refit, parts.store, parts.telemetry, parts.log)
+        self._quality: Mapping[SeriesKey, ForecastQuality] = {}
         self._filled = False
         self._edges_at: datetime | None = None
         self._saved_at: datetime | None = None
         self._failed_models: Mapping[str, str] = {}
         self._configured = parts.round.fleet.workloads
         self._told_notes: Mapping[str, tuple[str, ...]] = {}
+        self._usage = UsageWatch(parts.store)
+        self._reminder = Reminder()
 
     # ── every minute ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,8 +117,10 @@ class Upkeep:
         self._told.succeeded("forecast")
         self._parts.forecasts.publish(run.forecasts)
         self._parts.round.set_learning(run.learning)
+        self._quality = quality_of(run)
         self._parts.telemetry.forecast_finished(time.monotonic() - begun)
         self._tell_members(run)
+        self._look_at_requests(run, now=now)
         if self._saved_at is None or now - self._saved_at >= SAVE_EVERY:
             self.save_engine(now=now)
 
@@ -156,6 +165,20 @@ class Upkeep:
                 self._parts.log.error("model_failed", model=member, error=error, meanwhile="the other members speak")
         self._failed_models = run.failed
 
+    def _look_at_requests(self, run: ForecastRun, *, now: datetime) -> None:
+        """What requests are made of, and whether that still is what their profiles say."""
+        parts = self._parts
+        try:
+            usage = self._usage.look(run, parts.round.fleet.workloads, now=now)
+        except HistoryError as error:
+            self._told.failed("usage", error, meanwhile="what requests hold is shown as it was")
+            return
+        self._told.succeeded("usage")
+        parts.board.publish_usage(usage)
+        parts.round.set_remarks(usage.warnings)
+        for workload, said in self._reminder.due(usage).items():
+            parts.log.warning("requests_left_profile", workload=workload, detail=list(said))
+
     # ── hourly, and at the end ────────────────────────────────────────────────────────────────────────────────
 
     def compact(self, *, now: datetime) -> None:
@@ -175,6 +198,9 @@ class Upkeep:
         try:
             for shard, stored in self._parts.forecaster.saved().items():
                 self._parts.store.save_blob(f"{ENGINE_BLOB}/{shard}", stored, now=now)
+            usage = self._parts.board.usage()
+            if usage is not None and (usage.forecasts or usage.amounts):
+                self._parts.store.save_blob(USAGE_BLOB, to_bytes(usage), now=now)
         except OSError as error:
             self._told.failed("save", error, meanwhile="a restart would learn again from the history")
         else:
@@ -217,19 +243,26 @@ class Upkeep:
         self._told_notes = notes
         parts.round.use(replace(parts.round.fleet, workloads=tuple(workloads)), notes)
 
-    # ── daily ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── refits ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def refit(self) -> None:
+    def refit(self, *, now: datetime) -> None:
         """Fit the models again in a child process; what it promotes is picked up by the next forecast."""
-        report = self._parts.refit.run()
-        if report.outcome is RefitOutcome.SKIPPED:
-            self._parts.log.warning("refit_skipped", detail=report.detail, meanwhile="members that need no fit go on")
-            return
-        self._parts.telemetry.trained(report.outcome.value, report.duration_s)
-        level = self._parts.log.info if report.outcome is RefitOutcome.DONE else self._parts.log.warning
-        keys = {"duration_s": round(report.duration_s, 1), "detail": report.detail}
-        level("refit", outcome=report.outcome.value, **keys)
+        self._refits.nightly(now=now)
+
+    def watch_drift(self, *, now: datetime) -> None:
+        """The same before the night where the last forecasts show that the models have drifted."""
+        self._refits.watch(self._quality, now=now)
 
     def stop(self) -> None:
         """Let no refit go on."""
-        self._parts.refit.stop()
+        self._refits.stop()
+
+
+def quality_of(run: ForecastRun) -> dict[SeriesKey, ForecastQuality]:
+    """Measured quality of every forecast of demand in a run, by series."""
+    return {
+        SeriesKey(workload=workload, signal=DEMAND, request_class=each.forecast.request_class): each.quality
+        for workload, of_classes in run.forecasts.items()
+        for each in of_classes
+        if each.quality is not None
+    }

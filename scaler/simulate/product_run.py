@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from forecaster.models.ensemble import family
 from forecaster.preprocess import bins_in
 from forecaster.trace import Trace
-from forecaster.types import STEP, Forecaster, Series
+from forecaster.types import DEFAULT_CLASS, STEP, Forecaster, Panel, Series, SeriesKey
 from scaler.loop import Fleet, TickReport
 from scaler.policy.capacity import single_rate
 from scaler.policy.decide import WorkloadPolicy
@@ -21,14 +21,17 @@ from scaler.policy.limits import Bounds
 from scaler.policy.steering import SteeringRule
 from scaler.policy.trust import TrustRule
 from scaler.policy.types import Mode
+from scaler.ports import Forecasts
 from scaler.simulate.cluster import VirtualCluster, VirtualWorkload
 from scaler.simulate.policies import opening_replicas
-from scaler.simulate.product import EngineForecasts, NoForecasts, policy_of, reactive, run
+from scaler.simulate.product import SIGNAL, EngineForecasts, NoForecasts, policy_of, reactive, run
 from scaler.simulate.queueing import ReplicaLatency
 from scaler.simulate.recording import Recorder, Track
-from scaler.simulate.setting import HISTORY, WARM_UP, UnknownPolicyError
+from scaler.simulate.setting import HISTORY, Setting, UnknownPolicyError, opening_bin, scored_bins
 
 if TYPE_CHECKING:
+    from forecaster.backtest import Refit
+    from scaler.ports import Journal
     from scaler.simulate.scoring import Course
 
 PRODUCT = "headstart"
@@ -53,7 +56,11 @@ class ProductRun:
     members: tuple[Forecaster, ...] | None
     """Its forecasters; None: it is told to do without (`REACTIVE`)."""
     missed_target_ratio: float
+    refit: Refit | None = None
+    """Names the forecasters anew every 24 hours from the opening of the warm-up day on."""
     recorded: bool = False
+    journal: Journal | None = None
+    """Takes every decision from the warm-up day on, as the daemon's does."""
 
     def play(self, tell: Callable[[float], None]) -> tuple[Course, Track | None]:
         """The scored window's course, and what was decided in it and why if that is `recorded`."""
@@ -75,18 +82,20 @@ class ProductRun:
             if not report.at.minute:
                 tell(1.0 - cluster.bins_left / bins)
 
-        forecasts = EngineForecasts([workload], self.members, ahead=True) if self.members else NoForecasts()
-        run(fleet, cluster, forecasts, observe=observe)
+        forecasts: Forecasts = NoForecasts()
+        if self.members:
+            forecasts = EngineForecasts([workload], self.members, ahead=True, refit=self.refit)
+        run(fleet, cluster, forecasts, observe=observe, journal=self.journal)
         course = cluster.course(workload.name).window(bins - scored, bins)
         return course, recorder.tracks()[workload.name].window(total - scored, total) if recorder else None
 
     def _workload(self) -> tuple[VirtualWorkload, int]:
         """The trace with its history as a workload, and its bin at which the warm-up day opens."""
         series = self.trace.series
-        opens = max(0, self.first - bins_in(WARM_UP, series.step))
+        opens = opening_bin(self.first, series.step)
         begin = max(0, opens - bins_in(HISTORY, series.step))
         workload = VirtualWorkload(
-            name=f"trace/{self.trace.name}",
+            name=workload_name(self.trace),
             demand_rps=Series(
                 start=series.start + series.step * begin, step=series.step, values=series.values[begin : self.last]
             ),
@@ -95,6 +104,22 @@ class ProductRun:
             latency=NO_QUEUE,
         )
         return workload, opens - begin
+
+
+def workload_name(trace: Trace) -> str:
+    """What the workload of a trace is called, in journals too."""
+    return f"trace/{trace.name}"
+
+
+def known_at_opening(trace: Trace, setting: Setting) -> Panel:
+    """What is known when the product's warm-up day opens, under the key that it forecasts: what a fit may be shown.
+
+    Raises `SeriesError` where there is nothing to score.
+    """
+    series = trace.series
+    opens = opening_bin(scored_bins(series, setting)[0], series.step)
+    key = SeriesKey(workload=workload_name(trace), signal=SIGNAL, request_class=DEFAULT_CLASS)
+    return Panel(keys=(key,), start=series.start, step=series.step, values=series.values[None, :opens])
 
 
 def product_policy(workload: VirtualWorkload, *, most: int, missed_target_ratio: float) -> WorkloadPolicy:

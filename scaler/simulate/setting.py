@@ -15,7 +15,7 @@ import numpy as np
 
 from forecaster.backtest import default_window
 from forecaster.errors import SeriesError
-from forecaster.preprocess import DAY
+from forecaster.preprocess import DAY, bins_in
 from forecaster.types import Series
 from scaler.policy.steering import SteeringRule
 from scaler.simulate.scoring import capacity_for_peak
@@ -86,6 +86,11 @@ def scored_bins(series: Series, setting: Setting) -> tuple[int, int]:
         wanted = f"[{setting.score_from or series.start}, {setting.score_to or series.end})"
         raise SeriesError(f"nothing to score in {wanted}; the trace covers [{series.start}, {series.end})")
     return first, last
+
+
+def opening_bin(first: int, step: timedelta) -> int:
+    """The bin with which the warm-up day before the first scored bin opens; the trace's first where it is shorter."""
+    return max(0, first - bins_in(WARM_UP, step))
 
 
 def capacity_rps(window: FloatArray, setting: Setting) -> float:

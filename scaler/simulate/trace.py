@@ -52,7 +52,9 @@ from scaler.simulate.setting import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from forecaster.backtest import Refit
     from forecaster.types import FloatArray
+    from scaler.ports import Journal
 
 __all__ = [
     "COLUMNS",
@@ -201,17 +203,21 @@ def simulate(
     setting: Setting,
     *,
     members: Sequence[Forecaster] | None = None,
+    refit: Refit | None = None,
     progress: Progress | None = None,
     recorded: bool = False,
+    journals: Mapping[str, Journal] | None = None,
 ) -> TraceRun:
     """Play every policy on the trace. Equal arguments give an equal run.
 
-    `recorded` keeps what the product decided in each bin, and why (`TraceRun.tracks`). `members` are the product's
-    forecasters, the shipped ones for this bin width unless given. Raises `UnknownPolicyError` before anything is
-    played, and `SeriesError` where there is nothing to score.
+    `recorded` keeps what the product decided in each bin, and why (`TraceRun.tracks`); `journals`, by policy, take
+    its records as the daemon's journal does. `members` are the product's forecasters, the shipped ones for this bin
+    width unless given; `refit` names them anew every 24 hours from the opening of the product's warm-up day on, by what
+    is known then. Raises `UnknownPolicyError` before anything is played, `SeriesError` where there is nothing to
+    score, and `OSError` where a journal refuses.
     """
     found = tuple(members if members is not None else registry.members(step=trace.series.step).forecasters)
-    stage = replace(_Stage.of(trace, setting, found), recorded=recorded)
+    stage = replace(_Stage.of(trace, setting, found), refit=refit, recorded=recorded, journals=journals or {})
     names = tuple(dict.fromkeys(policies))
     players = [stage.player(name) for name in names]
     courses: dict[str, Course] = {}
@@ -253,7 +259,9 @@ class _Stage:
     last: int
     capacity_rps: float
     cold_start_bins: int
+    refit: Refit | None = None
     recorded: bool = False
+    journals: Mapping[str, Journal] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trace: Trace, setting: Setting, members: tuple[Forecaster, ...]) -> _Stage:
@@ -278,11 +286,11 @@ class _Stage:
         group = name.partition(":")[0]
         try:
             if name == REACTIVE:
-                return self._product(None, self.setting.missed_target_ratio).play
+                return self._product(name, None, self.setting.missed_target_ratio).play
             if group == PRODUCT:
                 asked = asked_of_product(name, self.members, self.setting.missed_target_ratio)
                 if asked is not None:
-                    return self._product(*asked).play
+                    return self._product(name, *asked).play
             if name in PLANS:
                 return lambda tell: (self.plan(PLANS[name]), None)
             if group in RULES:
@@ -306,7 +314,7 @@ class _Stage:
     def _most(self) -> int:
         return self.setting.max_replicas or MOST_REPLICAS
 
-    def _product(self, members: tuple[Forecaster, ...] | None, missed_target_ratio: float) -> ProductRun:
+    def _product(self, name: str, members: tuple[Forecaster, ...] | None, missed_target_ratio: float) -> ProductRun:
         return ProductRun(
             trace=self.trace,
             first=self.first,
@@ -316,8 +324,18 @@ class _Stage:
             most=self._most,
             members=members,
             missed_target_ratio=missed_target_ratio,
+            refit=self._refit_of(members),
             recorded=self.recorded,
+            journal=self.journals.get(name),
         )
+
+    def _refit_of(self, members: tuple[Forecaster, ...] | None) -> Refit | None:
+        """The refit, of the families alone that the policy's name asks for."""
+        refit = self.refit
+        if refit is None or members is None or members == self.members:
+            return refit
+        named = {family(each.model_id) for each in members}
+        return lambda known: [each for each in refit(known) if family(each.model_id) in named]
 
     def _unknown(self, name: str) -> str:
         known = known_policies(self.members)

@@ -127,7 +127,10 @@ class _Pages:
         name = record.policy.workload
         accounts = await run_in_threadpool(self._sources.accounts, name)
         now = self._sources.clock()
-        return JSONResponse(forecast_document(name, view.forecasts(name), now=now, record=record, accounts=accounts))
+        usage = self._sources.board.usage()
+        return JSONResponse(
+            forecast_document(name, view.forecasts(name), now=now, record=record, accounts=accounts, usage=usage)
+        )
 
     def _found(self, request: Request) -> tuple[View, DecisionRecord]:
         view, workload = self._sources.board.view(), _workload(request)

@@ -18,10 +18,12 @@ from forecaster import registry
 from forecaster.fitting.neural.pretrain import training_fleet
 from forecaster.fitting.trees import Growth, fit_trees
 from forecaster.models.arima import Arima, Coefficients
+from forecaster.models.harmonic import Harmonic
 from forecaster.models.holt_winters import HoltWinters, Smoothing
 from forecaster.models.network import Network
 from forecaster.models.quantiles import RESIDUAL_STRIDE
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
+from forecaster.models.smoothing import Ewma, ExpSmoothing
 from forecaster.models.tracking import is_tracking
 from forecaster.models.trees import Forest, Trees
 from forecaster.preprocess import up_to
@@ -57,6 +59,9 @@ MODELS = [
         HoltWinters(fitted=dict.fromkeys(KEYS, Smoothing(level=0.4, trend=0.1, season=0.0, damping=0.8))),
         id="holt-winters-fitted",
     ),
+    pytest.param(Ewma(), id="ewma"),
+    pytest.param(ExpSmoothing(), id="exp-smoothing"),
+    pytest.param(Harmonic(), id="harmonic"),
     pytest.param(Arima(fitted=dict.fromkeys(KEYS, FITTED)), id="arima"),
     pytest.param(shipped_network(), id="lstm"),
     pytest.param(small_trees(), id="trees"),

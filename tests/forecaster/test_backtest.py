@@ -61,6 +61,17 @@ def test_the_figures_are_those_of_their_definitions() -> None:
     assert result.horizon_s == 300.0
 
 
+def test_decisions_are_made_from_every_minute_of_the_window_on_the_span_until_an_order_arrives() -> None:
+    values = np.full(2000, 8.0)
+    values[1950:1970] = np.tile([8.0, 8.0, 8.0, 16.0], 5)
+    window = a_window(1950, 1970)
+    (result,) = backtest(series_of(values), [Constant(seen=[])], window=window, horizons=(5,), engine=False)
+    # One replica serves 1. Of the bins that an order reaches 11 need 8 replicas and 4 need 16; a constant fleet of 15
+    # misses those 4, and one of 16 none: the risk of .01 lies near the second.
+    share = (4 / 15 - 0.01) / (4 / 15)
+    assert result.decision_gpu_ratio == pytest.approx((15 + share) * 15 / (11 * 8 + 4 * 16))
+
+
 def test_an_origin_knows_its_own_bin_and_nothing_after_it() -> None:
     model = Constant(seen=[])
     backtest(series_of(np.ones(2000)), [model], window=a_window(1500, 1510), horizons=(1,), engine=False)

@@ -18,6 +18,7 @@ from forecaster.models.arima import Arima, Coefficients
 from forecaster.models.holt_winters import HoltWinters, Smoothing
 from forecaster.models.network import Network
 from forecaster.models.stored import arima_bytes, holt_winters_bytes, network_bytes
+from forecaster.stages import Stage, Standing
 from forecaster.types import SeriesKey
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -77,6 +78,72 @@ def test_a_version_is_live_only_after_promotion_and_one_call_takes_it_back(tmp_p
     assert registry.live_version(tmp_path, "arima") == first
     with pytest.raises(ArtefactError, match="no earlier version"):
         registry.roll_back(tmp_path, "arima")
+
+
+NOW = START + timedelta(days=20)
+
+
+def three(root: Path) -> tuple[str, str, str]:
+    """Three versions of one family, none of them used yet."""
+    first, second, third = (
+        stored(root, "arima", arima_bytes({KEY: Coefficients(ar=(ar,), variance=0.2)})) for ar in (0.1, 0.2, 0.3)
+    )
+    return first, second, third
+
+
+def test_the_first_version_goes_live_at_once_and_the_next_through_shadow(tmp_path: Path) -> None:
+    first, second, third = three(tmp_path)
+    assert registry.admit(tmp_path, "arima", first, reason="beat the naive ones", now=NOW) is Stage.LIVE
+    assert registry.admit(tmp_path, "arima", second, reason="beat the first", now=NOW) is Stage.SHADOW
+    assert registry.admit(tmp_path, "arima", third, reason="beat it too", now=NOW) is Stage.STORED
+    assert (registry.live_version(tmp_path, "arima"), registry.shadow_version(tmp_path, "arima")) == (first, second)
+    registry.promote(tmp_path, "arima", second, reason="a day in shadow", now=NOW + timedelta(days=1))
+    assert (registry.live_version(tmp_path, "arima"), registry.shadow_version(tmp_path, "arima")) == (second, None)
+    assert registry.admit(tmp_path, "arima", second, reason="again", now=NOW) is Stage.LIVE
+    found = registry.stages(tmp_path, "arima")
+    assert found == {
+        first: Standing(stage=Stage.RETIRED, reason=f"{second} took its place", since=NOW + timedelta(days=1)),
+        second: Standing(stage=Stage.LIVE, reason="a day in shadow", since=NOW + timedelta(days=1)),
+        third: Standing(stage=Stage.STORED, reason=f"not taken up while {second} is in shadow: beat it too", since=NOW),
+    }
+
+
+def test_a_rollback_remembers_why_and_is_not_undone_by_a_job(tmp_path: Path) -> None:
+    first, second, _ = three(tmp_path)
+    for version in (first, second):
+        registry.promote(tmp_path, "arima", version, reason="passed", now=NOW)
+    assert registry.roll_back(tmp_path, "arima", reason="missed the Monday peak", now=NOW) == first
+    found = registry.stages(tmp_path, "arima")
+    assert found[second] == Standing(stage=Stage.ROLLED_BACK, reason="missed the Monday peak", since=NOW)
+    assert found[first].reason == f"{second} was rolled back: missed the Monday peak"
+    assert registry.admit(tmp_path, "arima", second, reason="passed again", now=NOW) is Stage.ROLLED_BACK
+    assert registry.live_version(tmp_path, "arima") == first
+    registry.promote(tmp_path, "arima", second)  # a person may
+    assert registry.stages(tmp_path, "arima")[second] == Standing(stage=Stage.LIVE, reason="by hand")
+
+
+def test_what_failed_is_off_with_its_reason_and_a_live_one_is_not_touched(tmp_path: Path) -> None:
+    first, second, third = three(tmp_path)
+    registry.set_aside(tmp_path, "arima", third, reason="no better than last-value", now=NOW)
+    assert registry.live_version(tmp_path, "arima") is None
+    assert registry.stages(tmp_path, "arima")[third].reason == "no better than last-value"
+    registry.admit(tmp_path, "arima", first, reason="passed", now=NOW)
+    registry.admit(tmp_path, "arima", second, reason="passed", now=NOW)
+    registry.set_aside(tmp_path, "arima", second, reason="worse since", now=NOW)
+    registry.set_aside(tmp_path, "arima", first, reason="worse since", now=NOW)
+    assert (registry.live_version(tmp_path, "arima"), registry.shadow_version(tmp_path, "arima")) == (first, None)
+    assert registry.stages(tmp_path, "arima")[second] == Standing(stage=Stage.STORED, reason="worse since", since=NOW)
+
+
+def test_a_pointer_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    first, second, third = three(tmp_path)
+    (tmp_path / "arima" / "current.json").write_text(json.dumps({"version": second, "before": [first]}))
+    assert {version: each.stage for version, each in registry.stages(tmp_path, "arima").items()} == {
+        first: Stage.RETIRED,
+        second: Stage.LIVE,
+        third: Stage.STORED,
+    }
+    assert registry.roll_back(tmp_path, "arima", reason="why", now=NOW) == first
 
 
 Damage = Callable[[Path], None]
@@ -181,6 +248,9 @@ def test_a_damaged_pointer_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "lstm" / "current.json").write_text("[]")
     with pytest.raises(ArtefactError, match="promote a version again"):
         registry.live_version(tmp_path, "lstm")
+    version = stored(tmp_path, "lstm", network_bytes(weights()))
+    registry.promote(tmp_path, "lstm", version)
+    assert registry.live_version(tmp_path, "lstm") == version
 
 
 def test_members_prefer_the_sites_own_models_and_report_what_was_refused(tmp_path: Path) -> None:

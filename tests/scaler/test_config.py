@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from contextlib import suppress
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from forecaster.models.stored import KINDS
 from forecaster.sources.selector import WorkloadSelector
 from scaler.config import Config, data_folder, parse_config, read_config, read_profile, shipped_profiles
 from scaler.config.check import duration_of, shown_duration
-from scaler.config.values import MODELS, SelectorConfig
+from scaler.config.holidays import holidays_of
+from scaler.config.values import MODELS, ON_REQUEST, SelectorConfig
 from scaler.errors import ConfigError
 from scaler.policy.capacity import ClassCapacity
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode
 
 EXAMPLE = data_folder() / "headstart.example.yaml"
@@ -74,6 +76,28 @@ def test_the_example_is_complete_and_says_what_it_seems_to() -> None:
     assert config.selectors["llm/chat"].labels == {"model_name": "chat"}
     assert screenshots.scheduled.events[0].name == "singles-day-sale"
     assert config.forecast.refit == time(3, 10)
+
+
+def test_a_calendar_of_holidays_is_the_forecasts_business_and_not_the_rules() -> None:
+    config = a_config(ONE.replace("}", ", scheduled: {timezone: Europe/Berlin, holidays: DE-BY}}"))
+    (policy,) = config.fleet.workloads
+    assert config.holidays == {"llm/chat": "DE-BY"}
+    assert type(policy.scheduled) is ScheduledRule  # the journal and the codec know this type and no subclass of it
+    assert policy.scheduled == ScheduledRule(timezone="Europe/Berlin")
+    assert a_config(ONE).holidays == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "not_kept"),
+    [
+        pytest.param("DE", date(2026, 5, 14), date(2026, 1, 6), id="a country"),
+        pytest.param("DE-BY", date(2026, 1, 6), date(2026, 10, 31), id="a part with days of its own"),
+        pytest.param("US-CA", date(2026, 11, 26), date(2026, 11, 25), id="another country's part"),
+    ],
+)
+def test_the_holidays_of_a_name(name: str, kept: date, not_kept: date) -> None:
+    assert kept in holidays_of(name)
+    assert not_kept not in holidays_of(name)
 
 
 def test_moments_arrive_in_utc_and_clock_times_as_written() -> None:
@@ -335,6 +359,21 @@ def test_a_problem_of_the_file(settings: str, expected: str) -> None:
             f"scheduled: {{windows: [{WINDOW}min_replicas: 1, timezone: Mars/Base}}]}}",
             "4:94: scheduled.windows[0].timezone: timezone of window 'n' must be an IANA name such as Europe/Berlin, got 'Mars/Base'",
             id="time zone",
+        ),
+        pytest.param(
+            "scheduled: {holidays: GE-BY}",
+            '4:27: scheduled.holidays: holidays names "GE-BY", but GE has no part "BY"; it has none',
+            id="a country without parts",
+        ),
+        pytest.param(
+            "scheduled: {holidays: DE-XX}",
+            '4:27: scheduled.holidays: holidays names "DE-XX", but DE has no part "XX"; there are Augsburg, BB, BE, BW, BY, HB, HE, HH, MV, NI, NW, RP, SH, SL, SN, ST, TH',
+            id="no such part",
+        ),
+        pytest.param(
+            "scheduled: {holidays: ../../../etc/passwd}",
+            '4:27: scheduled.holidays: holidays names "../../../etc/passwd", of which no calendar is shipped; use a country\'s ISO code, such as DE, or DE-BY for a part',
+            id="a path for a calendar",
         ),
         pytest.param(
             f"scheduled: {{windows: [{WINDOW}min_replica: 1}}]}}",
@@ -606,6 +645,7 @@ def test_the_selector_has_the_fields_of_the_one_that_builds_queries() -> None:
 def test_the_models_are_those_of_the_registry() -> None:
     known = {family(member.model_id) for member in registry.members().forecasters} | set(KINDS)
     assert set(MODELS) == known
+    assert set(ON_REQUEST) == set(registry.ON_REQUEST)
 
 
 def test_every_setting_has_a_kind_that_the_reader_knows() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daemon_cases import a_tick
-from forecaster.types import Blind, BlindReason
+from forecaster.types import Blind, BlindReason, ForecastQuality
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.adapters.events import LogEvent, events_of
 from scaler.adapters.states import statuses
@@ -94,3 +94,38 @@ def test_a_journal_that_cannot_be_written_is_an_error_told_once() -> None:
     then = a_tick(STEADY, a_policy(), state=LONG, journal_error="No space left on device", now=NOON + MINUTE)
     assert ("error", "journal_failed") in [(event.level, event.name) for event in told(first)]
     assert told(first, then) == []
+
+
+def with_error(ratio: float, *, minute: int, model: str = "test") -> TickReport:
+    """A tick whose forecast errs by so many times last value's error."""
+    now = NOON + minute * MINUTE
+    quality = ForecastQuality(coverage_95=0.95, wape=0.1 * ratio, wape_last_value=0.1, scored_bins=360)
+    forecasts = (a_forecast(5.0, issued_at=now, model=model),)
+    snapshot = a_snapshot(rps=5.0, desired=1, forecasts=forecasts, quality=quality)
+    return a_tick(snapshot, a_policy(), state=LONG, now=now)
+
+
+def test_a_disabled_forecast_is_an_alert_and_its_return_is_told() -> None:
+    good, bad, better = with_error(1.0, minute=0), with_error(1.6, minute=1), with_error(1.1, minute=2)
+    (event,) = told(good, bad)
+    assert (event.level, event.name, event.keys["cause"]) == (
+        "warning",
+        "forecast_disabled",
+        "the forecast is worse than the last value",
+    )
+    assert "still a floor" in event.keys["meanwhile"]
+    assert told(good, bad, with_error(1.45, minute=2)) == []
+    (event,) = told(good, bad, better)
+    assert (event.level, event.name) == ("info", "forecast_enabled")
+    assert "doubted by 11%" in event.keys["cause"]
+
+
+def test_another_leader_is_told_once() -> None:
+    ticks = [
+        with_error(1.0, minute=0, model="lstm@1"),
+        with_error(1.0, minute=1, model="trees@2"),
+        with_error(1.0, minute=2, model="trees@2"),
+    ]
+    (event,) = told(*ticks[:2])
+    assert (event.name, event.keys["was"], event.keys["now"]) == ("leader", "lstm@1", "trees@2")
+    assert told(*ticks) == []

@@ -11,6 +11,7 @@ from typing import Any
 from forecaster.types import Blind, Known
 from policy_cases import MINUTE, NOON, a_policy
 from scaler.adapters.board import Board
+from scaler.adapters.documents import workloads_document
 from scaler.adapters.forecasts import ForecastBoard
 from scaler.adapters.telemetry import Telemetry
 from scaler.daemon import Daemon
@@ -96,6 +97,25 @@ def test_a_decision_that_raises_is_told_once_and_the_others_are_served() -> None
     assert telemetry.registry.get_sample_value("headstart_job_failures_total", {"job": "decide"}) == 3.0
     world.rps["a/x"] = 5.0
     assert len(tour.run(now=NOON + 5 * MINUTE).records) == 2
+
+
+def test_remarks_stand_beside_the_notes_on_settings_until_they_are_taken_back() -> None:
+    world, board = World(rps={"a/x": 5.0, "b/y": 50.0}), Board()
+    policies = tuple(replace(a_policy(), workload=name) for name in world.rps)
+    fleet = Fleet(workloads=policies)
+    ports = Ports(signals=_Signals(world), forecasts=world, targets=_Targets(world), journal=world)
+    tour = Round(fleet, ports, Outlets(board=board, telemetry=Telemetry(board), log=Log()), states={})
+    tour.use(fleet, {"a/x": ("judged at 1 s",)})
+    tour.set_remarks({"a/x": ("requests are longer",), "b/y": ("requests are shorter",)})
+    tour.run(now=NOON)
+
+    def told() -> dict[str, list[str]]:
+        return {item["workload"]: item["notes"] for item in workloads_document(board.view())["items"]}
+
+    assert told() == {"a/x": ["judged at 1 s", "requests are longer"], "b/y": ["requests are shorter"]}
+    tour.set_remarks({})
+    tour.run(now=NOON + MINUTE)
+    assert told() == {"a/x": ["judged at 1 s"], "b/y": []}
 
 
 class _UnreadableJournal:

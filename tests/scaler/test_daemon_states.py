@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from daemon_cases import a_tick, without_replicas
-from forecaster.types import Blind, BlindReason
+from forecaster.types import Blind, BlindReason, ForecastQuality
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
-from scaler.adapters.states import State, statuses
+from scaler.adapters.states import State, Status, statuses
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.types import Mode
 from scaler.ports import OutcomeKind
@@ -51,6 +51,39 @@ def test_state(snapshot, settings, outcome, state):  # type: ignore[no-untyped-d
     assert status.state is state
     assert status.cause
     assert status.way_out or state is State.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("errors", "states"),
+    [
+        pytest.param([1.0, 1.2, 1.4, 1.2], "AAAA", id="doubted in part, never disabled"),
+        pytest.param([1.0, 1.5, 1.45, 1.3, 1.27, 1.3], "ARRRAA", id="disabled at 1.5, enabled again at a doubt of .5"),
+        pytest.param([1.49, 1.51, 1.49, 1.51, 1.49], "ARRRR", id="around the edge it does not flap"),
+    ],
+)
+def test_a_forecast_worse_than_last_value_is_disabled_and_comes_back_with_hysteresis(
+    errors: list[float], states: str
+) -> None:
+    then: dict[str, Status] = {}
+    seen, state = [], LONG
+    for minute, error in enumerate(errors):
+        quality = ForecastQuality(coverage_95=0.95, wape=0.1 * error, wape_last_value=0.1, scored_bins=360)
+        now = NOON + minute * MINUTE
+        snapshot = a_snapshot(rps=5.0, desired=1, forecasts=(a_forecast(5.0, issued_at=now),), quality=quality)
+        report = a_tick(snapshot, a_policy(), state=state, now=now)
+        then, state = statuses(report, then), report.states["llm/chat"]
+        seen.append(then["llm/chat"].state)
+    assert seen == [{"A": State.ACTIVE, "R": State.REACTIVE_ONLY}[letter] for letter in states]
+
+
+def test_a_doubted_forecast_says_how_much_and_why() -> None:
+    quality = ForecastQuality(coverage_95=0.85, wape=0.1, wape_last_value=0.1, scored_bins=360)
+    snapshot = a_snapshot(rps=5.0, desired=1, forecasts=(a_forecast(5.0),), quality=quality)
+    status = statuses(a_tick(snapshot, a_policy(), state=LONG), {})["llm/chat"]
+    assert (status.state, status.cause) == (
+        State.ACTIVE,
+        "forecast doubted by 50%: too many minutes lie above the 95 % quantile",
+    )
 
 
 def test_a_workload_with_less_than_a_day_of_history_is_learning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from kube_double import KubeDouble, Rule
 from metrics_fleet import Fleet, running_fleet
 from scaler.cli import main
-from servers import prometheus_is_installed
+from servers import PrometheusServer, prometheus_is_installed
 
 pytestmark = [
     pytest.mark.server,
@@ -35,7 +36,9 @@ def double() -> Iterator[KubeDouble]:
         yield running
 
 
-def settings(tmp_path: Path, prometheus: str, double: KubeDouble, token: str) -> str:
+def settings(
+    tmp_path: Path, prometheus: str, double: KubeDouble, token: str, *, profile: str = "qwen3-vl-2b-24gb"
+) -> str:
     path = tmp_path / "headstart.yaml"
     path.write_text(
         f"""
@@ -45,7 +48,7 @@ prometheus: {{url: "{prometheus}", deadline_s: 4}}
 kubernetes: {{kubeconfig: "{double.kubeconfig(tmp_path, token=token)}"}}
 defaults:
   mode: active
-  profile: qwen3-vl-2b-24gb
+  profile: {profile}
   latency: {{slos: [{{e2e_p95_s: 1.2}}]}}
 workloads:
   - {{workload: llm/chat}}
@@ -111,6 +114,47 @@ def test_an_slo_between_buckets_is_said(
     with pytest.raises(SystemExit):
         main(["doctor", "--config", path, "--workload", "llm/chat"])
     assert "the SLO of 1.2 s lies between buckets and is judged at 1 s" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_nobody_tells_of_tokens_and_images_is_no_trouble(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
+    _, found = examined(capsys, "--config", path)
+    assert found["llm/chat", "prompt_tokens_per_s"]["found"] == "headstart_gateway_prompt_tokens_total by model"
+    assert {found["llm/ghost", f"{name}_per_s"]["health"] for name in ("prompt_tokens", "images")} == {"ok"}
+
+
+def half_an_hour_of_longer_requests() -> str:
+    """Conversations of twice the profile's prompt, and code as it was measured, until now."""
+    until = int(time.time())
+    tokens = {"conversation": 2 * 1155, "code": 2048}
+    lines = ["# TYPE vllm:num_requests_running gauge"]
+    pod = 'namespace="llm",pod="chat-7d9f8b6c5d-x2x4z",model_name="chat"'
+    lines += [f"vllm:num_requests_running{{{pod}}} 3 {until - age}" for age in range(1800, -1, -15)]
+    for family, per_request in (("requests", dict.fromkeys(tokens, 1)), ("prompt_tokens", tokens)):
+        lines.append(f"# TYPE headstart_gateway_{family} counter")
+        for name, amount in per_request.items():
+            series = f'headstart_gateway_{family}_total{{namespace="llm",model="chat",request_class="{name}"}}'
+            lines += [f"{series} {10 * amount * (1800 - age)} {until - age}" for age in range(1800, -1, -15)]
+    return "\n".join(lines) + "\n"
+
+
+def test_requests_that_have_left_their_profile_are_told_with_the_fix(
+    double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = PrometheusServer()
+    server.back_fill(half_an_hour_of_longer_requests())
+    with server:
+        path = settings(tmp_path, server.url, double, double.admin_token, profile="llama-3.1-8b-h100")
+        _, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    left = found["llm/chat", "requests of conversation"]
+    assert left["health"] == "warn"
+    assert "2310 prompt tokens a request instead of 1155 (+100 %); its max_rps of 20.77 does not" in left["found"]
+    assert left["fix"].startswith("measure max_rps with such requests")
+    assert found["llm/chat", "requests of code"] == {
+        "workload": "llm/chat", "check": "requests of code", "health": "ok", "found": "2048 prompt tokens a request", "fix": ""
+    }  # fmt: skip
 
 
 def test_an_unknown_workload_is_an_error(

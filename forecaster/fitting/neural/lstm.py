@@ -2,11 +2,12 @@
 
 Decides the training schedule, nothing about prediction: what it trains is exactly what `forecaster.models.network`
 computes from the exported weights. Seeded and deterministic: the same seed, data and torch build give the same bytes
-on the same kind of processor. Uses a GPU where torch finds one.
+on the same kind of processor, so a GPU's network is another version than a CPU's, of equal quality.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,8 +68,18 @@ class Module(nn.Module):  # type: ignore[misc]  # torch is untyped here
         dense = torch.relu(self.dense(torch.cat([hidden[-1], static], dim=1)))
         head = self.head(dense).reshape(-1, len(HORIZONS), len(LEVELS))
         median = head[:, :, :1] + self.skip(static)[:, :, None]
-        above = torch.cumsum(nn.functional.softplus(head[:, :, 1:]), dim=2)
+        above = running_sums(nn.functional.softplus(head[:, :, 1:]))
         return torch.cat([median, median + above], dim=2)
+
+
+def running_sums(rises: torch.Tensor) -> torch.Tensor:
+    """Sums along the last axis up to each place. On a GPU torch's own is refused where results must repeat."""
+    return torch.cumsum(rises, dim=-1) if rises.device.type == "cpu" else repeatable_sums(rises)
+
+
+def repeatable_sums(rises: torch.Tensor) -> torch.Tensor:
+    """The same by one sum for each place: there are three."""
+    return torch.stack([rises[..., : upto + 1].sum(dim=-1) for upto in range(rises.shape[-1])], dim=-1)
 
 
 def examples_of(series: Sequence[Series], *, schedule: Schedule, seed: int) -> Examples:
@@ -104,27 +115,50 @@ def _windows(series: Series, schedule: Schedule, draw: np.random.Generator) -> E
     )
 
 
+def chosen_device(asked: str) -> torch.device:
+    """The device for "auto" (a GPU where torch finds one), "cpu" or "cuda"; `FittingError` if there is no GPU."""
+    found = torch.cuda.is_available()
+    if asked == "cuda" and not found:
+        raise FittingError(f"torch {torch.__version__} finds no CUDA device here: say --device auto, or cpu")
+    return torch.device("cuda" if found and asked != "cpu" else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a report says the network was trained on: "cpu", or "cuda" and which."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+
+
 def train_lstm(
-    series: Sequence[Series], *, seed: int, schedule: Schedule | None = None, progress: Progress | None = None
+    series: Sequence[Series],
+    *,
+    seed: int,
+    schedule: Schedule | None = None,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Float32Array]:
     """Weights by name (`network.SHAPES`), trained on all series together; pinball loss over `LEVELS`.
 
-    Raises `FittingError` if there is nothing to train on or the loss is not finite.
+    Trains on `device`, which is a GPU where torch finds one unless given. Raises `FittingError` if there is nothing to
+    train on or the loss is not finite.
     """
     schedule = schedule if schedule is not None else Schedule()
+    device = device if device is not None else chosen_device("auto")
+    # Without it cuBLAS may sum in any order and torch's deterministic mode refuses every matrix product on a GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     examples = examples_of(series, schedule=schedule, seed=seed)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)  # sums in one order: the same seed gives the same bytes
     torch.use_deterministic_algorithms(True)
     try:
-        return _trained(examples, schedule, seed, progress)
+        return _trained(examples, schedule, seed, device, progress)
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
 
 
-def _trained(examples: Examples, schedule: Schedule, seed: int, progress: Progress | None) -> dict[str, Float32Array]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _trained(
+    examples: Examples, schedule: Schedule, seed: int, device: torch.device, progress: Progress | None
+) -> dict[str, Float32Array]:
     chance = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from forecaster.types import Forecaster
-from scaler.loop import Fleet, Ports, tick
+from scaler.loop import Fleet, Ports
 from scaler.policy.types import NOT_READ, ClassReadings, DemandForecast, PolicyState
-from scaler.ports import Forecasts, Signals, WorkloadSignals
-from scaler.simulate.cluster import LastTickJournal, VirtualCluster, VirtualWorkload
+from scaler.ports import Forecasts, Journal, Signals, WorkloadSignals
+from scaler.simulate.cluster import VirtualCluster, VirtualWorkload
 from scaler.simulate.policies import Memory, Planner, Rule, Sight
-from scaler.simulate.product import EngineForecasts
+from scaler.simulate.product import EngineForecasts, tick_on_record
 from scaler.simulate.serving.pool import Pool
 from scaler.simulate.serving.signals import RIVAL_WINDOW, Meter, ServingSignals, ServingTargets
 
@@ -79,15 +79,15 @@ class SharedSignals:
 
 
 def warmed_up(
-    fleet: Fleet, cluster: VirtualCluster, forecasts: Forecasts, shares: Mapping[str, float]
+    fleet: Fleet, cluster: VirtualCluster, forecasts: Forecasts, shares: Mapping[str, float], journal: Journal
 ) -> Mapping[str, PolicyState]:
     """Let the fluid cluster's traffic flow to its end, one tick after each bin; the states it leaves."""
     signals = SharedSignals(cluster.signals, shares)
-    ports = Ports(signals=signals, forecasts=forecasts, targets=cluster.targets, journal=LastTickJournal())
+    ports = Ports(signals=signals, forecasts=forecasts, targets=cluster.targets, journal=journal)
     states: Mapping[str, PolicyState] = {}
     while cluster.bins_left:
         now = cluster.flow()
-        states = tick(fleet, states, ports, now=now).states
+        states = tick_on_record(fleet, states, ports, now=now).states
     return states
 
 
@@ -102,6 +102,7 @@ class ProductControl:
         *,
         pool: Pool,
         meter: Meter,
+        journal: Journal,
         start: datetime,
         every_s: float,
     ) -> None:
@@ -114,7 +115,7 @@ class ProductControl:
             signals=ServingSignals(policy.workload, meter),
             forecasts=forecasts,
             targets=self._targets,
-            journal=LastTickJournal(),
+            journal=journal,
         )
         self._start = start
         self._every_s = every_s
@@ -124,8 +125,8 @@ class ProductControl:
         if not _on_the_grid(now_s, self._every_s):
             return
         self._targets.now_s = now_s
-        report = tick(self._fleet, self._states, self._ports, now=self._start + timedelta(seconds=now_s))
-        self._states = report.states
+        now = self._start + timedelta(seconds=now_s)
+        self._states = tick_on_record(self._fleet, self._states, self._ports, now=now).states
 
 
 # ── Rivals ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,9 +22,9 @@ from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import Bounds
 from scaler.policy.types import PolicyState
-from scaler.ports import Forecasts
+from scaler.ports import Forecasts, Journal
 from scaler.simulate.bounded import BoundedPlanner, BoundedRule
-from scaler.simulate.cluster import VirtualCluster, VirtualWorkload
+from scaler.simulate.cluster import LastTickJournal, VirtualCluster, VirtualWorkload
 from scaler.simulate.policies import PLANS, RULES, Past, opening_replicas, planner, rule
 from scaler.simulate.product import NoForecasts, reactive
 from scaler.simulate.product_run import NO_QUEUE, PRODUCT, REACTIVE, product_policy
@@ -58,17 +58,21 @@ class Crew:
     control: Control
 
 
-def crew(scene: Scene, name: str) -> Crew:
-    """The policy of that name, ready for the window to open. The name was checked by `Stage.check`."""
-    return _Casting(scene).of(name)
+def crew(scene: Scene, name: str, *, journal: Journal | None = None) -> Crew:
+    """The policy of that name, ready for the window to open. The name was checked by `Stage.check`.
+
+    `journal` takes the product's records, those of its warm-up day first.
+    """
+    return _Casting(scene, journal).of(name)
 
 
 class _Casting:
     """Makes the crew of one policy on one scene."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, journal: Journal | None) -> None:
         self.scene = scene
         self.stage = scene.stage
+        self.journal = journal or LastTickJournal()
 
     def of(self, name: str) -> Crew:
         group = name.partition(":")[0]
@@ -139,7 +143,14 @@ class _Casting:
         pool = self._pool(serving, starting)
         meter = self._meter(pool)
         control = ProductControl(
-            fleet, states, forecasts, pool=pool, meter=meter, start=stage.opens_at, every_s=stage.bin_s
+            fleet,
+            states,
+            forecasts,
+            pool=pool,
+            meter=meter,
+            journal=self.journal,
+            start=stage.opens_at,
+            every_s=stage.bin_s,
         )
         return Crew(pool=pool, meter=meter, control=control)
 
@@ -154,7 +165,7 @@ class _Casting:
         opens = max(0, bins - bins_in(WARM_UP, stage.step))
         replicas = stage.setting.within(opening_replicas(fluid.demand_rps.values[opens:] / stage.replica_rps))
         cluster = VirtualCluster([fluid], replicas={fluid.name: replicas}, first_bin=opens)
-        states = warmed_up(fleet, cluster, forecasts, stage.shares)
+        states = warmed_up(fleet, cluster, forecasts, stage.shares, self.journal)
         pods = cluster.sites()[fluid.name].pods.at(bins)
         starting = tuple(((serves_from - bins) * stage.bin_s, count) for serves_from, count in pods.starting)
         return pods.serving, starting, states

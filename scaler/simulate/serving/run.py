@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from scaler.simulate.serving.outcome import Interval, Outcome, PodStart, Serving
 from scaler.simulate.serving.slo import MINUTE_S, Ledger
 from scaler.simulate.serving.stage import ProfileError, Scene, ServingSetting, Stage
 from scaler.simulate.trace import Progress, UnknownPolicyError
+
+if TYPE_CHECKING:
+    from scaler.ports import Journal
 
 __all__ = [
     "EventError",
@@ -49,14 +53,19 @@ def simulate_serving(
     *,
     members: Sequence[Forecaster] | None = None,
     progress: Progress | None = None,
+    journals: Mapping[str, Journal] | None = None,
 ) -> ServingRun:
     """Play every policy on the trace, request by request, once a seed. Equal arguments give an equal run.
+
+    `journals`, by policy, take the product's records as the daemon's journal does; they want a single seed, for each
+    seed lives through the same minutes.
 
     Raises:
         UnknownPolicyError: a policy that is not there, before anything is played.
         ProfileError: the profile has no service model, no start phases, or a class without tokens.
         EventError: an event that cannot be read or lies outside the window.
         SeriesError: there is nothing to score.
+        OSError: a journal refused.
     """
     found = tuple(members if members is not None else registry.members(step=trace.series.step).forecasters)
     stage = Stage.of(trace, profile, setting, found)
@@ -69,7 +78,8 @@ def simulate_serving(
         scene = Scene(stage, seed)
         for name in names:
             tell = _teller(progress, name, done, total)
-            outcomes[name].append(_lived(scene, crew(scene, name), tell))
+            journal = (journals or {}).get(name)
+            outcomes[name].append(_lived(scene, crew(scene, name, journal=journal), tell))
             done += 1
     return ServingRun(
         trace=trace,

@@ -16,18 +16,19 @@ import numpy as np
 from forecaster.errors import SeriesError
 from forecaster.models.ensemble import family
 from forecaster.trace import Trace
-from forecaster.types import Forecaster, Series
+from forecaster.types import Forecaster, Panel, Series, SeriesKey
 from scaler.policy.capacity import CapacityProfile, RequestTokens, StartPhases
 from scaler.policy.steering import SteeringRule
 from scaler.service.model import ServiceModel
 from scaler.simulate.policies import PLANNERS, PLANS, RULES, Past, planner, rule
-from scaler.simulate.product_run import PRODUCT, REACTIVE, TARGET, target_ratio
+from scaler.simulate.product import SIGNAL
+from scaler.simulate.product_run import PRODUCT, REACTIVE, TARGET, target_ratio, workload_name
 from scaler.simulate.scoring import PEAK_QUANTILE
 from scaler.simulate.serving.events import Timeline, parse_event
 from scaler.simulate.serving.pool import PoolRule
 from scaler.simulate.serving.signals import SLOT_S
 from scaler.simulate.serving.traffic import Traffic
-from scaler.simulate.setting import MOST_REPLICAS, Setting, UnknownPolicyError, scored_bins
+from scaler.simulate.setting import MOST_REPLICAS, Setting, UnknownPolicyError, opening_bin, scored_bins
 from scaler.simulate.trace import known_policies
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Stage:
     @property
     def workload(self) -> str:
         """What the workload is called."""
-        return f"trace/{self.trace.name}"
+        return workload_name(self.trace)
 
     @property
     def step(self) -> timedelta:
@@ -140,6 +141,16 @@ class Stage:
     def bin_s(self) -> float:
         """The same in seconds."""
         return self.step.total_seconds()
+
+    def known_at_opening(self) -> Panel:
+        """What is known when the product's warm-up day opens, by class as it forecasts them: a fit is shown no more."""
+        series, opens = self.trace.series, opening_bin(self.first, self.step)
+        keys = tuple(
+            SeriesKey(workload=f"{self.workload}/{name}", signal=SIGNAL, request_class=name) for name in self.shares
+        )
+        shares = np.array(tuple(self.shares.values()))
+        values = shares[:, None] * (series.values[:opens] * self.scale)
+        return Panel(keys=keys, start=series.start, step=series.step, values=values)
 
     @property
     def bins(self) -> int:

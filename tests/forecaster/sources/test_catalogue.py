@@ -9,8 +9,10 @@ import pytest
 from forecaster.sources.catalogue import (
     CATALOGUE,
     SIGNAL_NAMES,
+    USAGE,
     Group,
     Kind,
+    Origin,
     Signal,
     Use,
     render_markdown,
@@ -29,7 +31,7 @@ CONTRACT = {
 
 UNIT_OF_SUFFIX = {
     "_rps": "requests/s", "_s": "s", "_ratio": "ratio", "_bytes": "bytes", "_watts": "W", "_joules_total": "J",
-    "tokens_per_s": "tokens/s", "preemptions_per_s": "1/s", "rejections_per_s": "requests/s",
+    "tokens_per_s": "tokens/s", "images_per_s": "images/s", "preemptions_per_s": "1/s", "rejections_per_s": "requests/s",
     "requests_running": "requests", "requests_waiting": "requests", "_xid_errors": "GPUs",
 }  # fmt: skip
 
@@ -69,6 +71,14 @@ def test_a_signal_says_its_unit_in_its_name_and_can_be_asked_for(signal: Signal)
 def test_completions_are_the_last_resort_for_demand():
     candidates = signal_named("demand_rps").candidates
     assert [bool(c.in_flight) for c in candidates] == [False] * (len(candidates) - 1) + [True]
+
+
+def test_tokens_and_images_are_read_at_the_door_first_and_never_needed():
+    for name in USAGE:
+        signal = signal_named(name)
+        assert signal.use is Use.REPORTING
+        assert [c.origin is Origin.ENGINE for c in signal.candidates] == [False] * (len(signal.candidates) - 1) + [True]
+        assert signal.candidates[0].class_label == signal_named("demand_rps").candidates[0].class_label
 
 
 def test_an_unknown_signal_lists_the_known_ones():

@@ -81,6 +81,16 @@ def open_metrics() -> str:
             samples(f"{door}_total", 'namespace="llm",model="long"', 60, DAYS * 86400, lambda s: s + 3600.0),
         ),
         *metric(
+            "headstart_gateway_prompt_tokens", "counter",
+            *(samples("headstart_gateway_prompt_tokens_total", f'namespace="llm",model="a",request_class="{name}"', 15,
+                      until, lambda s, tokens=tokens: tokens * total(s)) for name, tokens in (("gui", 1200), ("html", 6000))),
+        ),
+        *metric(
+            "vllm:generation_tokens", "counter",
+            samples("vllm:generation_tokens_total", pod("a-0", "a"), 15, until, lambda s: 50.0 * total(s)),
+            samples("vllm:generation_tokens_total", pod("shed-0", "shed"), 15, until, lambda s: 150.0 * (s + 3600)),
+        ),
+        *metric(
             "vllm:num_requests_running", "gauge",
             samples("vllm:num_requests_running", pod("a-0", "a"), 15, until, lambda s: 3.0 if s < 7200 else 9.0),
             samples("vllm:num_requests_running", pod("a-1", "a"), 15, until, lambda s: float("nan") if 600 < s < 660 else 4.0),
@@ -247,3 +257,41 @@ def test_an_empty_server_gives_rows_of_unknown():
         )
     assert panel.values.shape == (1, 10)
     assert np.all(np.isnan(panel.values))
+
+
+# ── Tokens and images ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def usage(
+    source: PrometheusSource, classes: dict[str, set[str]], *models: str
+) -> dict[tuple[str, str, str], list[float]]:
+    panel = source.usage([selector(model) for model in models], classes, start=at(30), end=at(33))
+    return {
+        (k.workload, k.signal, k.request_class): row.tolist() for k, row in zip(panel.keys, panel.values, strict=True)
+    }
+
+
+def test_only_series_that_are_there_have_a_row(source: PrometheusSource):
+    found = usage(source, {"llm/a": {"gui", "html"}, "llm/shed": {"chat"}}, "a", "shed", "ghost")
+    assert found == {
+        ("llm/a", "prompt_tokens_per_s", "gui"): pytest.approx([2400.0] * 3),
+        ("llm/a", "prompt_tokens_per_s", "html"): pytest.approx([12000.0] * 3),
+        ("llm/shed", "output_tokens_per_s", "chat"): pytest.approx([150.0] * 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("classes", "owner"),
+    [
+        pytest.param({"chat"}, "chat", id="the only class owns what the engine counts"),
+        pytest.param({"default"}, "default", id="as does demand that is not told apart"),
+        pytest.param(set(), "default", id="or the workload, while its demand is unknown"),
+        pytest.param({"chat", "docs"}, None, id="of two classes nobody does"),
+        pytest.param({"chat", "default"}, None, id="nor of a class and what is in none"),
+    ],
+)
+def test_what_the_engine_counts_belongs_to_an_only_class(
+    source: PrometheusSource, classes: set[str], owner: str | None
+):
+    found = usage(source, {"llm/shed": classes}, "shed")
+    assert [name for _, _, name in found] == ([] if owner is None else [owner])

@@ -72,6 +72,30 @@ def test_a_busy_workload_is_read_in_full(fleet: Fleet, now: datetime):
     assert abs(readings.skew_s) < 10
 
 
+def test_tokens_and_images_are_read_per_class_where_the_door_tells_and_as_a_whole_where_the_engine_does(
+    fleet: Fleet, now: datetime
+):
+    readings = read(fleet, workload("chat"), workload("chat-large"), now=now)
+    assert known(of(readings, "chat", "prompt_tokens_per_s", "gui")) == pytest.approx(30 * 1200, rel=0.15)
+    assert known(of(readings, "chat", "prompt_tokens_per_s", "html")) == pytest.approx(8 * 6000, rel=0.15)
+    assert known(of(readings, "chat", "images_per_s", "gui")) == pytest.approx(30, rel=0.15)
+    assert isinstance(of(readings, "chat", "images_per_s", "html"), Zero)
+    assert known(of(readings, "chat", "output_tokens_per_s")) == pytest.approx(2 * 20 * 50, rel=0.15)
+    assert known(of(readings, "chat-large", "prompt_tokens_per_s")) == pytest.approx(25 * 100, rel=0.2)
+    assert blind(of(readings, "chat-large", "images_per_s")).reason is BlindReason.NO_SERIES
+    assert readings.queries <= 8
+
+
+def test_what_no_rule_reads_keeps_its_classes_between_two_reads(fleet: Fleet, now: datetime):
+    source, chat = PrometheusSource(fleet.connection), workload("chat")
+    source.read([chat], now=now)
+    later = source.read([chat], now=now + timedelta(seconds=20))
+    reading = of(later, "chat", "prompt_tokens_per_s", "html")
+    assert isinstance(reading, Known)
+    assert reading.age_s >= 20
+    assert SeriesKey(workload="llm/chat", signal="prompt_tokens_per_s") not in later.values
+
+
 def test_gpu_figures_are_converted_once_at_the_edge(fleet: Fleet, now: datetime):
     readings = read(fleet, workload("chat"), now=now)
     expected = {

@@ -61,8 +61,8 @@ def all_queries(selectors: list[WorkloadSelector]) -> list[Query]:
         plan.presence_query(selectors, models, within_s=600),
         plan.edge_query(selectors, choices),
         plan.diagnosis_query(missing, choices),
-        *(plan.history_query(signal, selectors, choices, 60) for signal in CATALOGUE),
-        *(plan.samples_query(signal, selectors, choices, 600) for signal in CATALOGUE),
+        *(plan.history_query([signal], selectors, choices, 60) for signal in CATALOGUE),
+        *(plan.samples_query([signal], selectors, choices, 600) for signal in CATALOGUE),
         plan.evidence_query(selectors, choices, 60),
     ]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
+from forecaster.day_kinds import Calendar
 from forecaster.errors import HistoryError
 from forecaster.sources.history import HistoryStore
 from forecaster.sources.plan import DEMAND_SEEN, SERVICE_UP
@@ -91,6 +93,44 @@ def test_events_are_not_learnt(history: HistoryStore, event: ScheduledEvent, unk
         assert (row == 4.0).sum() == divided
         assert (row == 10.0).sum() == 240 - unknown - divided
     assert (values[2] == 30.0).all(), "the other workload has no event"
+
+
+ASCENSION = date(2026, 5, 14)
+"""A Thursday."""
+GERMAN = Calendar(zone=ZoneInfo("Europe/Berlin"), holidays=frozenset([ASCENSION]))
+
+
+@pytest.fixture
+def fortnight(tmp_path: Path) -> Iterator[HistoryStore]:
+    """Two weeks of two workloads up to the holiday's morning; every minute holds the number of its day in May."""
+    now = datetime(2026, 5, 14, 6, tzinfo=UTC)
+    start = datetime(2026, 5, 3, 22, tzinfo=UTC)  # Monday's midnight in Berlin
+    days = 4.0 + np.arange((now - start) // STEP) // 1440
+    with HistoryStore.open(tmp_path / "fortnight.db", now=now) as store:
+        store.append(Panel(keys=(GUI, OTHER), start=start, step=STEP, values=np.stack([days, days])), now=now)
+        yield store
+
+
+@pytest.mark.parametrize("days", [pytest.param(2, id="a warm step"), pytest.param(10, id="a first one")])
+def test_a_holiday_is_compared_with_sunday_however_little_is_read(fortnight: HistoryStore, days: int) -> None:
+    end = datetime(2026, 5, 14, 6, tzinfo=UTC)
+    known = {"llm/chat": ScheduledRule(timezone="Europe/Berlin")}
+    panel = demand.usual_demand(fortnight, (GUI, OTHER), start=end - timedelta(days=days), end=end, known=known)
+    told = demand.with_like_days(fortnight, panel, known=known, calendars={"llm/chat": GERMAN})
+    assert np.array_equal(told.values, panel.values)
+    assert told.reference is not None
+    yesterday = told.reference[:, -1440]
+    assert yesterday.tolist() == [10.0, 13.0], "Sunday's, and of the workload without a calendar Wednesday's"
+    midnight = 8 * 60
+    before = told.reference[0, -1440 - midnight - 1], told.reference[0, -1440 - midnight]
+    assert before == (12.0, 10.0), "it begins at Berlin's midnight"
+
+
+def test_without_a_calendar_or_a_day_that_departs_nothing_is_told(fortnight: HistoryStore) -> None:
+    end = datetime(2026, 5, 7, 6, tzinfo=UTC)
+    panel = demand.usual_demand(fortnight, (GUI,), start=end - timedelta(days=2), end=end, known={})
+    for calendars in ({}, {"llm/chat": GERMAN}):
+        assert demand.with_like_days(fortnight, panel, known={}, calendars=calendars) is panel
 
 
 def a_forecast(issued_at: datetime, value: float = 10.0) -> DemandForecast:

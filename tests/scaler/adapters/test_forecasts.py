@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,11 @@ class ScriptedPast:
         self.asked: list[tuple[datetime, datetime]] = []
         self.evidence_failing: SourceError | None = None
         self.scraped: dict[datetime, float] = {}
+        self.told: dict[tuple[str, str], float] = {}
+        """Tokens or images of a request, by signal and request class; nothing is told at first."""
+        self.usage_failing: SourceError | None = None
+        self.usage_asked: list[tuple[list[str], datetime, datetime]] = []
+        self.classes: dict[str, set[str]] = {}
 
     def history(
         self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime, step: timedelta
@@ -63,6 +69,32 @@ class ScriptedPast:
         row = [self.scraped.get(start + i * step, 1.0) for i in range((end - start) // step)]
         keys = tuple(SeriesKey(workload=each.workload, signal=DEMAND_SEEN) for each in selectors)
         return Panel(keys=keys, start=start, step=step, values=np.array([row] * len(keys)))
+
+    def usage(
+        self,
+        selectors: Sequence[WorkloadSelector],
+        classes: Mapping[str, Collection[str]],
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta,
+    ) -> Panel:
+        self.usage_asked.append(([each.workload for each in selectors], start, end))
+        self.classes = {workload: set(names) for workload, names in classes.items()}
+        if self.usage_failing is not None:
+            raise self.usage_failing
+        moments = [start + i * step for i in range((end - start) // step)]
+        rows = {
+            SeriesKey(workload=each.workload, signal=signal, request_class=name): [
+                per_request * daily(at) if at >= self.reaches else np.nan for at in moments
+            ]
+            for each in selectors
+            for (signal, name), per_request in self.told.items()
+            if each.workload == CHAT
+        }
+        keys = tuple(sorted(rows))
+        values = np.array([rows[key] for key in keys]).reshape(len(keys), len(moments))
+        return Panel(keys=keys, start=start, step=step, values=values)
 
 
 @pytest.fixture
@@ -198,6 +230,103 @@ def test_demand_is_kept_when_its_evidence_cannot_be_had_and_both_are_asked_for_a
     assert store.history.read([seen], start=NOON, end=NOON + MINUTE).values.tolist() == [[0.5]]
 
 
+# ── Tokens and images ─────────────────────────────────────────────────────────────────────────────────────────
+
+PROMPT = ("prompt_tokens_per_s", "default")
+PROMPT_KEY = replace(KEY, signal="prompt_tokens_per_s")
+
+
+def signals(store: Store) -> set[str]:
+    return {key.signal for key in store.history.keys()}  # noqa: SIM118 — not a dict
+
+
+def test_where_nobody_tells_tokens_nothing_is_stored_and_it_is_asked_once_an_hour(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    for minute in range(59):
+        intake.collect(now=NOON + minute * MINUTE)
+    assert (len(past.usage_asked), signals(store)) == (1, {DEMAND})
+    intake.collect(now=NOON + 60 * MINUTE)
+    assert len(past.usage_asked) == 2
+
+
+def test_who_tells_tokens_is_asked_every_minute_and_the_others_are_not(store: Store, past: ScriptedPast) -> None:
+    both = [WorkloadSelector.for_workload("llm", name) for name in ("chat", "docs")]
+    past.told = {PROMPT: 1150.0}
+    intake = HistoryIntake(past, both, store)
+    for minute in range(3):
+        intake.collect(now=NOON + minute * MINUTE)
+    assert past.usage_asked == [
+        ([CHAT, "llm/docs"], NOON - 30 * MINUTE, NOON),
+        ([CHAT], NOON - 2 * MINUTE, NOON + MINUTE),
+        ([CHAT], NOON - MINUTE, NOON + 2 * MINUTE),
+    ]
+    assert past.classes == {CHAT: {"default"}}
+    stored = store.history.last_minutes([PROMPT_KEY], minutes=3, now=NOON + 2 * MINUTE).values
+    assert stored.tolist() == [[11500.0, 23000.0, 23000.0]]
+
+
+def test_a_counter_that_never_counted_is_no_series_and_one_that_did_stays_one_at_zero(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    images = ("images_per_s", "default")
+    past.told = {PROMPT: 1150.0, images: 0.0}
+    intake.collect(now=NOON)
+    assert signals(store) == {DEMAND, PROMPT[0]}
+    past.told[images] = 1.0
+    intake.collect(now=NOON + MINUTE)
+    past.told[images] = 0.0
+    intake.collect(now=NOON + 5 * MINUTE)
+    key = replace(KEY, signal="images_per_s")
+    assert store.history.last_minutes([key], minutes=1, now=NOON + 5 * MINUTE).values.tolist() == [[0.0]]
+
+
+def test_tokens_that_cannot_be_had_cost_demand_nothing_and_are_asked_for_later(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    past.told, past.usage_failing = {PROMPT: 1150.0}, SourceTimeout("no complete answer within 8 s")
+    for minute in (1, 2):
+        with pytest.raises(SourceTimeout):
+            intake.collect(now=NOON + minute * MINUTE)
+    assert past.asked[-1] == (NOON - MINUTE, NOON + 2 * MINUTE), "demand of the first minute is not asked for again"
+    past.usage_failing = None
+    intake.collect(now=NOON + 3 * MINUTE)
+    stored = store.history.last_minutes([PROMPT_KEY], minutes=3, now=NOON + 3 * MINUTE).values
+    assert stored.tolist() == [[23000.0] * 3]
+
+
+def test_the_past_of_tokens_comes_with_that_of_demand(intake: HistoryIntake, past: ScriptedPast, store: Store) -> None:
+    past.told = {PROMPT: 1150.0}
+    filled(intake)
+    assert store.history.span(PROMPT_KEY) == store.history.span(KEY)
+
+
+def test_whoever_begins_to_tell_tokens_brings_their_past(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    """A gateway is upgraded: demand has no hole, so nothing else would ask."""
+    filled(intake)
+    past.told = {PROMPT: 1150.0}
+    intake.collect(now=NOON + 61 * MINUTE)
+    past.usage_asked.clear()
+    filled(intake, NOON + 62 * MINUTE)
+    assert store.history.span(PROMPT_KEY) == (NOON - 3 * DAY, NOON + 60 * MINUTE)
+    pieces = len(past.usage_asked)
+    filled(intake, NOON + 63 * MINUTE)
+    assert (pieces, len(past.usage_asked)) == (14, 14), "what the source does not have is not asked for again"
+
+
+def test_a_class_that_is_gone_does_not_keep_another_from_being_the_only_one(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    old = Panel(
+        keys=(replace(KEY, request_class="old"),), start=NOON - 3 * DAY, step=STEP, values=np.full((1, 60), 5.0)
+    )
+    store.history.append(old, now=NOON)
+    intake.collect(now=NOON)
+    assert past.classes == {CHAT: {"default"}}
+
+
 # ── Forecasts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -284,6 +413,28 @@ def test_since_the_clocks_were_changed_the_day_begins_elsewhere(store: Store) ->
     assert at_seven({}) == pytest.approx(10.0, rel=0.1)
 
 
+def test_on_a_holiday_the_office_stays_empty(store: Store) -> None:
+    """Berlin's office opens at nine, but not at the weekend and not on Ascension Day, a Thursday."""
+    zone, holiday = ZoneInfo("Europe/Berlin"), date(2026, 5, 14)
+    now = datetime(2026, 5, 14, 6, 50, tzinfo=UTC)
+    start = now - 9 * DAY
+    moments = [(start + i * MINUTE).astimezone(zone) for i in range(9 * 1440)]
+    works = [each.weekday() < 5 and each.date() != holiday and 9 <= each.hour < 18 for each in moments]
+    row = np.where(works, 40.0, 10.0)[None, :]
+    store.history.append(Panel(keys=(KEY,), start=start, step=STEP, values=row), now=now)
+
+    def at_nine(holidays: dict[str, set[date]]) -> float:
+        known = {CHAT: ScheduledRule(timezone="Europe/Berlin")}
+        forecaster = DemandForecaster(
+            store, workloads={CHAT}, ttl=timedelta(minutes=10), known=known, holidays=holidays
+        )
+        (each,) = forecaster.run((SeasonalNaive(),), lead=LEAD, now=now).forecasts[CHAT]
+        return each.forecast.quantile(now + 20 * MINUTE, z=0.0)
+
+    assert at_nine({}) == pytest.approx(40.0)
+    assert at_nine({CHAT: {holiday}}) == pytest.approx(10.0)
+
+
 def test_a_running_engine_learns_its_way_in_again_when_the_clocks_change(store: Store) -> None:
     change = datetime(2026, 3, 29, 1, tzinfo=UTC)
     start = change - 5 * DAY
@@ -327,6 +478,103 @@ def test_a_restart_goes_on_where_it_was(store: Store, intake: HistoryIntake) -> 
     intake.collect(now=NOON + MINUTE)
     goes_on = first.run(MEMBERS, lead=LEAD, now=NOON + MINUTE)
     assert again.run(MEMBERS, lead=LEAD, now=NOON + MINUTE).forecasts == goes_on.forecasts
+
+
+def test_tokens_are_forecast_beside_demand_and_never_among_it(
+    store: Store, past: ScriptedPast, intake: HistoryIntake
+) -> None:
+    past.told = {PROMPT: 1150.0, ("output_tokens_per_s", "default"): 60.0}
+    now = NOON - 10 * MINUTE
+    filled(intake, now)
+    forecaster = a_forecaster(store)
+    run = forecaster.run(MEMBERS, lead=LEAD, now=now)
+    assert [len(run.forecasts[CHAT]), sorted(run.usage)] == [1, ["output_tokens_per_s", "prompt_tokens_per_s"]]
+    (tokens,) = run.usage["prompt_tokens_per_s"][CHAT]
+    assert tokens.forecast.quantile(NOON + 2 * MINUTE, z=0.0) == pytest.approx(20.0 * 1150.0, rel=0.01)
+    assert tokens.quality is not None
+    assert run.learning == frozenset()
+    assert list(forecaster.accounts(CHAT)) == ["default"]
+    assert forecaster.accounts(CHAT)["default"].wape_day_before == pytest.approx(0.0, abs=1e-6)
+
+
+def test_demand_is_forecast_as_if_there_were_no_tokens(
+    store: Store, past: ScriptedPast, intake: HistoryIntake, tmp_path: Path
+) -> None:
+    filled(intake)
+    alone = a_forecaster(store).run(MEMBERS, lead=LEAD, now=NOON).forecasts
+    past.told = {PROMPT: 1150.0}
+    (tmp_path / "other").mkdir()
+    with Store.open(tmp_path / "other", now=NOON) as other:
+        filled(HistoryIntake(past, [WorkloadSelector.for_workload("llm", "chat")], other))
+        assert a_forecaster(other).run(MEMBERS, lead=LEAD, now=NOON).forecasts == alone
+
+
+def test_what_freezes_demand_freezes_what_came_with_it(store: Store, past: ScriptedPast, intake: HistoryIntake) -> None:
+    past.told = {PROMPT: 1150.0}
+    filled(intake)
+    forecaster = a_forecaster(store)
+    forecaster.run(MEMBERS, lead=LEAD, now=NOON)
+    intake.collect(now=NOON + MINUTE)
+
+    def evidence(frozen: frozenset[SeriesKey]) -> list[float]:
+        other = a_forecaster(store)
+        other.restore(forecaster.saved())
+        other.run(MEMBERS, lead=LEAD, frozen=frozen, now=NOON + MINUTE)
+        (state,) = other._states.values()
+        return [float(state.arrays["evidence"][state.keys.index(key)].sum()) for key in (KEY, PROMPT_KEY)]
+
+    taught, mute = evidence(frozenset()), evidence(frozenset({KEY}))
+    assert all(one > other for one, other in zip(taught, mute, strict=True))
+
+
+def test_series_that_appear_take_nobodys_memory(
+    store: Store, past: ScriptedPast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Portions of two: cut anew by name, tokens of the first workload would push the others to where they are new."""
+    monkeypatch.setattr(module, "SHARD", 2)
+    names = [f"w{i}" for i in range(5)]
+    intake = HistoryIntake(past, [WorkloadSelector.for_workload("llm", name) for name in names], store)
+    filled(intake)
+    forecaster = DemandForecaster(store, workloads={f"llm/{name}" for name in names}, ttl=timedelta(minutes=10))
+    forecaster.run(MEMBERS, lead={}, now=NOON)
+    again = DemandForecaster(store, workloads={f"llm/{name}" for name in names}, ttl=timedelta(minutes=10))
+    again.restore(forecaster.saved())
+    tokens = tuple(SeriesKey(workload=f"llm/{name}", signal=PROMPT[0]) for name in names[:3])
+    minutes = 2 * DAY // STEP
+    store.history.append(
+        Panel(keys=tokens, start=NOON - 2 * DAY, step=STEP, values=np.full((3, minutes), 500.0)), now=NOON
+    )
+    intake.collect(now=NOON + MINUTE)
+    goes_on = forecaster.run(MEMBERS, lead={}, now=NOON + MINUTE)
+    assert set(goes_on.usage[PROMPT[0]]) == {"llm/w0", "llm/w1", "llm/w2"}
+    assert all(each.quality is not None for (each,) in goes_on.forecasts.values()), "no series began anew"
+    restarted = again.run(MEMBERS, lead={}, now=NOON + MINUTE)
+    assert (restarted.forecasts, restarted.usage) == (goes_on.forecasts, goes_on.usage)
+    assert [len(state.keys) for state in forecaster._states.values()] == [2, 2, 2, 2]
+
+
+def test_portions_that_nobody_needs_are_dropped_and_the_rest_renumbered(
+    store: Store, past: ScriptedPast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD", 1)
+    names = ("llm/w0", "llm/w1", "llm/w2")
+    filled(HistoryIntake(past, [WorkloadSelector.for_workload("llm", name[4:]) for name in names], store))
+    forecaster = DemandForecaster(store, workloads=set(names), ttl=timedelta(minutes=10))
+    forecaster.run(MEMBERS, lead={}, now=NOON)
+    fewer = DemandForecaster(store, workloads={"llm/w0", "llm/w2"}, ttl=timedelta(minutes=10))
+    fewer.restore(forecaster.saved())
+    fewer.run(MEMBERS, lead={}, now=NOON)
+    assert [(name, state.keys[0].workload) for name, state in fewer._states.items()] == [(0, "llm/w0"), (1, "llm/w2")]
+
+
+def test_tokens_are_cut_before_demand_is(
+    store: Store, past: ScriptedPast, intake: HistoryIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_USAGE_SERIES", 1)
+    past.told = {PROMPT: 1150.0, ("output_tokens_per_s", "default"): 60.0}
+    filled(intake)
+    run = a_forecaster(store).run(MEMBERS, lead=LEAD, now=NOON)
+    assert (len(run.forecasts[CHAT]), list(run.usage)) == (1, ["output_tokens_per_s"])
 
 
 def test_a_damaged_memory_is_refused_and_learnt_again(store: Store, intake: HistoryIntake) -> None:

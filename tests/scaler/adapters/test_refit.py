@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from forecaster import registry
+from forecaster.errors import SeriesError
 from forecaster.types import STEP, Panel, SeriesKey
+from forecaster.unfinished import kept_history
 from policy_cases import NOON
 from scaler import refit_job
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
@@ -19,7 +24,10 @@ from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import NICENESS, Refit, RefitOutcome, missing_packages
 from scaler.adapters.store import Store
 from scaler.policy.scheduled import ScheduledEvent, ScheduledRule
-from scaler.refit_job import refit
+from scaler.refit_job import Request, refit
+from training_cases import Watched, quick
+
+HOLT_WINTERS = Request(models=("holt-winters",))
 
 
 def a_refit(script: str, *, budget_s: float = 30.0, needs: tuple[str, ...] = ()) -> Refit:
@@ -129,7 +137,7 @@ def test_the_child_fits_on_the_stored_history_and_the_shelf_takes_up_what_it_pro
     shelf = ModelShelf(folder / "models", ("last-value", "holt-winters"))
     before, _ = shelf.current()
     assert [member.model_id for member in before.members] == ["last-value", "holt-winters"]
-    (outcome,) = refit(folder, ("holt-winters",), now=NOON)
+    (outcome,) = refit(folder, HOLT_WINTERS, now=NOON)
     assert outcome.promoted, "on a clean daily pattern it beats last value"
     after, changed = shelf.current()
     assert changed
@@ -149,22 +157,92 @@ def test_a_refit_does_not_learn_the_events_that_the_daemon_knew_of(
         return ()
 
     monkeypatch.setattr(refit_job.train, "train", look)
-    refit(folder, ("holt-winters",), now=NOON)
+    refit(folder, HOLT_WINTERS, now=NOON)
     sale = ScheduledEvent(
         name="sale", start=NOON - 1500 * STEP, end=NOON - 1440 * STEP, expected_peak=(), demand_ratio=2.0
     )
     with Store.open(folder, now=NOON) as store:
         store.save_blob(KNOWN_BLOB, known_to_bytes({"llm/chat": ScheduledRule(events=(sale,))}), now=NOON)
-    refit(folder, ("holt-winters",), now=NOON)
+    refit(folder, HOLT_WINTERS, now=NOON)
     ratio = shown[1].values[0] / shown[0].values[0]
     assert ratio[-1500:-1440] == pytest.approx(0.5)
     assert np.delete(ratio, np.arange(ratio.size - 1500, ratio.size - 1440)) == pytest.approx(1.0)
 
 
+def test_a_refit_that_was_stopped_goes_on_with_the_history_it_was_begun_on(folder: Path) -> None:
+    """The next night has newer minutes, but half a model of each would be none: the unfinished one comes first."""
+    begun = refit(folder, HOLT_WINTERS, now=NOON, work=quick(engine=Watched(most=0)))
+    assert begun[0].left is not None
+    with Store.open(folder, now=NOON) as store:
+        later = Panel(
+            keys=(SeriesKey(workload="llm/chat", signal="demand_rps"),),
+            start=NOON,
+            step=STEP,
+            values=np.full((1, 600), 7.0),
+        )
+        store.history.append(later, now=NOON + 600 * STEP)
+    told: list[str] = []
+    work = quick(on_event=lambda name, facts: told.append(name))
+    tomorrow = NOON + timedelta(hours=24)
+    (outcome,) = refit(folder, HOLT_WINTERS, now=tomorrow, work=work)
+    assert (told[0], outcome.stage) == ("continued", "live")
+    assert registry.read(folder / "models", "holt-winters")[0].span.end == NOON - timedelta(days=1)
+    refit(folder, HOLT_WINTERS, now=tomorrow, work=work)  # the one after that reads the history anew
+    assert told.count("continued") == 1
+    spans = {
+        registry.read(folder / "models", "holt-winters", version=version)[0].span.end
+        for version in registry.versions(folder / "models", "holt-winters")
+    }
+    assert spans == {NOON - timedelta(days=1), NOON + 600 * STEP - timedelta(days=1)}
+
+
+def test_one_may_start_over(folder: Path) -> None:
+    refit(folder, HOLT_WINTERS, now=NOON, work=quick(engine=Watched(most=0)))
+    told: list[str] = []
+    fresh = Request(models=("holt-winters",), fresh=True)
+    refit(folder, fresh, now=NOON, work=quick(on_event=lambda name, facts: told.append(name)))
+    assert "continued" not in told
+
+
+def test_a_history_that_is_no_use_is_not_kept(tmp_path: Path) -> None:
+    with Store.open(tmp_path, now=NOON) as store:
+        key = SeriesKey(workload="llm/chat", signal="demand_rps")
+        short = Panel(keys=(key,), start=NOON - 60 * STEP, step=STEP, values=np.full((1, 60), 7.0))
+        store.history.append(short, now=NOON)
+    with pytest.raises(SeriesError, match="over two days"):
+        refit(tmp_path, HOLT_WINTERS, now=NOON)
+    assert kept_history(tmp_path / "models", days=14, now=NOON) is None
+
+
+def test_what_waits_in_shadow_is_judged_before_the_next_asks_for_its_place(folder: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    def note(name: str, facts: Mapping[str, Any]) -> None:
+        if name == "reviewed":
+            told.append((facts["version"], facts["stage"]))
+
+    root, versions = folder / "models", []
+    for seed, days_later in ((1, 0), (2, 0), (3, 0)):
+        request = Request(models=("holt-winters",), seed=seed)
+        (outcome,) = refit(folder, request, now=NOON + timedelta(days=days_later), work=quick(on_event=note))
+        versions.append(outcome.version)
+    assert registry.live_version(root, "holt-winters") == versions[0]
+    assert told == [(versions[1], "shadow")]  # no day has passed: it waits on, and the third cannot take its place
+    assert registry.shadow_version(root, "holt-winters") == versions[1]
+
+
+def test_a_family_that_cannot_be_fitted_here_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit_job, "missing_packages", lambda model: ("lightgbm",) if model == "trees" else ())
+    told: list[str] = []
+    wanted = ("trees", "holt-winters")
+    assert refit_job.fitted_here(wanted, lambda name, facts: told.append(facts["reason"])) == ("holt-winters",)
+    assert told == ["not installed: lightgbm; pip install 'headstart[train]'"]
+
+
 def test_a_damaged_model_is_refused_and_the_last_good_one_goes_on(folder: Path) -> None:
     pytest.importorskip("statsmodels", reason="needs the train extra")
     shelf = ModelShelf(folder / "models", ("last-value", "holt-winters"))
-    (outcome,) = refit(folder, ("holt-winters",), now=NOON)
+    (outcome,) = refit(folder, HOLT_WINTERS, now=NOON)
     good, _ = shelf.current()
     home = folder / "models" / "holt-winters"
     for file in (home / str(outcome.version)).iterdir():
@@ -175,6 +253,14 @@ def test_a_damaged_model_is_refused_and_the_last_good_one_goes_on(folder: Path) 
     assert changed
     assert still.members == good.members
     assert "holt-winters" in still.refused
+
+
+def test_a_model_on_request_joins_where_it_is_named(tmp_path: Path) -> None:
+    names = ("last-value", "harmonic", "ewma")
+    asked, plain = (ModelShelf(tmp_path, wanted).current()[0] for wanted in (names, ("last-value",)))
+    assert [member.model_id for member in asked.members] == list(names)
+    assert asked.refused == {}
+    assert [member.model_id for member in plain.members] == ["last-value"]
 
 
 def test_a_model_that_is_wanted_and_not_there_is_named(tmp_path: Path) -> None:

@@ -56,6 +56,24 @@ def test_one_class_gets_everything_and_the_rest_is_reported() -> None:
     assert dict(seen.reported) == {"gpu_utilisation_ratio": Known(value=0.4), "requests_running": Known(value=7.0)}
 
 
+def test_what_is_told_per_class_is_reported_per_class() -> None:
+    values = {
+        key("demand_rps", "gui"): Known(value=30.0),
+        key("prompt_tokens_per_s", "gui"): Known(value=36_000.0),
+        key("prompt_tokens_per_s", "html"): Known(value=48_000.0),
+        key("output_tokens_per_s"): Known(value=2_000.0),
+        key("images_per_s"): Blind(reason=BlindReason.NO_SERIES),
+    }
+    seen = signals_of(values, LatencyRule())
+    assert [each.request_class for each in seen.classes] == ["gui"], "tokens make no class of their own"
+    assert dict(seen.reported) == {
+        "output_tokens_per_s": Known(value=2_000.0),
+        "images_per_s": Blind(reason=BlindReason.NO_SERIES),
+        "prompt_tokens_per_s[gui]": Known(value=36_000.0),
+        "prompt_tokens_per_s[html]": Known(value=48_000.0),
+    }
+
+
 @pytest.mark.parametrize("partial", [frozenset[str](), frozenset({CHAT})])
 def test_a_front_door_that_is_partly_down_makes_the_demand_partial(partial: frozenset[str]) -> None:
     source = FixedSource({key("demand_rps"): Known(value=12.0)}, partial=partial)

@@ -20,6 +20,7 @@ from scaler.adapters.metrics import METRICS, render_markdown
 from scaler.adapters.states import statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import TickReport
+from scaler.policy.predictive import PredictiveRule
 from scaler.policy.types import Mode
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,6 +67,15 @@ def test_a_tick_shows_what_was_read_proposed_and_decided() -> None:
     assert shown["0.5", "lead"] == 20.0
     assert shown["0.95", "30m"] == pytest.approx(22.0)
     assert len(shown) == 16
+
+
+def test_how_far_the_forecast_is_doubted_and_why() -> None:
+    doubt = "headstart_forecast_doubt"
+    assert after(a_tick(SEEN, a_policy(), state=LONG))[doubt] == [({**CHAT, "cause": "trusted"}, 0.0)]
+    without = after(a_tick(a_snapshot(rps=5.0), a_policy(), state=LONG))
+    assert without[doubt] == [({**CHAT, "cause": "no_forecast"}, 1.0)]
+    unwanted = a_policy(predictive=PredictiveRule(enabled=False))
+    assert doubt not in after(a_tick(SEEN, unwanted, state=LONG))
 
 
 def test_demand_that_is_blind_has_no_series_and_a_reason() -> None:
@@ -124,6 +134,8 @@ def test_durations_jobs_models_and_the_last_success() -> None:
     telemetry.forecast_finished(0.5)
     telemetry.job_failed("history")
     telemetry.trained("done", 12.5)
+    telemetry.drifted(3)
+    telemetry.drift_refit()
     telemetry.models_in_use({"arima": datetime.now(UTC) - timedelta(hours=3)})
     seen = scraped(telemetry)
     assert seen["headstart_tick_duration_seconds_count"] == [({}, 1.0)]
@@ -134,6 +146,8 @@ def test_durations_jobs_models_and_the_last_success() -> None:
     }
     assert seen["headstart_journal_errors_total"] == [({}, 1.0)]
     assert seen["headstart_job_failures_total"] == [({"job": "history"}, 1.0)]
+    assert seen["headstart_drifted_series"] == [({}, 3.0)]
+    assert seen["headstart_drift_refits_total"] == [({}, 1.0)]
     assert seen["headstart_train_duration_seconds"] == [({"outcome": "done"}, 12.5)]
     assert seen["headstart_model_age_seconds"][0][1] == pytest.approx(3 * 3600, abs=60)
     assert seen["headstart_tick_last_success_timestamp_seconds"][0][1] == pytest.approx(

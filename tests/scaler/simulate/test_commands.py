@@ -319,12 +319,14 @@ def test_backtest_answers_one_document(headstart: Headstart, wave: Path) -> None
     assert [each["horizon_s"] for each in results[:3]] == [600.0, 1200.0, 1800.0], "5, 15, 30 min in whole bins of ten"
     for each in results:
         assert set(each) == {
-            *("model", "horizon_s", "wape", "mase", "pinball", "coverage", "fit_s", "predict_ms", "n"),
+            *("model", "horizon_s", "wape", "mase", "pinball", "coverage"),
+            *("decision_gpu_ratio", "fit_s", "predict_ms", "n"),
         }
         assert set(each["pinball"]) == {"0.5", "0.9", "0.95"}
         assert set(each["coverage"]) == {"0.9", "0.95"}
     assert results[3]["n"] == 71, "origins whose target lies before the end, which is exclusive"
     assert results[3]["wape"] < results[5]["wape"], "last value gets worse with distance"
+    assert 1.0 <= results[3]["decision_gpu_ratio"] < results[5]["decision_gpu_ratio"], "and decisions on it dearer"
 
 
 def test_backtest_scores_the_models_that_are_named(headstart: Headstart, wave: Path, tmp_path: Path) -> None:
@@ -357,7 +359,8 @@ def test_backtest_scores_the_models_that_are_named(headstart: Headstart, wave: P
         *("--score-from", "2026-03-04", "--score-to", "2026-03-04T06:00"),
     )
     assert "30 min" in table.out
-    assert f"{documents[0]['results'][1]['wape']:.3f}" in table.out
+    for figure in ("wape", "decision_gpu_ratio"):
+        assert f"{documents[0]['results'][1][figure]:.3f}" in table.out
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,13 @@ def test_the_product_ticks_once_a_bin_and_not_at_the_end(
     profile: CapacityProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks: list[datetime] = []
-    real = controls.tick
+    real = controls.tick_on_record
 
     def noted(*arguments: object, now: datetime) -> TickReport:
         ticks.append(now)
         return real(*arguments, now=now)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(controls, "tick", noted)
+    monkeypatch.setattr(controls, "tick_on_record", noted)
     series = Series(start=START, step=timedelta(minutes=1), values=np.full(6, 1.0))
     trace = Trace(name="t", column="requests", series=series)
     simulate_serving(trace, profile, ["reactive"], ServingSetting(score_from=START, peak_replicas=2), members=())
