@@ -263,13 +263,13 @@ def backtest(
     score_from: ScoreFrom = None,
     score_to: ScoreTo = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
-    refit: RefitWhen = Refit.NEVER,
+    refit: RefitWhen = Refit.DAILY,
     output: OutputFormat = Output.TABLE,
 ) -> None:
     """Forecast a trace from its past: accuracy and calibration.
 
-    From every bin of the scored days, with one day of warm-up before them. As JSON one document a trace, one a line
-    where there are several.
+    From every bin of the scored days, with one day of warm-up before them; models are fitted again each night, as the
+    daemon does. As JSON one document a trace, one a line where there are several.
     """
     from scaler.commands import backtesting, typed
 

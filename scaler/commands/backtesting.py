@@ -32,7 +32,7 @@ def backtest(
     models: str | None,
     horizons: str,
     seed: int,
-    refit: Refit = Refit.NEVER,
+    refit: Refit,
     output: Output,
 ) -> None:
     """Forecast every bin of each trace from the past alone and print how far off it was; one document a trace."""
@@ -78,7 +78,8 @@ def _scored(
     def chosen(found: Sequence[Forecaster]) -> list[Forecaster]:
         return [each for each in found if engine or family(each.model_id) in wanted]
 
-    refit = None if fits.refit is Refit.NEVER else lambda known: chosen(fits(known))
+    fitted = fits.refit is not Refit.NEVER and (engine or not fits.fitted.isdisjoint(wanted))
+    refit = (lambda known: chosen(fits(known))) if fitted else None
     members = chosen(fits.shipped.forecasters)
     # Up to whole bins: 5, 15 and 30 minutes are 10, 20 and 30 on bins of ten.
     steps = tuple(dict.fromkeys(-(-each // step) for each in ahead))

@@ -66,11 +66,14 @@ class Fits:
         from forecaster.models.ensemble import family
 
         shipped = tuple(family(each.model_id) for each in self.shipped.forecasters)
-        if self.refit is Refit.NEVER:
-            return shipped
+        return tuple(dict.fromkeys((*shipped, *sorted(self.fitted))))
+
+    @property
+    def fitted(self) -> frozenset[str]:
+        """Those of them that a fit would make."""
         from forecaster.refitting import can_be_fitted
 
-        return tuple(dict.fromkeys((*shipped, *can_be_fitted())))
+        return frozenset() if self.refit is Refit.NEVER else frozenset(can_be_fitted())
 
     def __call__(self, known: Panel) -> Sequence[Forecaster]:
         """The members fitted on `known`; the first ones for ever where one fit is all that was asked for."""

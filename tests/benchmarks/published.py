@@ -67,6 +67,8 @@ OTHER_WINDOWS = ("0s", "60s", "120s", "600s", "900s")
 """… and those that are tried where it is tuned as well."""
 HORIZONS_MIN = (5, 15, 30)
 MODELS = (PRODUCT, "last-value", "seasonal-naive")
+SEED = 1
+"""Of the fits, made again each night of what `backtest` scores."""
 
 
 # ── What is run ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,6 +154,7 @@ def _scores(job: Job, trace: Any, members: Any) -> dict[str, Any]:
 
 def _accuracy(job: Job, trace: Any, members: Any) -> dict[str, Any]:
     from forecaster.backtest import Window, backtest, default_window
+    from forecaster.refitting import fitted_members
     from forecaster.types import Series
 
     series = trace.series
@@ -160,7 +163,13 @@ def _accuracy(job: Job, trace: Any, members: Any) -> dict[str, Any]:
     known = Series(start=series.start, step=series.step, values=series.values[:bins])
     begin = _moment(job.trace.score_from) or default_window(known).score_from
     steps = tuple(-(-timedelta(minutes=each) // series.step) for each in HORIZONS_MIN)
-    results = backtest(known, members, window=Window(score_from=begin, score_to=end), horizons=steps)
+    results = backtest(
+        known,
+        members,
+        window=Window(score_from=begin, score_to=end),
+        horizons=steps,
+        refit=lambda panel: fitted_members(panel, until=panel.end, seed=SEED).forecasters,
+    )
     return {
         model: [
             {"horizon_s": each.horizon_s, "wape": each.wape, "coverage": each.coverage[0.95],
