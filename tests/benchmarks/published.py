@@ -25,6 +25,7 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "benchmark.md"
+README = REPO / "README.md"
 CACHE = REPO / ".benchmarks" / "published"
 CODE = ("forecaster/**/*.py", "scaler/policy/*.py", "scaler/simulate/*.py", "scaler/simulate/policies/*.py",
         "scaler/loop.py", "scaler/ports.py", "data/models/**/*")  # fmt: skip
@@ -251,18 +252,38 @@ Scores = Mapping[str, Mapping[str, float]]
 
 def tables(results: Mapping[Job, Any]) -> dict[str, Table]:
     """Every table of the page, by the name of its place."""
-    scores: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
-    accuracy: dict[str, Any] = {}
-    for job, result in results.items():
-        if job.cold_start_min is None:
-            accuracy[job.trace.name] = result
-        else:
-            scores.setdefault((job.trace.name, job.cold_start_min), {}).update(result)
+    scores = _by_trace(results)
+    accuracy = {job.trace.name: result for job, result in results.items() if job.cold_start_min is None}
     made = {f"decisions-{lead}": _decisions(scores, lead) for lead in COLD_STARTS_MIN}
     made["standing"] = _standing(scores)
     for measure in ("wape", "coverage", "pinball"):
         made[f"forecasts-{measure}"] = _forecasts(accuracy, measure)
     return made
+
+
+def summary(results: Mapping[Job, Any]) -> dict[str, Table]:
+    """The table of the README: the product beside the HPA as people run it and the best HPA in hindsight."""
+    scores, (wanted, limit) = _by_trace(results), _TUNED["hpa, utilisation and window tuned to 1 %"]
+    columns = ("headstart", "HPA at 70 %", "best HPA in hindsight")
+    table = [["traffic", *(f"{each}, {lead} min" for lead in COLD_STARTS_MIN for each in columns)]]
+    for trace in TRACES:
+        cells = []
+        for lead in COLD_STARTS_MIN:
+            here = scores[trace.name, lead]
+            best = tuned(here, wanted, at_most=limit(here))
+            shown = [here[PRODUCT], here["hpa"], here[best] if best else None]
+            cells += [f"{100 * each['missed']:.2f} @ {each['ratio']:.2f}" if each else "–" for each in shown]
+        table.append([_short(trace.name), *cells])
+    return {"summary": table}
+
+
+def _by_trace(results: Mapping[Job, Any]) -> dict[tuple[str, int], dict[str, dict[str, float]]]:
+    """Scores of the policies, by trace and cold start."""
+    scores: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for job, result in results.items():
+        if job.cold_start_min is not None:
+            scores.setdefault((job.trace.name, job.cold_start_min), {}).update(result)
+    return scores
 
 
 def _decisions(scores: Mapping[tuple[str, int], Scores], lead: int) -> Table:
@@ -416,6 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("traces", nargs="?", type=Path, default=REPO.parent / "shared" / "traces", metavar="TRACES_DIR")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="where the tables go")
+    parser.add_argument("--readme", type=Path, default=README, metavar="FILE", help="where their summary goes")
     options = parser.parse_args(arguments)
     missing = [each.name for each in TRACES if not (options.traces / f"{each.name}.csv.gz").is_file()]
     if missing:
@@ -427,8 +449,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failed:
         _say("the page is left as it was; what was worked out is kept, so run this again when the cause is gone")
         return 1
-    page, changes = placed(options.page.read_text(encoding="utf-8"), tables(done))
-    options.page.write_text(page, encoding="utf-8")
+    changes: list[str] = []
+    for file, made in ((options.page, tables(done)), (options.readme, summary(done))):
+        page, changed = placed(file.read_text(encoding="utf-8"), made)
+        file.write_text(page, encoding="utf-8")
+        changes += changed
     sys.stdout.write("".join(f"{line}\n" for line in changes) or "nothing changed\n")
     return 0
 

@@ -44,6 +44,12 @@ def test_the_page_has_a_place_for_every_table_and_names_every_trace():
         assert trace.name.split("_")[0] in page
 
 
+def test_the_readme_has_a_place_for_the_summary():
+    page, _ = published.placed(published.README.read_text(encoding="utf-8"), published.summary(results()))
+    rows = published.parsed(page[page.index("<!-- table: summary -->") :])[: 1 + len(published.TRACES)]
+    assert rows[1][1:4] == ["1.00 @ 1.50", "2.00 @ 2.00", "–"], "no HPA that was tuned misses at most 1 %"
+
+
 def test_a_second_run_changes_nothing_and_a_new_figure_is_told():
     page = published.PAGE.read_text(encoding="utf-8")
     first, _ = published.placed(page, published.tables(results()))
