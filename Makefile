@@ -53,7 +53,7 @@ bench: $(VENV)/.all ## speed and memory, as ratios within one run
 tables: $(VENV)/.all ## the tables of docs/benchmark.md, from the traces in ../shared/traces (about ten minutes)
 	$(BIN)/python tests/benchmarks/published.py
 
-laws: $(VENV)/.all ## the tables of docs/published-laws.md: other people's scaling laws in our simulator (about six minutes)
+laws: $(VENV)/.all ## the tables of docs/published-laws.md: other people's scaling laws in our simulator (about four minutes)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.published_laws
 
 demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic traffic
