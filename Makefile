@@ -50,7 +50,7 @@ mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 bench: $(VENV)/.all ## speed and memory, as ratios within one run
 	$(BIN)/pytest tests/benchmarks -q -n 0 -p no:randomly
 
-tables: $(VENV)/.all ## the tables of docs/benchmark.md, from the traces in ../shared/traces (about ten minutes)
+tables: $(VENV)/.all ## the tables of docs/benchmark.md and the README, from the traces in ../shared/traces (about ten minutes)
 	$(BIN)/python tests/benchmarks/published.py
 
 laws: $(VENV)/.all ## the tables of docs/published-laws.md: other people's scaling laws in our simulator (about four minutes)

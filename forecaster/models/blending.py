@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from forecaster.types import FloatArray
 
 RATE = 0.5
-"""c above. At 1, and without the division by √Vᵢ, development days came out within half a per cent of the same."""
+"""c above. At 1 development days came out within 2 % either way: docs/decisions/0011."""
 
 LEAST_SHARE = 1e-6
 """Of the largest V: below it a member that never differed from the blend would weigh everything."""

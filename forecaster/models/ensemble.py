@@ -60,7 +60,7 @@ __all__ = [
 
 FALLBACK = "last-value"
 """The member (by its family's name) that speaks until others have earned it."""
-SEASONAL = frozenset({"seasonal-naive", "seasonal-delta", "holt-winters"})
+SEASONAL = frozenset({"seasonal-naive", "seasonal-delta", "holt-winters", "harmonic"})
 """Families that repeat the clock time of earlier days; the network sees yesterday too, as one input of many."""
 MODEL_NAME = "headstart"
 """What the calibrated blend is called in reports."""

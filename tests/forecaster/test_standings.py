@@ -99,11 +99,11 @@ def test_the_seasonal_part_is_that_of_the_members_that_repeat_earlier_days() -> 
     standing = Standing(
         at=START,
         horizons=(1,),
-        members=("lstm@1", "last-value", "seasonal-naive", "seasonal-delta", "holt-winters@9"),
-        weights=((0.4, 0.1, 0.05, 0.2, 0.25),),
-        losses=((1.0, 0.0, 1.0, 1.0, 1.0),),
+        members=("lstm@1", "last-value", "seasonal-naive", "seasonal-delta", "holt-winters@9", "harmonic"),
+        weights=((0.3, 0.1, 0.05, 0.2, 0.25, 0.1),),
+        losses=((1.0, 0.0, 1.0, 1.0, 1.0, 1.0),),
     )
-    assert standing.seasonal_ratio(0) == pytest.approx(0.5)
+    assert standing.seasonal_ratio(0) == pytest.approx(0.6)
     assert np.isnan(standing.loss_ratios(0)).all()  # against a last value that never errs there is no ratio
 
 
