@@ -63,6 +63,14 @@ def read_history(
     return Panel(keys=keys, start=start, step=step, values=values.reshape(len(keys), bins))
 
 
+def read_origins(
+    ask: Ask, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime
+) -> dict[str, Choice]:
+    """See `PrometheusSource.origins`."""
+    choices = _past_choices(ask, selectors, [signal_named(signal)], (start, end))
+    return {workload: choice for (workload, _), choice in choices.items()}
+
+
 def read_evidence(
     ask: Ask, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta
 ) -> Panel:

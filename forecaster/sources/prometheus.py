@@ -21,7 +21,7 @@ from forecaster.sources import plan
 from forecaster.sources.catalogue import CATALOGUE, Group, Signal, Use
 from forecaster.sources.connection import Connection
 from forecaster.sources.exchange import Answer, Question, Wire
-from forecaster.sources.past import read_evidence, read_history, read_usage
+from forecaster.sources.past import read_evidence, read_history, read_origins, read_usage
 from forecaster.sources.plan import DEMAND, TARGETS
 from forecaster.sources.promql import Choice, Part, Query
 from forecaster.sources.readings import (
@@ -268,6 +268,16 @@ class PrometheusSource:
         _check_distinct(selectors)
         return read_history(self._ask, selectors, signal, start=start, end=end, step=step)
 
+    def origins(
+        self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime
+    ) -> dict[str, Choice]:
+        """Where `history` of the same stretch comes from, by workload; those with no data then are left out.
+
+        Not what is live now: a workload that sleeps has none of that, and its past has. Errors as `history`.
+        """
+        _check_distinct(selectors)
+        return read_origins(self._ask, selectors, signal, start=start, end=end)
+
     def evidence(
         self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta = STEP
     ) -> Panel:
@@ -380,5 +390,5 @@ def _checked(selector: WorkloadSelector, signal: Signal, choice: Choice | None, 
         metric=choice.candidate.metric,
         reach=choice.reach,
         edges_s=edges,
-        detail="completions + change of what is in flight stand in for arrivals" if choice.candidate.in_flight else "",
+        detail=choice.remark,
     )

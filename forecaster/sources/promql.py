@@ -73,6 +73,11 @@ class Choice:
     reach: Reach
     model: str | None = None
 
+    @property
+    def remark(self) -> str:
+        """What a person should know before believing it; empty where there is nothing."""
+        return "completions + change of what is in flight stand in for arrivals" if self.candidate.in_flight else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:

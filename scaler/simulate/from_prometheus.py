@@ -154,7 +154,7 @@ def record(
             for name, row in sorted((rows if named else {}).items())
         },
         policy=config.policy(workload) if config is not None else None,
-        notes=(*_origin(source, selector, now=now), *_notes(days, first=first, last=last, known=known.size)),
+        notes=(*_origin(source, selector, start, end), *_notes(days, first=first, last=last, known=known.size)),
     )
 
 
@@ -259,16 +259,15 @@ def _require_enough(workload: str, known: timedelta, days: int) -> None:
     )
 
 
-def _origin(source: PrometheusSource, selector: WorkloadSelector, *, now: datetime) -> tuple[str, ...]:
-    """Which metric tells the demand now. Completions are told apart: they never exceed what the fleet could serve."""
+def _origin(source: PrometheusSource, selector: WorkloadSelector, start: datetime, end: datetime) -> tuple[str, ...]:
+    """Which metric told the demand then. Completions are told apart: they never exceed what the fleet could serve."""
     try:
-        checks = source.check([selector], now=now)
+        choice = source.origins([selector], DEMAND, start=start, end=end).get(selector.workload)
     except SourceError:
         return ()  # a remark is not worth a failure: the recording itself is complete
-    live = next((each for each in checks if each.signal == DEMAND and each.found), None)
-    if live is None:
+    if choice is None:
         return ()
-    return (f"demand is read from {live.metric}{f': {live.detail}' if live.detail else ''}",)
+    return (f"demand is read from {choice.candidate.metric}{f': {choice.remark}' if choice.remark else ''}",)
 
 
 def _notes(days: int, *, first: int, last: int, known: int) -> tuple[str, ...]:

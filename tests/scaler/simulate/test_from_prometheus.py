@@ -50,6 +50,8 @@ HIDDEN = range(3000, 3020)
 """Minutes in which only the HTML counter is missing."""
 ASLEEP = range(3300, 3500)
 """Minutes in which it is missing for so long that nobody can have asked for HTML."""
+QUIET_SINCE = MINUTES - 300
+"""When llm/early was taken down: nothing of it is live for hours before the recording's end."""
 SOLO_SINCE = MINUTES - 3200
 """Where the history of llm/solo begins: 2.2 of the 3 days."""
 
@@ -69,10 +71,12 @@ def solo_rps(minute: int) -> float:
 Rate = Callable[[int], float]
 
 
-def counter(labels: str, rate: Rate, *, since: int = 0, without: tuple[range, ...] = ()) -> Iterator[str]:
+def counter(
+    labels: str, rate: Rate, *, since: int = 0, without: tuple[range, ...] = (), to: int = MINUTES
+) -> Iterator[str]:
     """A counter's samples; rates hold for whole minutes, so that a bin of a minute has exactly one."""
     total = 0.0
-    for minute in range(since, MINUTES):
+    for minute in range(since, to):
         for second in range(0, 60, SCRAPE_S):
             # A minute is measured from its first sample to that of the next one: both have to go.
             hidden = any(minute in each or (minute == each.stop and not second) for each in without)
@@ -80,14 +84,14 @@ def counter(labels: str, rate: Rate, *, since: int = 0, without: tuple[range, ..
                 at = int(START.timestamp()) + 60 * minute + second
                 yield f"{labels} {total + second * rate(minute):.6f} {at}"
         total += 60.0 * rate(minute)
-    yield f"{labels} {total:.6f} {int(NOW.timestamp())}"
+    yield f"{labels} {total:.6f} {int((START + to * STEP).timestamp())}"
 
 
-def gauge(labels: str, *, since: int = 0) -> Iterator[str]:
-    for minute in range(since, MINUTES):
+def gauge(labels: str, *, since: int = 0, to: int = MINUTES) -> Iterator[str]:
+    for minute in range(since, to):
         for second in range(0, 60, SCRAPE_S):
             yield f"{labels} 1 {int(START.timestamp()) + 60 * minute + second}"
-    yield f"{labels} 1 {int(NOW.timestamp())}"
+    yield f"{labels} 1 {int((START + to * STEP).timestamp())}"
 
 
 def engine(pod: str, model: str) -> str:
@@ -96,7 +100,7 @@ def engine(pod: str, model: str) -> str:
 
 def open_metrics() -> str:
     door, chat = "headstart_gateway_requests_total", engine("chat-7d9f8b6c5d-x2x4z", "chat")
-    solo, young = engine("solo-0", "solo"), engine("young-0", "young")
+    early, solo, young = engine("early-0", "early"), engine("solo-0", "solo"), engine("young-0", "young")
     return "\n".join([
         "# TYPE headstart_gateway_requests counter",
         *counter(f'{door}{{namespace="llm",model="chat",request_class="gui"}}', gui_rps, without=(DARK,)),
@@ -105,13 +109,16 @@ def open_metrics() -> str:
             since=HTML_SINCE, without=(DARK, HIDDEN, ASLEEP),
         ),
         "# TYPE vllm:request_success counter",
+        *counter(f"vllm:request_success_total{{{early}}}", solo_rps, to=QUIET_SINCE),
         *counter(f"vllm:request_success_total{{{solo}}}", solo_rps, since=SOLO_SINCE),
         *counter(f"vllm:request_success_total{{{young}}}", solo_rps, since=MINUTES - 1200),
         "# TYPE vllm:num_requests_running gauge",
         *gauge(f"vllm:num_requests_running{{{chat}}}"),
+        *gauge(f"vllm:num_requests_running{{{early}}}", to=QUIET_SINCE),
         *gauge(f"vllm:num_requests_running{{{solo}}}", since=SOLO_SINCE),
         *gauge(f"vllm:num_requests_running{{{young}}}", since=MINUTES - 1200),
         "# TYPE vllm:num_requests_waiting gauge",
+        *gauge(f"vllm:num_requests_waiting{{{early}}}", to=QUIET_SINCE),
         *gauge(f"vllm:num_requests_waiting{{{solo}}}", since=SOLO_SINCE),
         *gauge(f"vllm:num_requests_waiting{{{young}}}", since=MINUTES - 1200),
         "",
@@ -177,6 +184,12 @@ def test_without_a_front_door_completions_stand_in_and_it_is_said(server: Promet
     assert any("vllm:request_success_total: completions" in note for note in solo.notes)
 
 
+def test_a_workload_that_is_gone_by_now_still_tells_where_its_past_came_from(server: PrometheusServer):
+    early = record("llm/early", url=server.url, days=DAYS, now=NOW)
+    assert any("vllm:request_success_total: completions" in note for note in early.notes)
+    assert "nothing is known of the last 5.0 hours" in early.notes
+
+
 def test_a_server_that_keeps_less_than_was_asked_says_how_much_came(server: PrometheusServer):
     notes = record("llm/solo", url=server.url, days=6, now=NOW).notes
     assert any("6 days were asked for; what is known begins 3.8 days later, 2.2 days came" in note for note in notes)
@@ -204,7 +217,9 @@ def test_the_command_plays_it_and_keeps_it(
     assert not left.value.code
     assert (document["trace"], [each["name"] for each in document["policies"]]) == ("llm/chat", ["hpa", "oracle"])
     assert "headstart_gateway_requests_total" in told.err, "which metric tells the demand"
-    assert read_trace(kept, column=None).series.values.size == pytest.approx(MINUTES, abs=5)
+    # The command's three days end when it is called, however long ago the samples were written.
+    later = (datetime.now(UTC) - NOW) // STEP
+    assert read_trace(kept, column=None).series.values.size == pytest.approx(MINUTES - later, abs=5)
 
 
 def test_progress_goes_up_to_the_end(server: PrometheusServer):
