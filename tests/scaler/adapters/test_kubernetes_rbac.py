@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from forecaster.types import Blind
 from kube_double import KubeDouble, workload
@@ -18,6 +20,7 @@ from scaler.adapters.kubernetes import (
     ServerAddress,
     TargetRef,
 )
+from scaler.adapters.kubernetes.permissions import Feature, PolicyRule, added_by, rules_for
 
 MANIFESTS: list[dict[str, Any]] = [
     document
@@ -117,6 +120,39 @@ def test_scaling_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> No
         assert outcome.result is ScaleResult.SCALED
         assert cluster.announce(target, outcome, note="out", now=double.now) is None
     assert used(double) == permissions("headstart-active")
+
+
+@pytest.mark.parametrize(
+    ("role", "rules"),
+    [
+        pytest.param("headstart-observe", rules_for({Feature.OBSERVE}), id="observe"),
+        pytest.param("headstart-observe", rules_for({Feature.PUBLISH, Feature.DISCOVER}), id="publish and discover"),
+        pytest.param("headstart-active", rules_for({Feature.ACTIVE, Feature.EVENTS}), id="active"),
+        pytest.param(
+            "headstart-floor",
+            rules_for({Feature.FLOOR_HPA, Feature.FLOOR_SCALED_OBJECT, Feature.EVENTS}),
+            id="floor",
+        ),
+        pytest.param("headstart-rivals", added_by({Feature.RIVALS}), id="rivals"),
+    ],
+)
+def test_the_file_holds_the_rules_of_the_features_as_they_are_rendered(
+    role: str, rules: tuple[PolicyRule, ...]
+) -> None:
+    [found] = [m for m in MANIFESTS if m["kind"] == "ClusterRole" and m["metadata"]["name"] == role]
+    assert found["rules"] == [rule.manifest() for rule in rules]
+
+
+@given(st.sets(st.sampled_from(Feature)), st.sets(st.sampled_from(Feature)))
+def test_features_add_up_and_nothing_else(some: set[Feature], others: set[Feature]) -> None:
+    def granted(rules: tuple[PolicyRule, ...]) -> set[tuple[str, str, str]]:
+        rows = [(rule.group, resource, verb) for rule in rules for resource in rule.resources for verb in rule.verbs]
+        assert len(rows) == len(set(rows))
+        return set(rows)
+
+    assert granted(rules_for(some | others)) == granted(rules_for(some)) | granted(rules_for(others))
+    assert granted(rules_for(some)) == granted(rules_for(())) | granted(added_by(some))
+    assert all(verb in ("get", "list") for _, _, verb in granted(rules_for(())))
 
 
 def test_nothing_is_bound_cluster_wide_and_no_rule_has_a_wildcard() -> None:
