@@ -56,6 +56,7 @@ class BlindReason(StrEnum):
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
     NOT_READ = "not_read"
+    NO_AUTOSCALER = "no_autoscaler"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

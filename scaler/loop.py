@@ -80,11 +80,11 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
             wishes.append(_held(policy, before))
         else:
             decided.append((policy, snapshot, before, decision, after))
-            wishes.append(_wish(policy, before, decision))
+            wishes.append(_wish(policy, snapshot.replicas, before, decision))
     allowed = grants(wishes, fleet.budget)
     records = []
     for policy, snapshot, before, decision, after in decided:
-        limited = fleet.budget.gpus is not None and policy.mode is Mode.ACTIVE
+        limited = fleet.budget.gpus is not None and policy.mode.counts
         limit = allowed[policy.workload] if limited else None
         final, next_states[policy.workload] = grant(decision, after, limit)
         records.append(
@@ -125,13 +125,20 @@ def _snapshot(
     )
 
 
-def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision) -> Wish:
-    """What the workload holds and asks for. One that is only observed asks for nothing, its decision moves no pod."""
-    held = _held(policy, before)
-    current = held.current if decision.current is None else decision.current
-    asks = policy.mode is Mode.ACTIVE and decision.target is not None
-    target = decision.target if asks and decision.target is not None else current
-    return replace(held, current=current, target=target)
+def _wish(policy: WorkloadPolicy, replicas: ReplicaState | Blind, before: PolicyState, decision: Decision) -> Wish:
+    """What the workload holds and asks for. One that is only observed asks for nothing, its decision moves no pod.
+
+    Above a floor another autoscaler may hold more: a floor beneath what is held takes no further GPU. A workload that
+    does not exist holds none.
+    """
+    wish = _held(policy, before)
+    if isinstance(replicas, Blind):
+        gone = replicas.reason is BlindReason.NOT_FOUND
+        return replace(wish, current=0, target=0) if gone else wish
+    wish = replace(wish, current=replicas.taken, target=replicas.taken)
+    if not policy.mode.counts or decision.target is None:
+        return wish
+    return replace(wish, target=max(decision.target, replicas.held or 0))
 
 
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
@@ -140,6 +147,7 @@ def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
     An unknown number of GPUs is not a free one.
     """
     seen = before.desired[-1].replicas if before.desired else policy.bounds.max_replicas
+    seen = max(seen, before.held or 0)
     return Wish(workload=policy.workload, current=seen, target=seen, gpus=policy.profile.gpus, priority=policy.priority)
 
 
@@ -161,18 +169,23 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
 
 
 def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
-    """Carry the changes out, growth before shrinkage; an observed workload is never written."""
+    """Carry the changes out, growth before shrinkage; what is only observed or published is never written."""
     changes = [record for record in records if record.changes]
     outcomes = {}
     for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
-        if record.policy.mode is Mode.ACTIVE:
+        if record.policy.mode.writes:
             outcomes[record.policy.workload] = _scaled(targets, record.decision)
         else:
-            outcomes[record.policy.workload] = Outcome(
-                kind=OutcomeKind.OBSERVED,
-                detail=f"observe mode: would scale {record.decision.current} → {record.decision.target}",
-            )
+            outcomes[record.policy.workload] = _not_written(record)
     return outcomes
+
+
+def _not_written(record: DecisionRecord) -> Outcome:
+    """What became of a decision that is only shown or exported."""
+    moves = f"{record.decision.current} → {record.decision.target}"
+    if record.policy.mode is Mode.PUBLISH:
+        return Outcome(kind=OutcomeKind.PUBLISHED, detail=f"publish mode: {moves} is for the other autoscaler to do")
+    return Outcome(kind=OutcomeKind.OBSERVED, detail=f"observe mode: would scale {moves}")
 
 
 def _scaled(targets: Targets, decision: Decision) -> Outcome:

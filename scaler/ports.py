@@ -58,6 +58,7 @@ class OutcomeKind(StrEnum):
     SCALED = "scaled"
     UNCHANGED = "unchanged"
     OBSERVED = "observed"
+    PUBLISHED = "published"
     CONFLICT = "conflict"
     FAILED = "failed"
 
@@ -79,7 +80,10 @@ class Targets(Protocol):
         ...
 
     def scale(self, decision: Decision) -> Outcome:
-        """Set `decision.target` replicas if the scale still is `decision.current`; never a blind overwrite."""
+        """Set `decision.target` replicas, or as the floor in mode `floor`, if `decision.current` still stands there.
+
+        Never a blind overwrite.
+        """
         ...
 
 

@@ -191,6 +191,51 @@ class KubeDouble:
         with self.store.changed:
             self.store.controllers.behave(namespace, name, **changes)
 
+    def hpa(self, namespace: str, name: str, *, least: int = 1, most: int = 10, target: str = "") -> Json:
+        """Create an HPA above a Deployment; its metrics ask for what is there."""
+        reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": target or name}
+        spec = {"scaleTargetRef": reference, "minReplicas": least, "maxReplicas": most}
+        return self.create(
+            "horizontalpodautoscalers", {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+        )
+
+    def scaled_object(self, namespace: str, name: str, *, target: str = "", **spec: int) -> Json:
+        """Create a ScaledObject above a Deployment, with `minReplicaCount` and so on as given."""
+        settings = {"scaleTargetRef": {"name": target or name}, "triggers": [{"type": "cron"}], **spec}
+        return self.create("scaledobjects", {"metadata": {"name": name, "namespace": namespace}, "spec": settings})
+
+    def floor(self, namespace: str, name: str, plural: str = "horizontalpodautoscalers") -> int:
+        """The floor of an autoscaler, as stored."""
+        with self.store.changed:
+            spec = self.store.get(plural, namespace, name)["spec"]
+            return int(spec["minReplicas" if plural == "horizontalpodautoscalers" else "minReplicaCount"])
+
+    def set_spec(self, plural: str, namespace: str, name: str, **spec: object) -> None:
+        """What somebody else changes of an object's spec, behind the API's back."""
+        with self.store.changed:
+            item = self.store.get(plural, namespace, name)
+            self.store.update(plural, {**item, "spec": {**item["spec"], **spec}})
+
+    def quota(self, namespace: str, pods: int) -> None:
+        """Allow so many pods in a namespace: more are refused, and their Deployment says so in its conditions."""
+        with self.store.changed:
+            self.store.controllers.quotas[namespace] = pods
+            self.store.controllers.reconcile(self.store.now)
+
+    def remove(self, plural: str, namespace: str, name: str) -> None:
+        """Delete an object behind the API's back; a workload takes its pods along."""
+        with self.store.changed:
+            self.store.remove(plural, self.store.get(plural, namespace, name))
+            self.store.controllers.reconcile(self.store.now)
+
+    def annotate(self, namespace: str, name: str, plural: str = "deployments", **annotations: str) -> None:
+        """Set annotations under our prefix; `min_replicas="2"` is `headstart.autoscaling/min-replicas: "2"`."""
+        with self.store.changed:
+            item = self.store.get(plural, namespace, name)
+            ours = {f"headstart.autoscaling/{key.replace('_', '-')}": value for key, value in annotations.items()}
+            metadata = {**item["metadata"], "annotations": {**(item["metadata"].get("annotations") or {}), **ours}}
+            self.store.update(plural, {**item, "metadata": metadata})
+
     def add_pod(self, namespace: str, name: str, plural: str = "deployments") -> Json:
         """One pod more than wanted, as a rollout's surge; call `pause_controllers` first to keep it."""
         with self.store.changed:

@@ -311,10 +311,11 @@ def _line(change: str, item: Any) -> bytes:
 
 
 def _sign(new: Json, old: Json | None, manager: str, *, subresource: str) -> None:
-    """Note who wrote `spec.replicas`, in the shape of managedFields."""
+    """Note who wrote `spec.replicas` or an autoscaler's floor, in the shape of managedFields."""
     before, after = ((item or {}).get("spec") or {} for item in (old, new))
     kept = ((old or {}).get("metadata") or {}).get("managedFields") or []
-    if "replicas" not in after or before.get("replicas") == after["replicas"]:
+    signed = next((each for each in ("replicas", "minReplicas", "minReplicaCount") if each in after), "")
+    if not signed or before.get(signed) == after[signed]:
         if kept:
             new["metadata"]["managedFields"] = kept
         return
@@ -323,7 +324,7 @@ def _sign(new: Json, old: Json | None, manager: str, *, subresource: str) -> Non
         "operation": "Update",
         "apiVersion": new.get("apiVersion", ""),
         "fieldsType": "FieldsV1",
-        "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        "fieldsV1": {"f:spec": {f"f:{signed}": {}}},
         **({"subresource": subresource} if subresource else {}),
     }
     new["metadata"]["managedFields"] = [entry]

@@ -38,6 +38,7 @@ class Controllers:
     default: PodBehaviour = field(default_factory=PodBehaviour)
     behaviours: dict[tuple[str, str], PodBehaviour] = field(default_factory=dict)
     paused: bool = False
+    quotas: dict[str, int] = field(default_factory=dict)  # namespace -> pods that its ResourceQuota allows
     _owner: dict[str, str] = field(default_factory=dict)  # pod uid -> workload uid
     _placed: dict[str, datetime] = field(default_factory=dict)  # pod uid -> when it got its node
     _serial: int = 0
@@ -52,6 +53,7 @@ class Controllers:
         if self.paused:
             return
         self._remove_terminated(now)
+        self._autoscale()
         workloads = list(self._workloads())
         for _, workload in workloads:
             self._keep_number(workload, now)
@@ -73,18 +75,49 @@ class Controllers:
                 for item in self.store.items(kind.plural):
                     yield kind.plural, item
 
+    def _autoscale(self) -> None:
+        """HPAs and ScaledObjects whose metrics ask for what is there: they only keep it within their bounds.
+
+        An HPA keeps off a workload at zero, KEDA wakes it as soon as its minimum is above zero.
+        """
+        for plural, least, most in (
+            ("horizontalpodautoscalers", "minReplicas", "maxReplicas"),
+            ("scaledobjects", "minReplicaCount", "maxReplicaCount"),
+        ):
+            for item in self.store.items(plural):
+                reference = item["spec"]["scaleTargetRef"]
+                target = self._named(item["metadata"]["namespace"], reference)
+                if target is None or (plural == "horizontalpodautoscalers" and not target[1]["spec"]["replicas"]):
+                    continue
+                there = int(target[1]["spec"]["replicas"])
+                wanted = max(int(item["spec"].get(least, 0)), min(there, int(item["spec"].get(most, 100))))
+                if wanted != there:
+                    self.store.update(target[0], {**target[1], "spec": {**target[1]["spec"], "replicas": wanted}})
+
+    def _named(self, namespace: str, reference: Json) -> tuple[str, Json] | None:
+        wanted = (namespace, reference.get("kind") or "Deployment", reference["name"])
+        for plural, item in self._workloads():
+            if (item["metadata"]["namespace"], item["kind"], item["metadata"]["name"]) == wanted:
+                return plural, item
+        return None
+
+    def _room(self, namespace: str) -> int:
+        """Pods that the namespace's quota still allows; terminating ones count."""
+        there = sum(pod["metadata"]["namespace"] == namespace for pod in self.store.items("pods"))
+        return max(0, self.quotas[namespace] - there) if namespace in self.quotas else 100_000
+
     def _behaviour(self, workload: Json) -> PodBehaviour:
         metadata = workload["metadata"]
         return self.behaviours.get((metadata["namespace"], metadata["name"]), self.default)
 
     def _keep_number(self, workload: Json, now: datetime) -> None:
-        wanted = int(workload["spec"].get("replicas", 1)) * _group_size(workload)
+        metadata, wanted = workload["metadata"], int(workload["spec"].get("replicas", 1)) * _group_size(workload)
         alive = [
             pod
             for pod in self.pods_of(workload)
             if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] not in ("Failed", "Succeeded")
         ]
-        for _ in range(wanted - len(alive)):
+        for _ in range(min(wanted - len(alive), self._room(metadata["namespace"]))):
             self.add_pod(workload, now)
         # As a ReplicaSet chooses: not yet Ready before Ready, young before old; a StatefulSet the highest ordinal.
         alive.sort(key=lambda pod: (_is_ready(pod), -_serial(pod)))
@@ -189,10 +222,23 @@ class Controllers:
         rest = [c for c in pod["status"]["conditions"] if c["type"] != kind]
         self.store.update("pods", _with_status(pod, {"conditions": [*rest, condition]}))
 
+    def _refused(self, workload: Json, pods: list[Json]) -> bool:
+        """Whether the quota keeps pods of the workload from being made."""
+        namespace, wanted = workload["metadata"]["namespace"], int(workload["spec"].get("replicas", 1))
+        return namespace in self.quotas and len(pods) < wanted and not self._room(namespace)
+
     def _report(self, plural: str, workload: Json) -> None:
         pods = [pod for pod in self.pods_of(workload) if "deletionTimestamp" not in pod["metadata"]]
-        status = {"replicas": len(pods) // _group_size(workload), "readyReplicas": sum(map(_is_ready, pods))}
+        status: Json = {"replicas": len(pods) // _group_size(workload), "readyReplicas": sum(map(_is_ready, pods))}
+        if workload["kind"] == "Deployment":
+            status["conditions"] = [_replica_failure(workload)] if self._refused(workload, pods) else []
         self.store.update(plural, _with_status(workload, status))
+
+
+def _replica_failure(workload: Json) -> Json:
+    name = workload["metadata"]["name"]
+    message = f'pods "{name}-" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1'
+    return {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
 
 
 def _with_status(item: Json, status: Json) -> Json:

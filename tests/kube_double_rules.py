@@ -131,6 +131,8 @@ def check(kind: ApiKind, new: Json, old: Json | None) -> None:
     checks: dict[str, Callable[[ApiKind, Json, Json | None], None]] = {
         "leases": _check_lease,
         "events": _check_event,
+        "horizontalpodautoscalers": _check_hpa,
+        "scaledobjects": _check_scaled_object,
     }
     if kind.scalable:
         _check_replicas(kind, new, old)
@@ -198,6 +200,45 @@ def _check_event(kind: ApiKind, new: Json, old: Json | None) -> None:
     about = (new.get("regarding") or {}).get("namespace") or "default"
     if about != new["metadata"]["namespace"]:
         raise _invalid(kind, name, "regarding.namespace", f'Invalid value: "{about}": does not match event.namespace')
+
+
+def _check_hpa(kind: ApiKind, new: Json, old: Json | None) -> None:
+    spec, name = new.get("spec") or {}, new["metadata"].get("name", "")
+    reference = spec.get("scaleTargetRef") or {}
+    for key in ("kind", "name"):
+        if not reference.get(key):
+            raise _invalid(kind, name, f"spec.scaleTargetRef.{key}", "Required value")
+    most = replicas_of(spec.get("maxReplicas", 0), "spec.maxReplicas")
+    least = replicas_of(spec.setdefault("minReplicas", 1), "spec.minReplicas")
+    if least < 1:  # 0 only behind the feature gate HPAScaleToZero
+        raise _invalid(kind, name, "spec.minReplicas", f"Invalid value: {least}: must be greater than or equal to 1")
+    if most < 1:
+        raise _invalid(kind, name, "spec.maxReplicas", f"Invalid value: {most}: must be greater than 0")
+    if most < least:
+        why = f"Invalid value: {most}: must be greater than or equal to `minReplicas`"
+        raise _invalid(kind, name, "spec.maxReplicas", why)
+
+
+def _check_scaled_object(kind: ApiKind, new: Json, old: Json | None) -> None:
+    """The schema answers 422; what spans fields is KEDA's webhook's, whose refusal is a 403."""
+    spec, name = new.get("spec") or {}, new["metadata"].get("name", "")
+    if not (spec.get("scaleTargetRef") or {}).get("name"):
+        raise _invalid(kind, name, "spec.scaleTargetRef.name", "Required value")
+    if "triggers" not in spec:
+        raise _invalid(kind, name, "spec.triggers", "Required value")
+    least = replicas_of(spec.get("minReplicaCount", 0), "spec.minReplicaCount")
+    most = replicas_of(spec.get("maxReplicaCount", 100), "spec.maxReplicaCount")
+    idle = spec.get("idleReplicaCount")
+    if least < 0:
+        raise _denied(f"MinReplicaCount={least} must be greater than or equal to 0")
+    if least > most:
+        raise _denied(f"MinReplicaCount={least} must be less than MaxReplicaCount={most}")
+    if idle is not None and idle >= least:
+        raise _denied(f"IdleReplicaCount={idle} must be less than MinReplicaCount={least}")
+
+
+def _denied(why: str) -> ApiRefusal:
+    return ApiRefusal(403, f'admission webhook "vscaledobject.kb.io" denied the request: {why}')
 
 
 # ── Selectors ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from forecaster.sources.connection import Connection
 from forecaster.sources.selector import WorkloadSelector
-from scaler.adapters.kubernetes import InCluster, Kubeconfig, TargetRef
+from scaler.adapters.kubernetes import FloorRef, InCluster, Kubeconfig, TargetRef
 from scaler.config import Config, PrometheusConfig, SelectorConfig, TargetConfig
+from scaler.policy.types import Mode
 
 
 def connection_of(prometheus: PrometheusConfig) -> Connection:
@@ -53,6 +54,15 @@ def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -
 def targets_of(config: Config) -> dict[str, TargetRef]:
     """What is scaled, by workload."""
     return {workload: _target(workload, target) for workload, target in config.targets.items()}
+
+
+def floors_of(config: Config) -> dict[str, FloorRef]:
+    """The autoscaler whose floor is set, by workload in mode floor."""
+    floors = {}
+    for workload in (each.workload for each in config.fleet.workloads if each.mode is Mode.FLOOR):
+        target, floor = _target(workload, config.targets[workload]), config.targets[workload].floor
+        floors[workload] = FloorRef(namespace=target.namespace, kind=floor.kind.value, name=floor.name or target.name)
+    return floors
 
 
 def _target(workload: str, target: TargetConfig) -> TargetRef:

@@ -329,6 +329,7 @@ def _counts(replicas: ReplicaState) -> Document:
         "starting": replicas.starting,
         "unschedulable": replicas.unschedulable,
         "failed": replicas.failed,
+        **({} if replicas.held is None else {"held": replicas.held, "ceiling": replicas.ceiling}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Checks of a finished tick: bounds (I1), no release while blind (I2), observing writes nothing (I8).
+"""Checks of a finished tick: bounds (I1), no release while blind (I2), observing and publishing write nothing (I8).
 
 A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
 prevents or repairs one. The count stays 0, and an alert watches it.
@@ -11,12 +11,16 @@ from datetime import timedelta
 
 from forecaster.types import Blind
 from scaler.loop import TickReport
-from scaler.policy import guard, scheduled
+from scaler.policy import guard, limits, scheduled
 from scaler.policy.types import Action, Mode, PolicyState, demand_of
 from scaler.ports import DecisionRecord, OutcomeKind
 
 INVARIANTS = ("I1", "I2", "I8")
 """What is checked; each is exported from the start with a count of 0."""
+
+
+_UNWRITTEN = {Mode.OBSERVE: OutcomeKind.OBSERVED, Mode.PUBLISH: OutcomeKind.PUBLISHED}
+"""The modes that send no write, and the one outcome that a change of scale has in each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +35,8 @@ class Violation:
 def violations(report: TickReport, *, mutating_requests: int) -> tuple[Violation, ...]:
     """Every promise that the tick broke; `mutating_requests` were sent to the cluster during it."""
     found = [each for record in report.records for each in _of_record(record, report)]
-    active = any(record.policy.mode is Mode.ACTIVE for record in report.records)
-    if mutating_requests and not active:
+    writing = any(record.policy.mode.writes for record in report.records)
+    if mutating_requests and not writing:
         found.append(Violation(invariant="I8", workload="", detail=f"{mutating_requests} writes while only observing"))
     return tuple(found)
 
@@ -44,16 +48,19 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
         found.append(_violation("I1", record, "outside its bounds"))
     if record.decision.action is Action.IN and _blind_or_rewarming(record, report.states[name]):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
-    if record.policy.mode is Mode.OBSERVE and outcome is not None and outcome.kind is not OutcomeKind.OBSERVED:
-        found.append(_violation("I8", record, f"outcome {outcome.kind} while only observing"))
+    unwritten = _UNWRITTEN.get(record.policy.mode)
+    if unwritten is not None and outcome is not None and outcome.kind is not unwritten:
+        found.append(_violation("I8", record, f"outcome {outcome.kind} in mode {record.policy.mode}"))
     return found
 
 
 def _within_bounds(record: DecisionRecord) -> bool:
     bounds, target = record.policy.bounds, record.decision.target
-    least, most = scheduled.bounds_at(
+    in_force = scheduled.bounds_at(
         record.policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=record.at
     )
+    replicas = record.snapshot.replicas
+    least, most = limits.under_ceiling(in_force, None if isinstance(replicas, Blind) else replicas.ceiling)
     if not isinstance(target, int) or isinstance(target, bool):
         return False
     # The fleet's budget may cut a growth below the minimum: it grants no GPU that is not there.

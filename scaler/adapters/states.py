@@ -61,6 +61,7 @@ _FIXES = {
     BlindReason.REFUSED: "check the server's log",
     BlindReason.FORBIDDEN: "grant the missing permission",
     BlindReason.NOT_FOUND: "check the target's name, kind and namespace",
+    BlindReason.NO_AUTOSCALER: "check target.floor and the autoscaler's own target",
     BlindReason.NO_SERIES: "set selector.deployment_label or selector.labels",
     BlindReason.TARGET_DOWN: "check the scrape target",
     BlindReason.AMBIGUOUS: "narrow the selector",
@@ -138,6 +139,8 @@ def _trusted_state(
         return State.REACTIVE_ONLY, None, cause, out
     if record.policy.mode is Mode.OBSERVE:
         return State.OBSERVE, None, "decides and writes nothing", "mode: active in the settings lets it scale"
+    if record.policy.mode is Mode.PUBLISH:
+        return State.ACTIVE, None, "exports what is wanted, the other autoscaler scales", ""
     trusted = f"forecast doubted by {doubt:.0%}: {cause}" if doubt > 0.0 else "forecast trusted"
     return State.ACTIVE, None, trusted if predictive else "predictive rule switched off", ""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from forecaster.types import Blind
-from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
+from scaler.adapters.kubernetes import FloorRef, KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.policy.types import Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
@@ -30,25 +30,37 @@ _KINDS = {
 class KubernetesTargets:
     """The loop's `Targets` over one cluster."""
 
-    def __init__(self, cluster: KubernetesCluster, targets: Mapping[str, TargetRef]) -> None:
-        """`targets` by workload."""
+    def __init__(
+        self,
+        cluster: KubernetesCluster,
+        targets: Mapping[str, TargetRef],
+        floors: Mapping[str, FloorRef] | None = None,
+    ) -> None:
+        """`targets` by workload; those in `floors` are read from, and scaled by, the floor of that autoscaler."""
         self._cluster = cluster
         self._targets = dict(targets)
+        self._floors = dict(floors or {})
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         """Replica counts by workload."""
-        seen = self._cluster.read(tuple(self._targets.values()), now=now)
+        floors = {self._targets[workload]: floor for workload, floor in self._floors.items()}
+        seen = self._cluster.read(tuple(self._targets.values()), now=now, floors=floors)
         return {workload: seen[target] for workload, target in self._targets.items()}
 
     def scale(self, decision: Decision) -> Outcome:
-        """Write `decision.target` if the scale still is `decision.current`."""
+        """Write `decision.target` if the scale, or the floor, still is `decision.current`."""
         target = self._targets[decision.workload]
         if decision.target is None or decision.current is None:
             return Outcome(kind=OutcomeKind.UNCHANGED, detail="nothing to write")
         try:
-            outcome = self._cluster.scale(target, decision.target, expected=decision.current)
+            floor = self._floors.get(decision.workload)
+            outcome = (
+                self._cluster.scale(target, decision.target, expected=decision.current)
+                if floor is None
+                else self._cluster.set_floor(floor, target, decision.target, expected=decision.current)
+            )
         except KubernetesError as error:
             return Outcome(kind=OutcomeKind.FAILED, detail=str(error))
         with self._lock:
@@ -71,8 +83,9 @@ class KubernetesTargets:
 
 def _detail(decision: Decision, outcome: ScaleOutcome) -> str:
     if outcome.result is ScaleResult.CONFLICT:
-        return f"found {outcome.found} replicas where the decision saw {decision.current}"
-    return f"{outcome.found} → {outcome.replicas}"
+        seen = f"a floor of {outcome.found}" if outcome.floor else f"{outcome.found} replicas"
+        return f"found {seen} where the decision saw {decision.current}"
+    return f"{'floor ' if outcome.floor else ''}{outcome.found} → {outcome.replicas}"
 
 
 def _note(decision: Decision, outcome: ScaleOutcome) -> str:
@@ -81,6 +94,6 @@ def _note(decision: Decision, outcome: ScaleOutcome) -> str:
     head = (
         f"held: {_detail(decision, outcome)}, another writer?"
         if outcome.result is ScaleResult.CONFLICT
-        else f"scaled {_detail(decision, outcome)}"
+        else f"{'set the ' if outcome.floor else 'scaled '}{_detail(decision, outcome)}"
     )
     return f"{head} ({decision.reason}). {wishes}"

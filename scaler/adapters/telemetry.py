@@ -274,9 +274,15 @@ def _shown(
 def _budget_used(view: View) -> Metric:
     ratio = _gauge("gpu_budget_used_ratio")
     if view.gpu_budget is not None:
-        held = sum((record.decision.current or 0) * record.policy.profile.gpus for record in view.report.records)
+        held = sum(_taken(record) * record.policy.profile.gpus for record in view.report.records)
         ratio.add_metric((), held / view.gpu_budget)
     return ratio
+
+
+def _taken(record: DecisionRecord) -> int:
+    """Replicas that take GPUs now: what stands above a floor counts too; 0 while it cannot be read."""
+    replicas = record.snapshot.replicas
+    return 0 if isinstance(replicas, Blind) else replicas.taken
 
 
 def _gauge(name: str) -> GaugeMetricFamily:

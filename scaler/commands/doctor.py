@@ -22,7 +22,7 @@ from scaler.errors import CommandError
 if TYPE_CHECKING:
     from forecaster.sources.prometheus import PrometheusSource, SignalCheck
     from forecaster.sources.selector import WorkloadSelector
-    from scaler.adapters.kubernetes import KubernetesCluster, TargetRef
+    from scaler.adapters.kubernetes import FloorRef, KubernetesCluster, TargetRef
     from scaler.policy.latency import LatencyRule
 
 
@@ -148,12 +148,13 @@ def _targets_on_edges(check: SignalCheck, rule: LatencyRule) -> Iterator[Finding
 def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
     """Whether the targets can be read, and scaled where they are active."""
     from forecaster.types import Blind
-    from scaler.adapters.connections import access_of, targets_of
+    from scaler.adapters.connections import access_of, floors_of, targets_of
     from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
     from scaler.adapters.kubernetes.errors import KubernetesError
     from scaler.policy.types import Mode
 
     targets = {name: target for name, target in targets_of(config).items() if name in chosen}
+    floors = {targets[name]: floor for name, floor in floors_of(config).items() if name in chosen}
     active = {policy.workload for policy in config.fleet.workloads if policy.mode is Mode.ACTIVE}
     try:
         api = ApiConnection(access_of(config))
@@ -163,16 +164,18 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
         return
     try:
         cluster = KubernetesCluster(api)
-        states = cluster.read(list(targets.values()), now=datetime.now(UTC))
+        states = cluster.read(list(targets.values()), now=datetime.now(UTC), floors=floors)
         for name, target in targets.items():
             state = states[target]
             if isinstance(state, Blind):
                 fix = "check target.kind, target.name and the namespace; permissions are checked below"
                 yield Finding(workload=name, check="target", health=Health.FAIL, found=state.detail, fix=fix)
             else:
-                found = f"{target.kind}: {state.desired} desired, {state.ready} Ready"
+                what = f"floor of {floors[target]}" if target in floors else target.kind
+                found = f"{what}: {state.desired} desired, {state.ready} Ready"
                 yield Finding(workload=name, check="target", health=Health.OK, found=found)
-            yield from _permissions(cluster, name, target, active=name in active)
+            floor = floors.get(target)
+            yield from _permissions(cluster, name, target, active=name in active, floor=floor)
     except KubernetesError as error:
         fix = "check that the API server is reachable from here"
         yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
@@ -180,10 +183,12 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
         api.close()
 
 
-def _permissions(cluster: KubernetesCluster, name: str, target: TargetRef, *, active: bool) -> Iterator[Finding]:
-    missing = cluster.missing_permissions([target], active=active)
+def _permissions(
+    cluster: KubernetesCluster, name: str, target: TargetRef, *, active: bool, floor: FloorRef | None
+) -> Iterator[Finding]:
+    missing = cluster.missing_permissions([target], active=active, floors={target: floor} if floor else {})
     if not missing:
-        does = "observe and scale" if active else "observe"
+        does = "observe and scale" if active else "observe and set the floor" if floor else "observe"
         yield Finding(workload=name, check="permissions", health=Health.OK, found=f"suffice to {does}")
     for each in missing:
         kind, slash, part = each.resource.partition("/")

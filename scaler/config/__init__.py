@@ -10,6 +10,8 @@ from scaler.config.reading import (
     shipped_profiles,
 )
 from scaler.config.values import (
+    FloorConfig,
+    FloorKind,
     ForecastConfig,
     HttpConfig,
     KubernetesConfig,
@@ -21,6 +23,8 @@ from scaler.config.values import (
 __all__ = [
     "API_VERSION",
     "Config",
+    "FloorConfig",
+    "FloorKind",
     "ForecastConfig",
     "HttpConfig",
     "KubernetesConfig",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import time, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from scaler.config.holidays import holidays_of
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.scheduled import ScheduledRule
+from scaler.policy.types import Mode
 
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
@@ -131,6 +133,26 @@ class ForecastConfig:
             raise ValueError(f"ttl must lie between 2m and 30m (the horizon of a forecast), got {self.ttl}")
 
 
+class FloorKind(StrEnum):
+    """Autoscalers whose floor can be set."""
+
+    HPA = "HorizontalPodAutoscaler"
+    SCALED_OBJECT = "ScaledObject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorConfig:
+    """Of mode floor: the autoscaler that scales the target, and whose minimum is raised and lowered."""
+
+    kind: FloorKind = FloorKind.HPA
+    """HorizontalPodAutoscaler (autoscaling/v2), or ScaledObject where KEDA keeps the HPA."""
+    name: str = ""
+    """Its name; the target's name if empty."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetConfig:
     """What is scaled: anything with a scale subresource, in the workload's namespace."""
@@ -141,14 +163,20 @@ class TargetConfig:
     """Kind of the resource: Deployment, StatefulSet, LeaderWorkerSet, …"""
     name: str = ""
     """Its name; the workload's own name if empty."""
+    floor: FloorConfig = field(default_factory=FloorConfig)
+    """Of mode floor: the autoscaler that scales the target."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"([a-z0-9.-]+/)?v[a-z0-9]+", self.api_version):
             raise ValueError(f"api_version must look like apps/v1, got {self.api_version!r}")
         if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", self.kind):
             raise ValueError(f"kind must look like Deployment, got {self.kind!r}")
-        if self.name and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", self.name):
-            raise ValueError(f"name must be a Kubernetes name (lower-case letters, digits, - and .), got {self.name!r}")
+        _check_name(self.name)
+
+
+def _check_name(name: str) -> None:
+    if name and not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+        raise ValueError(f"name must be a Kubernetes name (lower-case letters, digits, - and .), got {name!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +268,13 @@ class WorkloadEntry(WorkloadPolicy):
             raise ValueError(f"workload must be namespace/name in Kubernetes' spelling, got {self.workload!r}")
         if not timedelta(seconds=15) <= self.latency.rate_window <= timedelta(hours=1):
             raise ValueError(f"latency.rate_window must lie between 15s and 1h, got {self.latency.rate_window}")
+        if self.mode is Mode.FLOOR and self.target.floor.kind is FloorKind.HPA and self._least() == 0:
+            raise ValueError("mode is floor, and an HPA's floor is at least 1: bounds and windows may not have a 0")
+
+    def _least(self) -> int:
+        """The lowest minimum that may be in force, by the bounds or a window's maximum of 0."""
+        tops = [each.max_replicas for each in self.scheduled.windows if each.max_replicas is not None]
+        return min([self.bounds.min_replicas, *tops])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

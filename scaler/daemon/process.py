@@ -28,7 +28,7 @@ from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
-from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
+from scaler.adapters.connections import access_of, connection_of, floors_of, selectors_of, targets_of
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
@@ -112,7 +112,9 @@ class Daemon:
             observer=self.telemetry.queried,
         )
         targets = KubernetesTargets(
-            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
+            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")),
+            targets_of(config),
+            floors_of(config),
         )
         fleet = config.fleet
         if dry_run:
@@ -250,7 +252,7 @@ class Daemon:
         self.log.info(
             "started",
             workloads=len(fleet),
-            active=sum(policy.mode is Mode.ACTIVE for policy in fleet),
+            active=sum(policy.mode.writes for policy in fleet),
             tick_s=self.config.tick.total_seconds(),
             http=f"{self.config.http.host}:{self.web.port}",
             data=str(self.store.path),

@@ -16,7 +16,7 @@ from scaler.adapters.invariants import violations
 from scaler.adapters.states import Status, statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import Fleet, Ports, TickReport, tick
-from scaler.policy import scheduled, steering
+from scaler.policy import limits, scheduled, steering
 from scaler.policy.types import PolicyState, demand_of
 from scaler.ports import DecisionRecord
 
@@ -120,9 +120,9 @@ def _is_frozen(record: DecisionRecord, after: PolicyState) -> bool:
     replicas, policy = record.snapshot.replicas, record.policy
     if isinstance(replicas, Blind) or demand_of(record.snapshot.classes) is None or record.snapshot.demand_partial:
         return True
-    _, most = scheduled.bounds_at(
-        policy.scheduled, least=policy.bounds.min_replicas, most=policy.bounds.max_replicas, now=record.at
-    )
+    bounds = policy.bounds
+    in_force = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=record.at)
+    _, most = limits.under_ceiling(in_force, replicas.ceiling)
     lead = timedelta(seconds=record.snapshot.lead_time_s)
     # A member that takes over within the ensemble is ordinary: only steering waits for that.
     same_model = replace(after, model_since=None)

@@ -52,7 +52,8 @@ class WorkloadPolicy:
     profile: CapacityProfile
     """What one replica serves: the name of a shipped profile, a path, or the profile itself."""
     mode: Mode = Mode.OBSERVE
-    """`observe` decides and writes nothing, `active` scales."""
+    """`observe` decides and writes nothing, `active` scales, `floor` raises the minimum of the HPA or ScaledObject that
+    scales, `publish` only exports the replicas that are wanted, for another autoscaler to follow."""
     start_time: timedelta = timedelta(minutes=5)
     """Pod created → Ready, as configured; used until it has been measured."""
     tick: timedelta = timedelta(minutes=1)
@@ -99,8 +100,8 @@ def decide(
         return blind, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
     state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
     state = memory.observe_model(state, snapshot, now=now)
-    if replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0):
-        return _hands_off(snapshot, state, now=now)
+    if _switched_off(replicas, state, policy):
+        return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
     moment = _Moment.of(snapshot, policy, replicas, now=now)
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
@@ -149,9 +150,8 @@ class _Moment:
     @classmethod
     def of(cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime) -> _Moment:
         bounds = policy.bounds
-        least, most = scheduled.bounds_at(
-            policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now
-        )
+        in_force = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
+        least, most = limits.under_ceiling(in_force, replicas.ceiling)
         enabled = policy.predictive.enabled
         return cls(
             snapshot=snapshot,
@@ -188,9 +188,20 @@ class _Moment:
         return profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=self.snapshot.lead_time_s)
 
 
-def _hands_off(snapshot: Snapshot, state: PolicyState, *, now: datetime) -> tuple[Decision, PolicyState]:
+def _switched_off(replicas: ReplicaState, state: PolicyState, policy: WorkloadPolicy) -> bool:
+    """Whether the workload is at a zero that neither we nor the autoscaler above it wrote.
+
+    Under a floor the zero to look at is the workload's: an HPA keeps off a workload at zero. A floor of zero is no
+    floor, and what sleeps above one was put to sleep by its own autoscaler.
+    """
+    if replicas.held is not None:
+        return replicas.asleep_under_a_floor
+    return replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0)
+
+
+def _hands_off(snapshot: Snapshot, state: PolicyState, *, current: int, now: datetime) -> tuple[Decision, PolicyState]:
     """A zero that we did not write: somebody switched the workload off, and it stays off."""
-    decision = Decision(workload=snapshot.workload, at=now, current=0, target=0, reason=Reason.HANDS_OFF)
+    decision = Decision(workload=snapshot.workload, at=now, current=current, target=current, reason=Reason.HANDS_OFF)
     return decision, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
 
 
@@ -198,7 +209,9 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     """Move z by what the last minute showed: its demand against what was Ready when it began."""
     policy, snapshot = moment.policy, moment.snapshot
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
-    if moment.demand_rps is None or not moment.known or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
+    if moment.demand_rps is None or not moment.known or state.ready is None or not fresh:
+        return state
+    if not policy.mode.counts:  # what an observed workload misses is somebody else's doing
         return state
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state

@@ -87,6 +87,7 @@ BLINDS: Final[dict[BlindReason, str]] = {
     BlindReason.NOT_FOUND: "it does not exist",
     BlindReason.FORBIDDEN: "permission is missing",
     BlindReason.NOT_READ: "it was not asked for",
+    BlindReason.NO_AUTOSCALER: "the autoscaler whose floor is set is missing or scales something else",
 }
 """What each cause of blindness means."""
 
@@ -207,6 +208,9 @@ def _replicas_text(replicas: ReplicaState | Blind) -> str:
     if isinstance(replicas, Blind):
         return reading_text(replicas)
     counts = [f"{replicas.desired} desired", f"{replicas.ready} Ready"]
+    if replicas.held is not None:
+        ceiling = "" if replicas.ceiling is None else f", at most {replicas.ceiling}"
+        counts[0] = f"a floor of {replicas.desired} under an autoscaler that holds {replicas.held}{ceiling}"
     for count, words in (
         (replicas.starting, "starting"),
         (replicas.unschedulable, "without a GPU"),
@@ -319,13 +323,19 @@ def _bounds(decision: Decision, policy: WorkloadPolicy) -> tuple[int, int]:
     return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at)
 
 
+_MODES = {
+    Mode.OBSERVE: "observe mode: it is only shown, nothing is written",
+    Mode.PUBLISH: "publish mode: it is exported, another autoscaler writes it",
+    Mode.FLOOR: "floor mode: these are the least that the autoscaler above may hold",
+}
+
+
 def _result(decision: Decision, policy: WorkloadPolicy) -> str:
     released = decision.action is Action.IN and decision.reason is Reason.LOAD
     why = "no rule keeps more" if released else REASONS[decision.reason]
     text = f"{headline(decision)} because {why}"
-    if policy.mode is Mode.OBSERVE and decision.action is not Action.HOLD:
-        return f"{text}; observe mode: it is only shown, nothing is written"
-    return text
+    mode = _MODES.get(policy.mode)
+    return text if mode is None or decision.action is Action.HOLD else f"{text}; {mode}"
 
 
 # ── What comes next ───────────────────────────────────────────────────────────────────────────────────────────
@@ -343,6 +353,10 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         added, ready_at = decision.target - decision.current, _clock(decision.at + lead)
         if policy.mode is Mode.OBSERVE:
             yield f"nothing is ordered in observe mode; active, {added} more would be, expected Ready at {ready_at}"
+        elif policy.mode is Mode.PUBLISH:
+            yield f"{added} more published; Ready at {ready_at} if the other autoscaler follows at once"
+        elif policy.mode is Mode.FLOOR:
+            yield f"the floor rises by {added}; the autoscaler orders what it does not hold yet, Ready at {ready_at}"
         else:
             yield f"{added} more ordered, expected Ready at {ready_at}"
     if decision.action is Action.IN:

@@ -78,6 +78,15 @@ def no_gpu(
     return current, (Adjustment(rule=RULE, before=target, after=current, reason=Reason.UNSCHEDULABLE, detail=detail),)
 
 
+def under_ceiling(bounds: tuple[int, int], ceiling: int | None) -> tuple[int, int]:
+    """Minimum and maximum in force where an autoscaler above has a maximum of its own, which a floor may not exceed.
+
+    A minimum above that is kept: the write is then refused, with the reason, rather than the minimum given up.
+    """
+    least, most = bounds
+    return least, most if ceiling is None else max(least, min(most, ceiling))
+
+
 def clamp(target: int, *, least: int, most: int) -> tuple[int, tuple[Adjustment, ...]]:
     """`target` inside [least, most]."""
     if target < least:

@@ -30,6 +30,7 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
         model_since=_not_after(state.model_since, now),
         z=state.z,
         asked=state.asked,
+        held=state.held,
     )
 
 
@@ -49,6 +50,7 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
         last_scale_in_at=state.last_tick_at if shrunk else state.last_scale_in_at,
         asked=None if state.asked == 0 and replicas.desired > 0 else state.asked,
         unschedulable_since=(state.unschedulable_since or now) if waits else None,
+        held=replicas.held,
     )
 
 

@@ -18,10 +18,23 @@ NOT_READ = Blind(reason=BlindReason.NOT_READ)
 
 
 class Mode(StrEnum):
-    """Whether decisions are carried out: `observe` never writes, `active` does."""
+    """What becomes of decisions: shown (`observe`), written as replicas (`active`), written as the floor of an
+    autoscaler that keeps the replicas (`floor`), or exported for one to follow (`publish`)."""
 
     OBSERVE = "observe"
     ACTIVE = "active"
+    FLOOR = "floor"
+    PUBLISH = "publish"
+
+    @property
+    def writes(self) -> bool:
+        """Whether decisions are written to the cluster; of the other modes no mutating request leaves."""
+        return self in (Mode.ACTIVE, Mode.FLOOR)
+
+    @property
+    def counts(self) -> bool:
+        """Whether somebody acts on the decisions: then they share the fleet's budget, and are steered by misses."""
+        return self is not Mode.OBSERVE
 
 
 class Action(StrEnum):
@@ -83,7 +96,10 @@ class ReplicaState:
     """What the cluster says of a workload. Terminating pods are in none of the counts.
 
     `desired` is spec.replicas, `starting` pods are created and neither Ready nor failed, `unschedulable` ones wait
-    for a GPU (they are not in `starting`), `failed` ones crash or were refused.
+    for a GPU or were not made for lack of quota (they are not in `starting`), `failed` ones crash or were refused.
+
+    In mode `floor`, `desired` is the floor of the autoscaler above the workload and the pods are those up to it;
+    `held` is then spec.replicas, and `ceiling` the autoscaler's own maximum. Both are None in the other modes.
     """
 
     desired: int
@@ -92,6 +108,18 @@ class ReplicaState:
     unschedulable: int = 0
     failed: int = 0
     age_s: float = 0.0
+    held: int | None = None
+    ceiling: int | None = None
+
+    @property
+    def taken(self) -> int:
+        """Replicas that the workload takes GPUs for, whoever asked for them."""
+        return max(self.desired, self.held or 0)
+
+    @property
+    def asleep_under_a_floor(self) -> bool:
+        """Zero replicas beneath a floor above zero: an autoscaler does not do that, somebody switched it off."""
+        return self.held == 0 and self.desired > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +255,8 @@ class PolicyState:
     `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
-    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed.
+    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed; `held` is
+    what the workload under a floor was last seen to have.
     """
 
     last_tick_at: datetime | None = None
@@ -246,6 +275,7 @@ class PolicyState:
     asked: int | None = None
     unschedulable_since: datetime | None = None
     over_budget: bool = False
+    held: int | None = None
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

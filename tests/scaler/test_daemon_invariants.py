@@ -20,10 +20,18 @@ LONG = settled(CALM, a_policy())
 RATES = st.one_of(st.just(Blind(reason=BlindReason.TIMEOUT)), st.floats(allow_nan=True, allow_infinity=True))
 
 
+OUTCOMES = {
+    Mode.OBSERVE: OutcomeKind.OBSERVED,
+    Mode.ACTIVE: OutcomeKind.SCALED,
+    Mode.FLOOR: OutcomeKind.SCALED,
+    Mode.PUBLISH: OutcomeKind.PUBLISHED,
+}
+
+
 @given(rate=RATES, desired=st.integers(0, 40), mode=st.sampled_from(Mode), known=st.booleans())
 def test_the_decision_code_keeps_them_whatever_it_reads(rate, desired, mode, known):  # type: ignore[no-untyped-def]
     policy = a_policy(mode=mode, least=1, most=8)
-    outcome = OutcomeKind.SCALED if mode is Mode.ACTIVE else OutcomeKind.OBSERVED
+    outcome = OUTCOMES[mode]
     report = a_tick(a_snapshot(rps=rate, desired=desired), policy, state=LONG if known else None, outcome=outcome)
     if not report.records[0].changes:
         report = replace(report, outcomes={})

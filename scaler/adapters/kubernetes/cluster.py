@@ -7,15 +7,19 @@ connection), `_targets` (scale subresources), `_read`, `_pods` and `_selectors` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
+from typing import Final, TypeVar
 
 from forecaster.types import Blind, require_utc
 from scaler.adapters.kubernetes.errors import Conflict, Invalid, KubernetesError, Unavailable
 from scaler.adapters.kubernetes.events import ScaleOutcome, ScaleResult, event_for
+from scaler.adapters.kubernetes.floors import Floor, FloorApi, FloorRef, beneath, plural_of
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import WorkloadPods
-from scaler.adapters.kubernetes.read import PodReader
+from scaler.adapters.kubernetes.read import PodReader, blind_of
 from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
 
@@ -34,6 +38,10 @@ SCALE_TRIES = 3
 MAX_REPLICAS = 2**31 - 1
 """`spec.replicas` is an int32."""
 
+NO_FLOORS: Final[Mapping[TargetRef, FloorRef]] = MappingProxyType({})
+
+Written = TypeVar("Written", Scale, Floor)
+
 
 class KubernetesCluster:
     """Reads and scales workloads through one `ApiConnection`; safe to share between threads."""
@@ -46,16 +54,36 @@ class KubernetesCluster:
         self._instance = instance
         self._read_budget_s = read_budget_s
         self._scales = ScaleApi(api)
+        self._floors = FloorApi(api)
         self._pods = PodReader(api, self._scales)
 
-    def read(self, targets: Sequence[TargetRef], *, now: datetime) -> dict[TargetRef, ReplicaState | Blind]:
-        """The replicas of every target; what could not be read is `Blind`, for that target alone. Never raises."""
-        pods = self.read_pods(targets, now=now)
+    def read(
+        self, targets: Sequence[TargetRef], *, now: datetime, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS
+    ) -> dict[TargetRef, ReplicaState | Blind]:
+        """The replicas of every target; what could not be read is `Blind`, for that target alone. Never raises.
+
+        A target with an entry in `floors` is seen from its floor.
+        """
+        pods = self.read_pods(targets, now=now, floors=floors)
         return {target: seen if isinstance(seen, Blind) else seen.replicas for target, seen in pods.items()}
 
-    def read_pods(self, targets: Sequence[TargetRef], *, now: datetime) -> dict[TargetRef, WorkloadPods | Blind]:
+    def read_pods(
+        self, targets: Sequence[TargetRef], *, now: datetime, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS
+    ) -> dict[TargetRef, WorkloadPods | Blind]:
         """As `read`, with each pod's way to Ready beside the counts: the raw material of the measured start time."""
-        return self._pods.read(targets, Budget(self._read_budget_s), now=require_utc(now, "now"))
+        budget = Budget(self._read_budget_s)
+        above = self._read_floors(floors, budget.share(2)) if floors else {}
+        seen = self._pods.read(targets, budget, now=require_utc(now, "now"))
+        return {target: _seen_from(above[target], pods) if target in above else pods for target, pods in seen.items()}
+
+    def _read_floors(self, floors: Mapping[TargetRef, FloorRef], budget: Budget) -> dict[TargetRef, Floor | Blind]:
+        found: dict[TargetRef, Floor | Blind] = {}
+        for place, (target, floor) in enumerate(floors.items()):
+            try:
+                found[target] = self._floors.get(floor, target, budget.share(len(floors) - place))
+            except KubernetesError as error:
+                found[target] = blind_of(error)
+        return found
 
     def scale(self, target: TargetRef, replicas: int, *, expected: int) -> ScaleOutcome:
         """Set `spec.replicas` from `expected`, the value the decision saw, to `replicas`.
@@ -66,35 +94,29 @@ class KubernetesCluster:
         scaled, or as unchanged on the next call. `KubernetesError` where neither is known; at most `SCALE_BUDGET_S`
         in all.
         """
-        if not 0 <= replicas <= MAX_REPLICAS or isinstance(replicas, bool):
-            raise Invalid(f"{target}: {replicas!r} is no number of replicas between 0 and {MAX_REPLICAS}")
+        _check_number(target, replicas)
         budget = Budget(SCALE_BUDGET_S)
-        for _ in range(SCALE_TRIES):
-            found = self._scales.get(target, budget)
-            if found.replicas == replicas:
-                return _outcome(ScaleResult.UNCHANGED, found, replicas)
-            if found.replicas != expected:
-                return _outcome(ScaleResult.CONFLICT, found, replicas)
-            try:
-                written = self._scales.patch(target, found, replicas, budget)
-            except Conflict:
-                continue
-            except Unavailable as error:
-                written = self._after_silence(target, replicas, budget, error)
-            if written.replicas != replicas:  # an admission webhook holds the last word
-                return _outcome(ScaleResult.CONFLICT, written, replicas)
-            return _outcome(ScaleResult.SCALED, found, replicas)
-        return _outcome(ScaleResult.CONFLICT, found, replicas)
+        return _write(
+            lambda: self._scales.get(target, budget),
+            lambda found: self._scales.patch(target, found, replicas, budget),
+            replicas,
+            expected=expected,
+        )
 
-    def _after_silence(self, target: TargetRef, replicas: int, budget: Budget, error: Unavailable) -> Scale:
-        """The scale after a write without an answer, if the write is seen to have happened; else `error` itself."""
-        try:
-            now_there = self._scales.get(target, budget)
-        except KubernetesError:
-            raise error from None
-        if now_there.replicas != replicas:
-            raise error
-        return now_there
+    def set_floor(self, floor: FloorRef, target: TargetRef, replicas: int, *, expected: int) -> ScaleOutcome:
+        """Set the floor of the autoscaler above `target` as `scale` sets replicas: the same promises and errors.
+
+        `NoAutoscaler` where there is none, `Invalid` above its maximum. The outcome's uid is the autoscaler's.
+        """
+        _check_number(target, replicas)
+        budget = Budget(SCALE_BUDGET_S)
+        outcome = _write(
+            lambda: self._floors.get(floor, target, budget),
+            lambda found: self._floors.patch(floor, found, replicas, budget),
+            replicas,
+            expected=expected,
+        )
+        return replace(outcome, floor=True)
 
     def announce(self, target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datetime) -> KubernetesError | None:
         """Leave an Event on the workload for a change or a conflict. Best effort: a failure is returned, not raised."""
@@ -110,13 +132,66 @@ class KubernetesCluster:
             return error
         return None
 
-    def missing_permissions(self, targets: Sequence[TargetRef], *, active: bool) -> tuple[Permission, ...]:
-        """What this account lacks to observe `targets`, or to scale them if `active`; asks, and changes nothing.
+    def missing_permissions(
+        self, targets: Sequence[TargetRef], *, active: bool, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS
+    ) -> tuple[Permission, ...]:
+        """What this account lacks to observe `targets`, to scale them if `active`, and to set `floors`.
 
-        `KubernetesError` where the server cannot be asked.
+        Asks, and changes nothing. `KubernetesError` where the server cannot be asked.
         """
-        return self._scales.missing_permissions(targets, Budget(SCALE_BUDGET_S), active=active)
+        above = [
+            Permission(verb=verb, group=group, resource=plural, namespace=floor.namespace)
+            for floor in floors.values()
+            for group, plural in (plural_of(floor),)
+            for verb in ("get", "patch")
+        ]
+        return self._scales.missing_permissions(targets, Budget(SCALE_BUDGET_S), active=active, also=above)
 
 
-def _outcome(result: ScaleResult, found: Scale, replicas: int) -> ScaleOutcome:
+def _check_number(target: TargetRef, replicas: int) -> None:
+    if not 0 <= replicas <= MAX_REPLICAS or isinstance(replicas, bool):
+        raise Invalid(f"{target}: {replicas!r} is no number of replicas between 0 and {MAX_REPLICAS}")
+
+
+def _seen_from(floor: Floor | Blind, pods: WorkloadPods | Blind) -> WorkloadPods | Blind:
+    """A workload's pods against the floor above it; what is blind of the two blinds both."""
+    if isinstance(pods, Blind):
+        return pods
+    return floor if isinstance(floor, Blind) else replace(pods, replicas=beneath(pods.replicas, floor))
+
+
+def _write(
+    get: Callable[[], Written], patch: Callable[[Written], Written], replicas: int, *, expected: int
+) -> ScaleOutcome:
+    """Read, compare, write over exactly what was read; three tries while something else of the object changes."""
+    for _ in range(SCALE_TRIES):
+        found = get()
+        if found.replicas == replicas:
+            return _outcome(ScaleResult.UNCHANGED, found, replicas)
+        if found.replicas != expected:
+            return _outcome(ScaleResult.CONFLICT, found, replicas)
+        try:
+            written = patch(found)
+        except Conflict:
+            continue
+        except Unavailable as error:
+            written = _after_silence(get, replicas, error)
+        if written.replicas != replicas:  # an admission webhook holds the last word
+            return _outcome(ScaleResult.CONFLICT, written, replicas)
+        return _outcome(ScaleResult.SCALED, found, replicas)
+    return _outcome(ScaleResult.CONFLICT, found, replicas)
+
+
+def _after_silence(get: Callable[[], Written], replicas: int, error: Unavailable) -> Written:
+    """What stands there after a write without an answer, if the write is seen to have happened; else `error` itself."""
+    try:
+        now_there = get()
+    except KubernetesError:
+        raise error from None
+    if now_there.replicas != replicas:
+        raise error
+    return now_there
+
+
+def _outcome(result: ScaleResult, found: Scale | Floor, replicas: int) -> ScaleOutcome:
     return ScaleOutcome(result=result, found=found.replicas, replicas=replicas, uid=found.uid)

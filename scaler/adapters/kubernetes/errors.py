@@ -5,6 +5,7 @@
     ├── Unauthorised       401, and still 401 after the credentials were read again
     ├── Forbidden          403: says the RBAC rule that is missing
     ├── NotFound           404: the object, or the API that serves it
+    ├── NoAutoscaler       the HPA or ScaledObject that a floor was to be set on is missing, or scales something else
     ├── Conflict           409: somebody changed or remade the object in between
     ├── Expired            410: a list's continuation or a watch's start was compacted away
     ├── Invalid            400, 415, 422: the server refuses what was sent, and would again
@@ -71,6 +72,10 @@ class Forbidden(KubernetesError):
 
 class NotFound(KubernetesError):
     """The object does not exist, or the server does not serve its kind."""
+
+
+class NoAutoscaler(KubernetesError):
+    """There is no autoscaler above the workload whose floor could be read or written."""
 
 
 class Conflict(KubernetesError):

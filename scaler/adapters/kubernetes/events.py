@@ -37,12 +37,16 @@ class ScaleResult(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOutcome:
-    """`found` replicas stood there before; `replicas` were asked for. A conflict means: decide again from `found`."""
+    """`found` replicas stood there before; `replicas` were asked for. A conflict means: decide again from `found`.
+
+    With `floor` both are the floor of the autoscaler above the workload.
+    """
 
     result: ScaleResult
     found: int
     replicas: int
     uid: str = ""
+    floor: bool = False
 
 
 def event_for(target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datetime, instance: str) -> Json:
@@ -50,7 +54,9 @@ def event_for(target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datet
     if outcome.result is ScaleResult.CONFLICT:
         kind, reason = "Warning", "HeldForOtherWriter"
     else:
-        kind, reason = "Normal", "ScaledOut" if outcome.replicas > outcome.found else "ScaledIn"
+        out = outcome.replicas > outcome.found
+        up, down = ("FloorRaised", "FloorLowered") if outcome.floor else ("ScaledOut", "ScaledIn")
+        kind, reason = "Normal", up if out else down
     # "llm." is refused as a generateName, "llm-" is not.
     prefix = re.sub(r"[^a-z0-9]+$", "", target.name[: MAX_NAME_PREFIX_CHARS - 1])
     return {

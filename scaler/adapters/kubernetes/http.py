@@ -354,7 +354,9 @@ def _refusal(call: Call, answer: _Answer) -> KubernetesError:
     """The error that a non-2xx answer is; its text quotes the server's own message, shortened."""
     message = f"{_words(call)}: {answer.status} {_server_message(answer.body)}"
     status, path = answer.status, call.path
-    if status == 403:
+    if (
+        status == 403 and "admission webhook" not in message
+    ):  # a webhook's refusal is 403 too, and no RBAC rule mends it
         error = Forbidden(
             message,
             verb=call.verb.value,

@@ -17,6 +17,7 @@ from scaler.adapters.kubernetes.errors import (
     Expired,
     Forbidden,
     KubernetesError,
+    NoAutoscaler,
     NotFound,
     TimedOut,
     Unauthorised,
@@ -70,7 +71,7 @@ class PodReader:
                     seen |= self._read_namespace(group, budget.share(len(namespaces) - place), now)
                     continue
                 except Unauthorised as error:  # the next namespace would only hear the same, a token reload later
-                    refused = _blind(error)
+                    refused = blind_of(error)
             seen |= dict.fromkeys(group, refused)
         return {target: seen[target] for target in targets}
 
@@ -105,7 +106,7 @@ class PodReader:
         except Unauthorised:
             raise
         except KubernetesError as error:
-            return dict.fromkeys(wanted, _blind(error))
+            return dict.fromkeys(wanted, blind_of(error))
         seen: dict[TargetRef, WorkloadPods | Blind] = {}
         for target, found in wanted.items():
             try:
@@ -126,7 +127,7 @@ class PodReader:
             except Unauthorised:
                 raise
             except KubernetesError as error:
-                return dict.fromkeys(targets, _blind(error))
+                return dict.fromkeys(targets, blind_of(error))
         return {target: self._asked(target, budget.share(len(targets) - n)) for n, target in enumerate(targets)}
 
     def _asked(self, target: TargetRef, budget: Budget) -> _Wanted | Blind:
@@ -136,7 +137,7 @@ class PodReader:
         except Unauthorised:
             raise
         except KubernetesError as error:
-            return _blind(error)
+            return blind_of(error)
         except _MISSHAPEN as error:
             return _misshapen(target, error)
 
@@ -198,10 +199,13 @@ def _misshapen(target: TargetRef, error: Exception) -> Blind:
     return Blind(reason=BlindReason.MALFORMED, detail=f"{target}: {type(error).__name__}: {error}")
 
 
-def _blind(error: KubernetesError) -> Blind:
+def blind_of(error: KubernetesError) -> Blind:
+    """Why something could not be read, in the words of a reading."""
     match error:
         case Forbidden():
             reason = BlindReason.FORBIDDEN
+        case NoAutoscaler():
+            reason = BlindReason.NO_AUTOSCALER
         case NotFound():
             reason = BlindReason.NOT_FOUND
         case TimedOut():

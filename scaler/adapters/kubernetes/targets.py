@@ -134,15 +134,16 @@ class ScaleApi:
         raise NotFound(f"{target}: {target.api_version} has no kind {target.kind}", status=404)
 
     def missing_permissions(
-        self, targets: Sequence[TargetRef], budget: Budget, *, active: bool
+        self, targets: Sequence[TargetRef], budget: Budget, *, active: bool, also: Sequence[Permission] = ()
     ) -> tuple[Permission, ...]:
-        """What this account lacks to observe `targets`, or to scale them if `active`; asks, and changes nothing.
+        """What this account lacks to observe `targets`, to scale them if `active`, and of `also`.
 
-        `KubernetesError` where the server cannot be asked.
+        Asks, and changes nothing. `KubernetesError` where the server cannot be asked.
         """
         needed = dict.fromkeys(
             permission for target in targets for permission in self._needed(target, active=active, budget=budget)
         )
+        needed |= dict.fromkeys(also)
         return tuple(permission for permission in needed if not self._is_allowed(permission, budget))
 
     def _needed(self, target: TargetRef, *, active: bool, budget: Budget) -> Iterator[Permission]:
