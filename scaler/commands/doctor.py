@@ -6,7 +6,7 @@ are judged at, the targets, and the account's permissions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -176,11 +176,23 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
                 yield Finding(workload=name, check="target", health=Health.OK, found=found)
             floor = floors.get(target)
             yield from _permissions(cluster, name, target, active=name in active, floor=floor)
+        yield from _rivals(cluster, {name: target for name, target in targets.items() if name in active})
     except KubernetesError as error:
         fix = "check that the API server is reachable from here"
         yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
     finally:
         api.close()
+
+
+def _rivals(cluster: KubernetesCluster, active: Mapping[str, TargetRef]) -> Iterator[Finding]:
+    """Other autoscalers on what we scale; nothing is said where the account may not look."""
+    from scaler.adapters.kubernetes.rivals import WAY_OUT
+
+    found = cluster.rivals(list(active.values()))
+    for name, target in active.items():
+        if found.get(target):
+            said = f"{', '.join(found[target])} writes the same replicas"
+            yield Finding(workload=name, check="other autoscalers", health=Health.FAIL, found=said, fix=WAY_OUT)
 
 
 def _permissions(

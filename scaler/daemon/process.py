@@ -45,6 +45,8 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
+from scaler.daemon import rivals
+from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
@@ -91,9 +93,11 @@ class Daemon:
             may_write=lambda: not self._no_writes.is_set(),
             observer=lambda call, status, duration_s: self.telemetry.requested(call.verb.value, status, duration_s),
         )
+        self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
+        self.rivals = self._rivals()
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
         jobs = self._jobs()
@@ -111,11 +115,7 @@ class Daemon:
             {policy.workload: policy.latency for policy in config.fleet.workloads},
             observer=self.telemetry.queried,
         )
-        targets = KubernetesTargets(
-            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")),
-            targets_of(config),
-            floors_of(config),
-        )
+        targets = KubernetesTargets(self._cluster, targets_of(config), floors_of(config))
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -184,6 +184,11 @@ class Daemon:
         upkeep.restore_engine()
         return upkeep
 
+    def _rivals(self) -> RivalWatch:
+        active = {policy.workload for policy in self.round.fleet.workloads if policy.mode is Mode.ACTIVE}
+        targets = {workload: target for workload, target in targets_of(self.config).items() if workload in active}
+        return RivalWatch(self._cluster.rivals, targets, tell=self.round.set_remarks, log=self.log)
+
     def _app(self) -> Any:
         sources = Sources(
             board=self.board,
@@ -216,6 +221,14 @@ class Daemon:
                 interval=minute,
                 lane="upkeep",
                 offset=timedelta(seconds=20),
+            ),
+            Job(
+                name="rivals",
+                run=lambda: self.rivals.look(),
+                interval=rivals.EVERY,
+                lane="upkeep",
+                offset=timedelta(seconds=40),
+                at_start=True,
             ),
             Job(
                 name="compact",

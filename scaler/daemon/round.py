@@ -44,7 +44,7 @@ class Round:
         self._outlets = outlets
         self._settings: tuple[Fleet, Mapping[str, tuple[str, ...]]] = (fleet, {})
         self._learning: frozenset[str] = frozenset()
-        self._remarks: Mapping[str, tuple[str, ...]] = {}
+        self._remarks: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self._states = dict(states)
         self._statuses: dict[str, Status] = {}
         self._report: TickReport | None = None
@@ -63,9 +63,9 @@ class Round:
         """Which workloads have less than a day of history."""
         self._learning = workloads
 
-    def set_remarks(self, remarks: Mapping[str, tuple[str, ...]]) -> None:
-        """What to tell of workloads beside the notes on their settings, until it is set again."""
-        self._remarks = dict(remarks)
+    def set_remarks(self, remarks: Mapping[str, tuple[str, ...]], *, about: str = "requests") -> None:
+        """What to tell of workloads beside the notes on their settings, until it is set again for the same matter."""
+        self._remarks = {**self._remarks, about: dict(remarks)}
 
     def run(self, *, now: datetime) -> TickReport:
         """One round at `now`."""
@@ -76,8 +76,8 @@ class Round:
         broken = violations(report, mutating_requests=outlets.mutating_requests() - written)
         before, after = self._statuses, statuses(report, self._statuses, learning=self._learning)
         self._statuses = after
-        remarks = self._remarks
-        notes = {name: (*notes.get(name, ()), *remarks.get(name, ())) for name in {*notes, *remarks}}
+        for remarks in self._remarks.values():
+            notes = {name: (*notes.get(name, ()), *remarks.get(name, ())) for name in {*notes, *remarks}}
         outlets.board.publish(View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus))
         outlets.telemetry.tick_finished(report, broken, duration_s=time.monotonic() - begun)
         for event in events.events_of(report, self._report, before, after, broken):

@@ -312,7 +312,9 @@ def test_a_problem_of_the_file(settings: str, expected: str) -> None:
     ("setting", "expected"),
     [
         pytest.param(
-            "mode: activ", '4:11: mode: must be one of observe, active, floor, publish, got "activ"; did you mean active?', id="enum"
+            "mode: activ",
+            '4:11: mode: must be one of observe, active, floor, publish, got "activ"; did you mean active?',
+            id="enum",
         ),
         pytest.param(
             "min_replicas: 2",

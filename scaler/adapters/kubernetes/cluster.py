@@ -20,6 +20,7 @@ from scaler.adapters.kubernetes.floors import Floor, FloorApi, FloorRef, beneath
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import WorkloadPods
 from scaler.adapters.kubernetes.read import PodReader, blind_of
+from scaler.adapters.kubernetes.rivals import rivals_of
 from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
 
@@ -131,6 +132,10 @@ class KubernetesCluster:
         except KubernetesError as error:
             return error
         return None
+
+    def rivals(self, targets: Sequence[TargetRef]) -> dict[TargetRef, tuple[str, ...]]:
+        """Other autoscalers that scale `targets`; a target of which that is not known is missing. Never raises."""
+        return rivals_of(self._api, targets, Budget(self._read_budget_s))
 
     def missing_permissions(
         self, targets: Sequence[TargetRef], *, active: bool, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS

@@ -66,11 +66,17 @@ class PodStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadPods:
-    """A workload's replicas and its pods' starts, oldest first, as they were at `read_at` (the caller's clock)."""
+    """A workload's replicas and its pods' starts, oldest first, as they were at `read_at` (the caller's clock).
+
+    `annotations` are those of the workload itself, None where only its scale could be read; `refused` says in the API
+    server's words why pods were not made (a quota), or is empty.
+    """
 
     replicas: ReplicaState
     starts: tuple[PodStart, ...]
     read_at: datetime
+    annotations: Mapping[str, str] | None = None
+    refused: str = ""
 
 
 def phase_of(pod: Mapping[str, Any]) -> PodPhase:
@@ -116,12 +122,28 @@ def is_owned(pod: Mapping[str, Any], *, kind: str, name: str) -> bool:
     return owner.get("kind") == "ReplicaSet" and owner.get("name") == f"{name}-{template_hash}"
 
 
-def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime) -> WorkloadPods:
+def refusal_of(workload: Mapping[str, Any]) -> str:
+    """Why a workload's pods are not made, in the API server's words; empty while they are.
+
+    A Deployment reports it in its conditions when its ReplicaSet cannot create pods: a ResourceQuota, a LimitRange, an
+    admission webhook. Of a StatefulSet only Events tell, which may not be read.
+    """
+    conditions = _conditions(workload.get("status") or {})
+    failure = conditions.get("ReplicaFailure", {})
+    if failure.get("status") != "True":
+        return ""
+    return str(failure.get("message") or failure.get("reason") or "pods are not made")
+
+
+def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime, refused: str = "") -> WorkloadPods:
     """Count a workload's pods against `spec.replicas`.
 
     Together the counts are at most `desired`, filled in the order ready, starting, unschedulable, failed. So a surge
     pod that starts beside a full set counts as nothing, and neither does an evicted pod (phase Failed, kept for ever)
     that was replaced long ago: 8 desired, 8 ready and 2 starting reads 8 ready.
+
+    With `refused`, pods that should be there and are not count as unschedulable: 5 desired and 3 ready under a quota
+    of three are 2 that find no place, and ordering more would not bring them.
     """
     starts = tuple(sorted((_start(pod) for pod in pods), key=lambda start: (start.created_at, start.name)))
     found = Counter(start.phase for start in starts)
@@ -129,6 +151,8 @@ def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime) -> 
     for phase in (PodPhase.READY, PodPhase.STARTING, PodPhase.UNSCHEDULABLE, PodPhase.FAILED):
         counted[phase] = min(found[phase], left)
         left -= counted[phase]
+    if refused:
+        counted[PodPhase.UNSCHEDULABLE] += left
     replicas = ReplicaState(
         desired=desired,
         ready=counted[PodPhase.READY],
@@ -136,7 +160,7 @@ def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime) -> 
         unschedulable=counted[PodPhase.UNSCHEDULABLE],
         failed=counted[PodPhase.FAILED],
     )
-    return WorkloadPods(replicas=replicas, starts=starts, read_at=now)
+    return WorkloadPods(replicas=replicas, starts=starts, read_at=now, refused=refused)
 
 
 def _start(pod: Mapping[str, Any]) -> PodStart:

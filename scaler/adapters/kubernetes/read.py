@@ -1,20 +1,20 @@
 """Reading many workloads in few calls: their Scales, their pods, and which of them could not be read.
 
 It decides which LISTs cover the targets of a namespace. A failure blinds the targets it concerns and no others; it
-never raises, never lists without a page limit, never asks pod by pod, and never reads from the API server's cache
+never raises, never asks pod by pod, and never reads from the API server's cache
 (`resourceVersion=0` answers in 10 ms while etcd is down: stale data looks healthy).
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
 from scaler.adapters.kubernetes.errors import (
-    Expired,
     Forbidden,
     KubernetesError,
     NoAutoscaler,
@@ -24,15 +24,16 @@ from scaler.adapters.kubernetes.errors import (
     Unavailable,
 )
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
-from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned
+from scaler.adapters.kubernetes.lists import items_of
+from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned, refusal_of
 from scaler.adapters.kubernetes.selectors import Selector, parse_selector, query_for, selector_of
 from scaler.adapters.kubernetes.targets import Budget, ScaleApi, TargetRef
 
 LIST_FROM = 4
-"""From this many workloads of one kind in a namespace on, one LIST is cheaper than a GET each (1.5 ms)."""
+"""From this many workloads of one kind in a namespace on, one LIST of all is cheaper than one by name each (1.5 ms)."""
 
-PAGE_LIMIT = 500
-"""Items a page: 2-5 MB of pods."""
+ASK_AGAIN_S = 300.0
+"""After a LIST was forbidden, scales are read instead for so long: a rule that is granted later is noticed then."""
 
 _LISTED = frozenset({("apps/v1", "Deployment"), ("apps/v1", "StatefulSet")})
 """Kinds whose objects hold both `spec.replicas` and a full `spec.selector`; of others only their Scale is known."""
@@ -47,6 +48,8 @@ class _Wanted:
 
     desired: int
     selector: Selector
+    annotations: Mapping[str, str] | None = None
+    refused: str = ""
 
 
 class PodReader:
@@ -55,6 +58,7 @@ class PodReader:
     def __init__(self, api: ApiConnection, scales: ScaleApi) -> None:
         self._api = api
         self._scales = scales
+        self._unlisted: dict[tuple[str, str, str], float] = {}  # namespace, api version, kind -> monotonic s, until
 
     def read(
         self, targets: Sequence[TargetRef], budget: Budget, *, now: datetime
@@ -102,7 +106,7 @@ class PodReader:
         query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
         call = Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
         try:
-            pods = self._list(call, budget)
+            pods = items_of(self._api, call, budget)
         except Unauthorised:
             raise
         except KubernetesError as error:
@@ -111,26 +115,44 @@ class PodReader:
         for target, found in wanted.items():
             try:
                 own = [pod for pod in pods if _belongs(pod, target, found.selector)]
-                seen[target] = count(own, desired=found.desired, now=now)
+                counted = count(own, desired=found.desired, now=now, refused=found.refused)
+                seen[target] = replace(counted, annotations=found.annotations)
             except _MISSHAPEN as error:
                 seen[target] = _misshapen(target, error)
         return seen
 
     def _wanted(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
-        """What targets of one kind in one namespace want: by one LIST where that pays, else by a GET each."""
-        kind = (targets[0].api_version, targets[0].kind)
-        if kind in _LISTED and len(targets) >= LIST_FROM:
+        """What targets of one kind in one namespace want: by one LIST where that pays, else by one request each."""
+        if len(targets) >= LIST_FROM and self._may_list(targets[0]):
             try:
                 return self._listed(targets, budget)
             except Forbidden:
-                pass  # an account that may touch only scales is a supported one: ask for each scale instead
+                self._read_scales_of(targets[0])
             except Unauthorised:
                 raise
             except KubernetesError as error:
                 return dict.fromkeys(targets, blind_of(error))
         return {target: self._asked(target, budget.share(len(targets) - n)) for n, target in enumerate(targets)}
 
+    def _may_list(self, target: TargetRef) -> bool:
+        """Whether targets of this kind are read as objects: their annotations and conditions come along."""
+        listed = (target.api_version, target.kind) in _LISTED
+        return listed and time.monotonic() >= self._unlisted.get(_place_of(target), 0.0)
+
+    def _read_scales_of(self, target: TargetRef) -> None:
+        """An account that may touch only scales is a supported one: ask for each scale instead."""
+        self._unlisted[_place_of(target)] = time.monotonic() + ASK_AGAIN_S
+
     def _asked(self, target: TargetRef, budget: Budget) -> _Wanted | Blind:
+        if self._may_list(target):
+            try:
+                return self._listed([target], budget)[target]
+            except Forbidden:
+                self._read_scales_of(target)
+            except Unauthorised:
+                raise
+            except KubernetesError as error:
+                return blind_of(error)
         try:
             scale = self._scales.get(target, budget)
             return _Wanted(desired=scale.replicas, selector=parse_selector(scale.selector))
@@ -142,36 +164,16 @@ class PodReader:
             return _misshapen(target, error)
 
     def _listed(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
+        """The objects themselves, of one kind in one namespace; a single one is asked for by its name."""
         call = self._scales.call_for(Verb.LIST, targets[0], budget, named=False)
-        objects = {_name_of(item): item for item in self._list(call, budget)}
+        if len(targets) == 1:
+            call = replace(call, query=(("fieldSelector", f"metadata.name={targets[0].name}"),))
+        objects = {_name_of(item): item for item in items_of(self._api, call, budget)}
         return {target: _wanted_by(target, objects.get(target.name)) for target in targets}
 
-    def _list(self, call: Call, budget: Budget) -> list[Json]:
-        """Every item of a list; begun again once when its continuation was compacted away meanwhile."""
-        try:
-            return self._pages(call, budget)
-        except Expired:
-            return self._pages(call, budget)
 
-    def _pages(self, call: Call, budget: Budget) -> list[Json]:
-        items: list[Json] = []
-        token = ""
-        while True:
-            paging = (("limit", str(PAGE_LIMIT)), *((("continue", token),) if token else ()))
-            page = self._api.call(replace(call, query=(*call.query, *paging)), timeout_s=budget.left_s())
-            found, token = _items_and_token(call, page)
-            items.extend(found)
-            if not token:
-                return items
-
-
-def _items_and_token(call: Call, page: Json) -> tuple[list[Json], str]:
-    """A page of a list and where the next one begins, "" for nowhere; `Unavailable` for what is no list of objects."""
-    items, metadata = page.get("items") or [], page.get("metadata") or {}
-    objects = isinstance(items, list) and all(isinstance(each, dict) for each in items)
-    if not objects or not isinstance(metadata, dict):
-        raise Unavailable(f"{call.path} answered something that is no list of objects", status=200, path=call.path)
-    return items, str(metadata.get("continue") or "")
+def _place_of(target: TargetRef) -> tuple[str, str, str]:
+    return target.namespace, target.api_version, target.kind
 
 
 def _name_of(item: Json) -> str | None:
@@ -190,7 +192,12 @@ def _wanted_by(target: TargetRef, item: Json | None) -> _Wanted | Blind:
         return Blind(reason=BlindReason.NOT_FOUND, detail=f"{target} does not exist")
     try:
         spec = item["spec"]
-        return _Wanted(desired=int(spec.get("replicas", 0)), selector=selector_of(spec.get("selector") or {}))
+        return _Wanted(
+            desired=int(spec.get("replicas", 0)),
+            selector=selector_of(spec.get("selector") or {}),
+            annotations={str(key): str(text) for key, text in (item["metadata"].get("annotations") or {}).items()},
+            refused=refusal_of(item),
+        )
     except _MISSHAPEN as error:
         return _misshapen(target, error)
 

@@ -6,9 +6,11 @@ did not see, and reading mutates nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,7 @@ from scaler.adapters.kubernetes import (
     ScaleResult,
     ServerAddress,
     TargetRef,
+    WorkloadPods,
 )
 from scaler.adapters.kubernetes.errors import (
     Forbidden,
@@ -32,6 +35,7 @@ from scaler.adapters.kubernetes.errors import (
     Unavailable,
     WriteRefused,
 )
+from scaler.adapters.kubernetes.read import ASK_AGAIN_S
 from scaler.policy.types import ReplicaState
 
 
@@ -62,11 +66,14 @@ def cluster(api: ApiConnection) -> KubernetesCluster:
     return KubernetesCluster(api)
 
 
-def as_user(double: KubeDouble, folder: Path, *rules: Rule) -> KubernetesCluster:
+def as_user(
+    double: KubeDouble, folder: Path, *rules: Rule, timeout_s: float = 2.0, read_budget_s: float = 8.0
+) -> KubernetesCluster:
     """A cluster seen through an account with only these rules."""
     path = folder / "limited-token"
     path.write_text(double.account("limited", *rules))
-    return KubernetesCluster(ApiConnection(ServerAddress(server=double.url, token_file=path), timeout_s=2))
+    api = ApiConnection(ServerAddress(server=double.url, token_file=path), timeout_s=timeout_s)
+    return KubernetesCluster(api, read_budget_s=read_budget_s)
 
 
 def read_one(cluster: KubernetesCluster, double: KubeDouble, what: TargetRef = CHAT) -> ReplicaState | Blind:
@@ -75,6 +82,7 @@ def read_one(cluster: KubernetesCluster, double: KubeDouble, what: TargetRef = C
 
 SCALES = Rule(verbs=("get", "patch"), groups=("apps",), resources=("deployments/scale",))
 PODS = Rule(verbs=("list",), groups=("",), resources=("pods",))
+DEPLOYMENTS = Rule(verbs=("list",), groups=("apps",), resources=("deployments",))
 
 
 # ── Reading ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,6 +150,42 @@ def test_no_pods_at_all_is_a_measured_zero(cluster: KubernetesCluster, double: K
     assert read_one(cluster, double, target("quota")) == ReplicaState(desired=3, ready=0)
 
 
+def pods_of(cluster: KubernetesCluster, double: KubeDouble, what: TargetRef = CHAT) -> WorkloadPods:
+    seen = cluster.read_pods([what], now=double.now)[what]
+    assert not isinstance(seen, Blind), seen
+    return seen
+
+
+def test_pods_that_a_quota_refuses_find_no_place(cluster: KubernetesCluster, double: KubeDouble) -> None:
+    """Five are wanted, three allowed: the two that were never made are told apart from pods on their way."""
+    double.quota("llm", pods=3)
+    double.set_replicas("llm", "chat", 5)
+    double.advance(120)
+    seen = pods_of(cluster, double)
+    assert seen.replicas == ReplicaState(desired=5, ready=3, unschedulable=2)
+    assert "exceeded quota: gpus" in seen.refused
+    double.quota("llm", pods=9)
+    double.advance(120)
+    seen = pods_of(cluster, double)
+    assert (seen.replicas, seen.refused) == (ReplicaState(desired=5, ready=5), "")
+
+
+@pytest.mark.parametrize("workloads", [pytest.param(1, id="asked by name"), pytest.param(6, id="from one list")])
+def test_annotations_come_with_the_replicas_at_no_further_call(
+    cluster: KubernetesCluster, double: KubeDouble, workloads: int
+) -> None:
+    targets = [CHAT, *(target(f"model-{n}") for n in range(workloads - 1))]
+    for each in targets[1:]:
+        double.deployment("llm", each.name)
+    double.annotate("llm", "chat", paused="true")
+    cluster.read(targets, now=double.now)  # discovery is known from now on
+    double.requests.clear()
+    seen = cluster.read_pods(targets, now=double.now)[CHAT]
+    assert not isinstance(seen, Blind)
+    assert seen.annotations == {"headstart.autoscaling/paused": "true"}
+    assert [request.path.rpartition("/")[2] for request in double.requests] == ["deployments", "pods"]
+
+
 def test_pods_that_another_workloads_selector_also_matches_are_not_counted(
     cluster: KubernetesCluster, double: KubeDouble
 ) -> None:
@@ -175,7 +219,7 @@ def test_many_workloads_cost_two_lists(cluster: KubernetesCluster, double: KubeD
 
 
 def test_long_lists_are_paged(cluster: KubernetesCluster, double: KubeDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaler.adapters.kubernetes.read.PAGE_LIMIT", 3)
+    monkeypatch.setattr("scaler.adapters.kubernetes.lists.PAGE_LIMIT", 3)
     double.set_replicas("llm", "chat", 8)
     double.advance(121)
     assert read_one(cluster, double) == ReplicaState(desired=8, ready=8)
@@ -185,7 +229,7 @@ def test_long_lists_are_paged(cluster: KubernetesCluster, double: KubeDouble, mo
 def test_a_continuation_that_expired_begins_the_list_again(
     cluster: KubernetesCluster, double: KubeDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaler.adapters.kubernetes.read.PAGE_LIMIT", 1)
+    monkeypatch.setattr("scaler.adapters.kubernetes.lists.PAGE_LIMIT", 1)
 
     def compact() -> None:
         double.set_replicas("llm", "chat", 2)
@@ -214,8 +258,23 @@ def test_an_account_without_list_on_deployments_reads_scales_instead(double: Kub
     targets = [CHAT, *(target(f"model-{n}") for n in range(6))]
     for n in range(6):
         double.deployment("llm", f"model-{n}", replicas=1)
-    seen = as_user(double, tmp_path, SCALES, PODS).read(targets, now=double.now)
-    assert not any(isinstance(state, Blind) for state in seen.values())
+    limited = as_user(double, tmp_path, SCALES, PODS)
+    for _ in range(3):
+        seen = limited.read(targets, now=double.now)
+        assert not any(isinstance(state, Blind) for state in seen.values())
+    assert len([request for request in double.requests if request.path.endswith("/deployments")]) == 1
+
+
+def test_a_rule_that_is_granted_later_is_noticed(
+    double: KubeDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = as_user(double, tmp_path, SCALES, PODS)
+    assert pods_of(limited, double).annotations is None
+    double.store.rules["limited"] = (SCALES, PODS, DEPLOYMENTS)
+    assert pods_of(limited, double).annotations is None
+    later = time.monotonic() + ASK_AGAIN_S
+    monkeypatch.setattr("scaler.adapters.kubernetes.read.time", SimpleNamespace(monotonic=lambda: later))
+    assert pods_of(limited, double).annotations == {}
 
 
 def blinded(cluster: KubernetesCluster, double: KubeDouble, what: TargetRef = CHAT) -> BlindReason:
@@ -227,7 +286,7 @@ def blinded(cluster: KubernetesCluster, double: KubeDouble, what: TargetRef = CH
 @pytest.mark.parametrize(
     ("what", "reason", "words"),
     [
-        pytest.param(target("gone"), BlindReason.NOT_FOUND, '"gone" not found', id="deleted"),
+        pytest.param(target("gone"), BlindReason.NOT_FOUND, "llm/gone does not exist", id="deleted"),
         pytest.param(target("x", kind="Job", api_version="batch/v1"), BlindReason.NOT_FOUND, "CRD", id="no such api"),
         pytest.param(target("x", kind="DaemonSet"), BlindReason.NOT_FOUND, "no kind DaemonSet", id="no such kind"),
         pytest.param(
@@ -258,15 +317,27 @@ def test_what_cannot_be_read_says_why(
         pytest.param({"hang_s": 5}, BlindReason.TIMEOUT, id="hang"),
         pytest.param({"status": 200, "text": "<html>login</html>"}, BlindReason.MALFORMED, id="a proxy's page"),
         pytest.param({"status": 200, "text": "[]"}, BlindReason.MALFORMED, id="JSON of another shape"),
-        pytest.param({"status": 200, "text": "{}"}, BlindReason.MALFORMED, id="no Scale"),
+        pytest.param({"status": 200, "text": "{}"}, BlindReason.MALFORMED, id="neither Scale nor list"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("rules", "path"),
+    [
+        pytest.param((SCALES, PODS, DEPLOYMENTS), "/deployments$", id="an account that may list"),
+        pytest.param((SCALES, PODS), "/scale$", id="one that reads scales"),
     ],
 )
 def test_a_failing_server_blinds(
-    double: KubeDouble, tmp_path: Path, fault: dict[str, object], reason: BlindReason
+    double: KubeDouble,
+    tmp_path: Path,
+    fault: dict[str, object],
+    reason: BlindReason,
+    rules: tuple[Rule, ...],
+    path: str,
 ) -> None:
-    cluster = KubernetesCluster(ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), timeout_s=0.3))
+    cluster = as_user(double, tmp_path, *rules, timeout_s=0.3)
     assert isinstance(read_one(cluster, double), ReplicaState)
-    double.fault(path="/scale$", **fault)  # type: ignore[arg-type]
+    double.fault(path=path, **fault)  # type: ignore[arg-type]
     assert blinded(cluster, double) is reason
 
 
@@ -288,11 +359,11 @@ def test_an_unknown_account_is_asked_for_once_and_not_per_namespace(double: Kube
 
 def test_a_whole_read_keeps_to_its_budget(double: KubeDouble, api: ApiConnection) -> None:
     cluster = KubernetesCluster(api, read_budget_s=0.3)
-    double.fault(path="/scale$", hang_s=5, times=99)
+    double.fault(path="/deployments$", hang_s=5, times=99)
     targets = [target("chat", namespace=f"ns-{n}") for n in range(20)]
     seen = cluster.read(targets, now=double.now)
     assert {state.reason for state in seen.values() if isinstance(state, Blind)} == {BlindReason.TIMEOUT}
-    assert len([request for request in double.requests if request.path.endswith("/scale")]) <= 1
+    assert len([request for request in double.requests if request.path.endswith("/deployments")]) <= 1
 
 
 @pytest.mark.parametrize(
@@ -314,7 +385,8 @@ def test_what_hangs_leaves_the_others_their_time(
 ) -> None:
     """It is asked first at every tick: with the whole budget for itself it would blind everybody for ever."""
     monkeypatch.setattr("scaler.adapters.kubernetes.targets.LEAST_SHARE_S", 0.2)
-    cluster = KubernetesCluster(ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path))), read_budget_s=1.5)
+    scales = Rule(verbs=("get",), groups=("apps",), resources=("deployments/scale", "statefulsets/scale"))
+    cluster = as_user(double, tmp_path, scales, PODS, read_budget_s=1.5)
     double.namespace("calm")
     double.deployment("calm", "chat", replicas=1)
     double.deployment("llm", "docs", replicas=1)

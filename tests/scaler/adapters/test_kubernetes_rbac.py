@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 from forecaster.types import Blind
 from kube_double import KubeDouble, workload
 from scaler.adapters.kubernetes import (
+    HPA,
+    SCALED_OBJECT,
     ApiConnection,
+    FloorRef,
     KubernetesCluster,
     ScaleResult,
     ServerAddress,
     TargetRef,
 )
+from scaler.adapters.kubernetes.errors import Forbidden
 from scaler.adapters.kubernetes.permissions import Feature, PolicyRule, added_by, rules_for
 
 MANIFESTS: list[dict[str, Any]] = [
@@ -59,14 +63,16 @@ def double() -> Iterator[KubeDouble]:
         yield double
 
 
-def bound(double: KubeDouble, role: str, folder: Path) -> KubernetesCluster:
-    """Headstart's account with `role` bound in namespace llm, as the file's last document does."""
-    binding = MANIFESTS[-1] | {"roleRef": MANIFESTS[-1]["roleRef"] | {"name": role}}
-    double.create("rolebindings", binding)
+def bound(double: KubeDouble, folder: Path, *roles: str) -> ApiConnection:
+    """Headstart's account with `roles` bound in namespace llm, as the file's last document does."""
+    for role in roles:
+        metadata = MANIFESTS[-1]["metadata"] | {"name": role}
+        reference = MANIFESTS[-1]["roleRef"] | {"name": role}
+        double.create("rolebindings", MANIFESTS[-1] | {"metadata": metadata, "roleRef": reference})
     account = double.store.get("serviceaccounts", "headstart", "headstart")
     token = folder / "token"
     token.write_text(double.store.issue(USER, account["metadata"]["uid"]))
-    return KubernetesCluster(ApiConnection(ServerAddress(server=double.url, token_file=token)))
+    return ApiConnection(ServerAddress(server=double.url, token_file=token))
 
 
 def every_kind(double: KubeDouble) -> list[TargetRef]:
@@ -97,11 +103,14 @@ def used(double: KubeDouble) -> set[tuple[str, str, str]]:
 
 
 def test_observing_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> None:
-    cluster = bound(double, "headstart-observe", tmp_path)
+    api = bound(double, tmp_path, "headstart-observe")
+    cluster = KubernetesCluster(api)
     targets = every_kind(double)
     seen = [*cluster.read(targets, now=double.now).values()]
     for target in targets:
         seen.extend(cluster.read([target], now=double.now).values())
+    double.fault(path="/(deployments|statefulsets)$", status=403, times=99)
+    seen.extend(KubernetesCluster(api).read(targets, now=double.now).values())
     assert not [state for state in seen if isinstance(state, Blind)]
     assert used(double) == permissions("headstart-observe")
     assert double.mutating_requests == 0
@@ -112,7 +121,7 @@ def test_observing_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> 
 
 
 def test_scaling_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> None:
-    cluster = bound(double, "headstart-active", tmp_path)
+    cluster = KubernetesCluster(bound(double, tmp_path, "headstart-active"))
     targets = every_kind(double)
     cluster.read(targets, now=double.now)
     for target in targets:
@@ -120,6 +129,39 @@ def test_scaling_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> No
         assert outcome.result is ScaleResult.SCALED
         assert cluster.announce(target, outcome, note="out", now=double.now) is None
     assert used(double) == permissions("headstart-active")
+    assert cluster.rivals(targets) == {}  # unknown to this account, and no error
+    assert cluster.missing_permissions(targets, active=True) == ()
+
+
+def test_setting_floors_uses_exactly_its_role_and_may_not_scale(double: KubeDouble, tmp_path: Path) -> None:
+    api = bound(double, tmp_path, "headstart-floor")
+    cluster, targets = KubernetesCluster(api), every_kind(double)
+    double.hpa("llm", "deployment-0", least=1, most=9)
+    double.scaled_object("llm", "deployment-1", minReplicaCount=1)
+    floors = {
+        targets[0]: FloorRef(namespace="llm", kind=HPA, name="deployment-0"),
+        targets[1]: FloorRef(namespace="llm", kind=SCALED_OBJECT, name="deployment-1"),
+    }
+    seen = cluster.read(targets, now=double.now, floors=floors)
+    assert not [state for state in seen.values() if isinstance(state, Blind)]
+    for target, floor in floors.items():
+        outcome = cluster.set_floor(floor, target, 2, expected=1)
+        assert outcome.result is ScaleResult.SCALED
+        assert cluster.announce(target, outcome, note="out", now=double.now) is None
+    double.fault(path="/(deployments|statefulsets)$", status=403, times=99)
+    KubernetesCluster(api).read(targets, now=double.now)
+    assert used(double) == permissions("headstart-floor")
+    assert cluster.missing_permissions(targets, active=False, floors=floors) == ()
+    with pytest.raises(Forbidden, match="deployments/scale"):
+        cluster.scale(targets[0], 3, expected=2)
+
+
+def test_seeing_rivals_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> None:
+    cluster = KubernetesCluster(bound(double, tmp_path, "headstart-active", "headstart-rivals"))
+    targets = every_kind(double)
+    double.hpa("llm", "deployment-0")
+    assert cluster.rivals(targets)[targets[0]] == ("HorizontalPodAutoscaler llm/deployment-0",)
+    assert used(double) == permissions("headstart-rivals")
 
 
 @pytest.mark.parametrize(
