@@ -33,13 +33,14 @@ METRICS: tuple[MetricSpec, ...] = (
         name="replicas_desired",
         kind="gauge",
         labels=_WORKLOAD,
-        meaning="Replicas that the last decision wants, after every clamp. Absent while replicas cannot be read.",
+        meaning="Replicas that the last decision wants, after every clamp. Absent while replicas cannot be read, no "
+        "tick finishes or another process leads: an HPA that follows it then holds.",
     ),
     MetricSpec(
         name="replicas_current",
         kind="gauge",
         labels=_WORKLOAD,
-        meaning="spec.replicas as the last tick found it. Absent while it cannot be read.",
+        meaning="spec.replicas, in mode floor the floor, as the last tick found it. Absent while it cannot be read.",
     ),
     MetricSpec(
         name="replicas_proposed",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
@@ -42,7 +42,9 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 3
 class Telemetry:
     """Counts since the start, and the registry that `/metrics` serves. Safe between threads."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, in_force: Callable[[], bool] = lambda: True) -> None:
+        """`in_force` says whether the last decisions are still to be followed: ticks finish, and this process leads."""
+        self.in_force = in_force
         self._lock = threading.Lock()
         self._decisions: Counter[tuple[str, str, str]] = Counter()
         self._violations: Counter[str] = Counter(dict.fromkeys(INVARIANTS, 0))
@@ -167,29 +169,37 @@ class _TickCollector(Collector):
         view = self._board.view()
         if view is None:
             return
-        yield from _of_decisions(view)
+        yield from _of_decisions(view, in_force=self._telemetry.in_force())
         yield from _of_signals(view)
         yield from _of_forecasts(view)
         yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
         yield _budget_used(view)
 
 
-def _of_decisions(view: View) -> Iterator[Metric]:
+def _of_decisions(view: View, *, in_force: bool) -> Iterator[Metric]:
+    """A number of replicas that is wanted no more must not be followed: not `in_force`, it has no series."""
     desired, current, proposed = _gauge("replicas_desired"), _gauge("replicas_current"), _gauge("replicas_proposed")
     lead, state = _gauge("lead_time_seconds"), _gauge("state")
     for record in view.report.records:
         labels, decision = _split(record.policy.workload), record.decision
-        if decision.target is not None:
+        if decision.target is not None and in_force:
             desired.add_metric(labels, decision.target)
         if decision.current is not None:
             current.add_metric(labels, decision.current)
         for proposal in decision.proposals:
             proposed.add_metric((*labels, proposal.rule), proposal.want)
-        lead.add_metric(labels, record.snapshot.lead_time_s)
+        if not _is_gone(record):
+            lead.add_metric(labels, record.snapshot.lead_time_s)
         status = view.statuses.get(record.policy.workload)
         if status is not None:
             state.add_metric((*labels, record.policy.mode.value, status.state.value), 1)
     yield from (desired, current, proposed, lead, state)
+
+
+def _is_gone(record: DecisionRecord) -> bool:
+    """Whether the workload does not exist: of it only the state and the reason are shown."""
+    replicas = record.snapshot.replicas
+    return isinstance(replicas, Blind) and replicas.reason is BlindReason.NOT_FOUND
 
 
 def _of_signals(view: View) -> Iterator[Metric]:
@@ -198,7 +208,7 @@ def _of_signals(view: View) -> Iterator[Metric]:
         labels = _split(record.policy.workload)
         for readings in record.snapshot.classes:
             value = value_of(readings.demand_rps)
-            if value is not None:
+            if value is not None and not _is_gone(record):
                 demand.add_metric((*labels, readings.request_class), value)
         for signal, reason in sorted(blind_signals(record)):
             blind.add_metric((*labels, signal, reason), 1)
@@ -224,7 +234,7 @@ def blind_signals(record: DecisionRecord) -> set[tuple[str, str]]:
 def _of_forecasts(view: View) -> Iterator[Metric]:
     demand, wape, coverage = _gauge("forecast_demand"), _gauge("forecast_wape"), _gauge("forecast_coverage")
     doubt = _gauge("forecast_doubt")
-    for record in view.report.records:
+    for record in (each for each in view.report.records if not _is_gone(each)):
         labels = _split(record.policy.workload)
         horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
         if record.policy.predictive.enabled:
@@ -245,7 +255,7 @@ def _of_forecasts(view: View) -> Iterator[Metric]:
 def _of_usage(view: View, usage: Usage) -> Iterator[Metric]:
     """Tokens and images of the workloads of the last tick that tell them."""
     ahead, amount = _gauge("forecast_usage"), _gauge("request_amount")
-    for record in view.report.records:
+    for record in (each for each in view.report.records if not _is_gone(each)):
         workload, labels = record.policy.workload, _split(record.policy.workload)
         horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
         for signal, forecasts in usage.forecasts.get(workload, {}).items():

@@ -83,7 +83,7 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(self.board)
+        self.telemetry = Telemetry(self.board, in_force=lambda: self.watchdog.health().alive)
         self._forecasts = ForecastBoard()
         self._no_writes = threading.Event()
         if dry_run:

@@ -69,6 +69,41 @@ def test_a_tick_shows_what_was_read_proposed_and_decided() -> None:
     assert len(shown) == 16
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize(
+    ("rps", "desired"),
+    [
+        pytest.param(0.1, 8.0, id="re-warming holds what is there"),
+        pytest.param(Blind(reason=BlindReason.NO_SERIES), 8.0, id="blind holds what is there"),
+        pytest.param(99.0, 15.0, id="growth is shown at once"),
+    ],
+)
+def test_who_follows_the_metric_is_never_led_inward_by_what_is_unknown(
+    mode: Mode, rps: float | Blind, desired: float
+) -> None:
+    seen = after(a_tick(a_snapshot(rps=rps, desired=8), a_policy(mode=mode)))
+    assert seen["headstart_replicas_desired"] == [(CHAT, desired)]
+
+
+def test_a_decision_that_is_not_in_force_has_no_series_to_follow() -> None:
+    """Ticks hang, or another process leads: a number of an hour ago must not hold an HPA up or down."""
+    board, in_force = Board(), [True]
+    telemetry = Telemetry(board, in_force=lambda: in_force[0])
+    board.publish(View(report=a_tick(SEEN, a_policy(mode=Mode.PUBLISH), state=LONG)))
+    assert "headstart_replicas_desired" in scraped(telemetry)
+    in_force[0] = False
+    left = scraped(telemetry)
+    assert "headstart_replicas_desired" not in left
+    assert left["headstart_replicas_current"] == [(CHAT, 2.0)]
+
+
+def test_of_a_workload_that_is_gone_only_its_state_and_the_reason_are_left() -> None:
+    gone = without_replicas(SEEN, Blind(reason=BlindReason.NOT_FOUND))
+    seen = after(a_tick(gone, a_policy(), state=LONG))
+    named = {name for name, samples in seen.items() if any(labels.get("workload") == "chat" for labels, _ in samples)}
+    assert named == {"headstart_state", "headstart_blind", "headstart_decision_total"}
+
+
 def test_how_far_the_forecast_is_doubted_and_why() -> None:
     doubt = "headstart_forecast_doubt"
     assert after(a_tick(SEEN, a_policy(), state=LONG))[doubt] == [({**CHAT, "cause": "trusted"}, 0.0)]
