@@ -10,6 +10,7 @@ from scaler.config.reading import (
     shipped_profiles,
 )
 from scaler.config.values import (
+    DiscoverConfig,
     FloorConfig,
     FloorKind,
     ForecastConfig,
@@ -23,6 +24,7 @@ from scaler.config.values import (
 __all__ = [
     "API_VERSION",
     "Config",
+    "DiscoverConfig",
     "FloorConfig",
     "FloorKind",
     "ForecastConfig",

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.values import (
     ConfigFile,
+    DiscoverConfig,
     ForecastConfig,
     HttpConfig,
     KubernetesConfig,
@@ -66,6 +67,10 @@ class Config:
     forecast: ForecastConfig
     holidays: Mapping[str, str]
     """The calendar of public holidays by workload, of those that name one."""
+    discover: DiscoverConfig = field(default_factory=DiscoverConfig)
+    """Where workloads are found by annotations."""
+    defaults: Node | None = None
+    """The file's `defaults`, for the entries of workloads that are found later."""
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -80,6 +85,33 @@ def read_config(path: Path) -> Config:
 def parse_config(text: str, path: Path) -> Config:
     """The configuration in `text`, as if it stood in `path`. Raises `ConfigError`."""
     return _configured(parse_document(text, str(path)), path)
+
+
+def read_entries(
+    owns: Sequence[Node], defaults: Node | None, path: Path
+) -> list[tuple[WorkloadEntry | None, tuple[ConfigIssue, ...]]]:
+    """For each workload's own settings its entry over the `defaults` of the file at `path`, and its problems."""
+    assembly, results = _Assembly(path), []
+    for own in owns:
+        before = len(assembly.issues)
+        entry = assembly.entry(own, defaults, "")
+        value, found = check(entry, WorkloadEntry, also=ALSO)
+        results.append((value, (*assembly.issues[before:], *found)))
+    return results
+
+
+def with_workloads(config: Config, entries: Sequence[WorkloadEntry]) -> Config:
+    """The configuration with further workloads, behind its own."""
+    if not entries:
+        return config
+    policies = tuple(_policy(entry, config.tick) for entry in entries)
+    return dataclasses.replace(
+        config,
+        fleet=dataclasses.replace(config.fleet, workloads=(*config.fleet.workloads, *policies)),
+        targets={**config.targets, **{entry.workload: _named_target(entry) for entry in entries}},
+        selectors={**config.selectors, **{entry.workload: entry.selector for entry in entries}},
+        holidays={**config.holidays, **_holidays(entries)},
+    )
 
 
 def read_profile(path: Path) -> CapacityProfile:
@@ -118,7 +150,7 @@ def _configured(root: Node, path: Path) -> Config:
     issues = [*assembly.issues, *found, *_between_workloads(root)]
     if issues or file is None:
         raise ConfigError(_sorted_once(issues, assembly.inherited))
-    return _placed(file, path)
+    return _placed(file, path, assembly.defaults)
 
 
 def _sorted_once(issues: list[ConfigIssue], inherited: frozenset[Place]) -> list[ConfigIssue]:
@@ -145,6 +177,8 @@ class _Assembly:
         self.issues: list[ConfigIssue] = []
         self.inherited: frozenset[Place] = frozenset()
         """Where everything in `defaults` stands."""
+        self.defaults: Node | None = None
+        """The file's `defaults`, once the whole was put together."""
         self._profiles: dict[Path, Node | None] = {}
 
     def without_header(self, root: Node, kind: str, *, required: bool = True) -> Node:
@@ -162,15 +196,17 @@ class _Assembly:
     def whole(self, root: Node) -> Node:
         """The document in which every workload's entry is complete."""
         workloads, defaults = root.child("workloads"), self._defaults(root)
-        root = root.without("defaults")
+        root, self.defaults = root.without("defaults"), defaults
         if workloads is None or not isinstance(workloads.value, tuple):
             return root
-        entries = []
-        for index, own in enumerate(workloads.value):
-            own = self._with_one_target(own, f"workloads[{index}].")
-            entry = own if defaults is None else merged(_yielding(defaults, own), own)
-            entries.append(self._completed(entry, f"workloads[{index}]"))
+        entries = [self.entry(own, defaults, f"workloads[{index}]") for index, own in enumerate(workloads.value)]
         return root.with_child("workloads", Node(place=workloads.place, value=tuple(entries)))
+
+    def entry(self, own: Node, defaults: Node | None, setting: str) -> Node:
+        """One workload's complete entry; `setting` is what it is called in the file."""
+        own = self._with_one_target(own, f"{setting}." if setting else "")
+        entry = own if defaults is None else merged(_yielding(defaults, own), own)
+        return self._completed(entry, setting)
 
     def profile(self, file: Path) -> Node | None:
         """The profile in a file, its name taken from the file's if it gives none; None if it cannot be read."""
@@ -324,7 +360,7 @@ def _target_key(workload: str, target: Any) -> tuple[str, str, str]:
     return namespace, str(given.get("kind") or "Deployment"), str(given.get("name") or name)
 
 
-def _placed(file: ConfigFile, path: Path) -> Config:
+def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
     """The checked file as the program's values: paths resolved, moments in UTC, settings by workload."""
     return Config(
         path=path,
@@ -337,8 +373,14 @@ def _placed(file: ConfigFile, path: Path) -> Config:
         tick=file.tick,
         http=_relative_to(file.http, path.parent),
         forecast=file.forecast,
-        holidays={each.workload: each.scheduled.holidays for each in file.workloads if each.scheduled.holidays},
+        holidays=_holidays(file.workloads),
+        discover=file.discover,
+        defaults=defaults,
     )
+
+
+def _holidays(entries: Sequence[WorkloadEntry]) -> dict[str, str]:
+    return {each.workload: each.scheduled.holidays for each in entries if each.scheduled.holidays}
 
 
 def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:

@@ -81,7 +81,7 @@ def json_schema() -> dict[str, Any]:
         "defaults": {"$ref": "#/$defs/WorkloadDefaults"},
         **root["properties"],
     }
-    root["required"] = ["apiVersion", "kind", "workloads"]
+    root["required"] = ["apiVersion", "kind"]
     root["title"] = "Headstart settings"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 

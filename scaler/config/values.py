@@ -109,6 +109,34 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoverConfig:
+    """Deployments that become workloads by their own annotations, beside those that are listed here."""
+
+    namespaces: tuple[str, ...] = ()
+    """Where to look; none means that nothing is discovered."""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels and exact values that a Deployment must have beside its annotation."""
+    confirm: int | None = None
+    """Workloads that are expected at most. More than twice as many as before, and more than ten, wait for this."""
+
+    def __post_init__(self) -> None:
+        for name in self.namespaces:
+            if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+                raise ValueError(f"namespaces must be names of namespaces, got {name!r}; there is none that means all")
+        if len(set(self.namespaces)) != len(self.namespaces):
+            raise ValueError(f"namespaces must name none twice, got {', '.join(self.namespaces)}")
+        if self.selector and not self.namespaces:
+            raise ValueError("selector without namespaces discovers nothing; name the namespaces")
+        for label, value in self.selector.items():
+            if not re.fullmatch(r"([a-z0-9.-]+/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", label):
+                raise ValueError(f"selector must name labels, got {label!r}")
+            if not re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value):
+                raise ValueError(f"selector.{label} must be the value of a label, got {value!r}")
+        if self.confirm is not None and self.confirm < 1:
+            raise ValueError(f"confirm must be at least 1, got {self.confirm}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastConfig:
     """Which models forecast, and when they are fitted again."""
 
@@ -281,8 +309,9 @@ class WorkloadEntry(WorkloadPolicy):
 class ConfigFile:
     """The whole file, after defaults, profiles and event files have been put in."""
 
-    workloads: tuple[WorkloadEntry, ...]
+    workloads: tuple[WorkloadEntry, ...] = ()
     """What is scaled, one entry a workload."""
+    discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     prometheus: PrometheusConfig = field(default_factory=PrometheusConfig)
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     data_dir: Path = Path("headstart-data")
@@ -294,7 +323,7 @@ class ConfigFile:
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
     def __post_init__(self) -> None:
-        if not self.workloads:
-            raise ValueError("workloads must list at least one workload")
+        if not self.workloads and not self.discover.namespaces:
+            raise ValueError("workloads must list at least one workload, or discover.namespaces name where to look")
         if not timedelta(seconds=1) <= self.tick <= timedelta(minutes=5):
             raise ValueError(f"tick must lie between 1s and 5m, got {self.tick}")

@@ -45,7 +45,7 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
-from scaler.daemon import rivals
+from scaler.daemon import discovery, rivals
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
@@ -344,7 +344,7 @@ def run(config: Config) -> int:
         try:
             stack.enter_context(folder_lock.held(config.data_dir))
             store = Store.open(config.data_dir, now=datetime.now(UTC))
-            daemon = Daemon(config, store)
+            daemon = Daemon(discovery.at_start(config, store, log).config, store)
             daemon.start()
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
@@ -387,7 +387,7 @@ def tick_once(config: Config, *, dry_run: bool) -> TickReport:
         folder = stack.enter_context(_scratch()) if dry_run else config.data_dir
         stack.enter_context(folder_lock.held(folder))
         store = stack.enter_context(Store.open(folder, now=now))
-        daemon = Daemon(config, store, dry_run=dry_run)
+        daemon = Daemon(discovery.at_start(config, store, logs.logger()).config, store, dry_run=dry_run)
         daemon.upkeep.forecast(now=now)
         daemon.upkeep.judge_edges(now=now)
         return daemon.round.run(now=now)

@@ -466,7 +466,7 @@ def test_a_problem_of_a_workload(setting: str, expected: str) -> None:
             "kind: Config\nworkloads: []",
             [
                 "h.yaml:1:1: apiVersion: is required; write apiVersion: headstart/v1",
-                "h.yaml:2:12: workloads: must list at least one workload",
+                "h.yaml:2:12: workloads: must list at least one workload, or discover.namespaces name where to look",
             ],
             id="no workload",
         ),
@@ -475,7 +475,11 @@ def test_a_problem_of_a_workload(setting: str, expected: str) -> None:
             ['h.yaml:1:13: apiVersion: must be headstart/v1, got "headstart/v2"'],
             id="another version",
         ),
-        pytest.param(HEADER, ["h.yaml:1:1: workloads: is required"], id="nothing in it"),
+        pytest.param(
+            HEADER,
+            ["h.yaml:1:1: workloads must list at least one workload, or discover.namespaces name where to look"],
+            id="nothing in it",
+        ),
         pytest.param(
             HEADER + "workloads: [{workload: a/b}]",
             [f"h.yaml:3:13: workloads[0].profile: is required: a shipped profile ({SHIPPED}), a path, or a mapping"],

@@ -1,0 +1,117 @@
+"""Workloads by annotation joined to those of the settings file: search, make entries, admit, tell.
+
+Order only: which annotations there are is said by `config.annotations`, how many may join at once by
+`config.discovery`. It starts and changes nothing: whoever asks gets a configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from scaler.adapters.connections import access_of
+from scaler.adapters.kubernetes import ApiConnection
+from scaler.adapters.kubernetes.annotated import Found, annotated_in
+from scaler.adapters.store import Store
+from scaler.config import Config, TargetConfig
+from scaler.config.annotations import AnnotationIssue, entries_from_annotations
+from scaler.config.discovery import admit
+from scaler.config.reading import with_workloads
+from scaler.config.values import WorkloadEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """The configuration with what was found; `told` are sentences for people, mistakes and refusals among them."""
+
+    config: Config
+    entries: tuple[WorkloadEntry, ...] = ()
+    held: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+
+
+def discovered(config: Config, *, known: Collection[str], before: Sequence[WorkloadEntry] = ()) -> Discovery:
+    """`config`, as the file has it, with the workloads that annotations name now.
+
+    `known` were workloads before, of the file or not; `before` are the entries of the last discovery. Raises
+    `KubernetesError` where there are no credentials to ask with. Without `discover.namespaces` nobody is asked.
+    """
+    if not config.discover.namespaces:
+        return Discovery(config=config)
+    api = ApiConnection(access_of(config), may_write=lambda: False)
+    try:
+        seen = annotated_in(api, config.discover.namespaces, config.discover.selector)
+    finally:
+        api.close()
+    return joined(config, seen, known=known, before=before)
+
+
+def joined(config: Config, seen: Found, *, known: Collection[str], before: Sequence[WorkloadEntry] = ()) -> Discovery:
+    """As `discovered`, from what was seen: of a namespace that could not be searched the entries of `before` stay."""
+    entries, issues = entries_from_annotations(seen.objects, config.defaults, config.path)
+    unseen = [entry for entry in before if entry.workload.partition("/")[0] in seen.unread]
+    own, doubled = _not_in_the_file(config, [*entries, *unseen])
+    where = ", ".join(config.discover.namespaces)
+    by_name = {entry.workload: entry for entry in own}
+    admission = admit(by_name, set(known) & set(by_name), confirm=config.discover.confirm, where=where)
+    admitted = tuple(by_name[name] for name in admission.admitted)
+    unread = (f"namespace {name} was not searched: {why}" for name, why in sorted(seen.unread.items()))
+    empty = not by_name and (seen.unread or doubled)  # then the other sentences say why nothing is left
+    return Discovery(
+        config=with_workloads(config, admitted),
+        entries=admitted,
+        held=admission.held,
+        told=(
+            *unread,
+            *map(str, issues),
+            *map(str, doubled),
+            *(() if empty or not admission.told else (admission.told,)),
+        ),
+    )
+
+
+def _not_in_the_file(
+    config: Config, entries: Collection[WorkloadEntry]
+) -> tuple[list[WorkloadEntry], list[AnnotationIssue]]:
+    """Those that the settings file does not have already, by name or by target: the file goes before annotations."""
+    taken = {_target_of(workload, target): workload for workload, target in config.targets.items()}
+    free, doubled = [], []
+    for entry in entries:
+        owner = taken.get(_target_of(entry.workload, entry.target))
+        if owner is None:
+            free.append(entry)
+        else:
+            text = f"is workload {owner} of {config.path} already, which goes before its annotations"
+            doubled.append(AnnotationIssue(thing=f"{entry.target.kind} {entry.workload}", annotation="", text=text))
+    return free, doubled
+
+
+def _target_of(workload: str, target: TargetConfig) -> tuple[str, str, str]:
+    namespace, _, name = workload.partition("/")
+    return namespace, target.kind, target.name or name
+
+
+def at_start(config: Config, store: Store, log: Any) -> Discovery:
+    """The first discovery of a process: those of the last tick on record are the known ones. Tells what it found.
+
+    Raises `KubernetesError` where there are no credentials to ask with.
+    """
+    known: set[str] = set()
+    if config.discover.namespaces:
+        try:
+            known = {entry.workload for entry in store.journal.latest(now=datetime.now(UTC))}
+        except OSError as error:
+            log.warning("known_workloads_not_read", error=str(error), meanwhile="none is taken as known")
+    found = discovered(config, known=known)
+    tell(found, log)
+    return found
+
+
+def tell(found: Discovery, log: Any) -> None:
+    """One event for what joined, one for each thing that is wrong."""
+    if found.entries:
+        log.info("discovered", workloads=[entry.workload for entry in found.entries])
+    for text in found.told:
+        log.warning("discovery", detail=text, meanwhile="it is left out; the other workloads go on")
