@@ -148,11 +148,11 @@ class KubeDouble:
     def now(self) -> datetime:
         return self.store.now
 
-    def advance(self, seconds: float) -> None:
-        """Move the clock on; controllers and scheduler act second by second."""
+    def advance(self, seconds: float, *, step_s: float = 1.0) -> None:
+        """Move the clock on; controllers and scheduler act at every step."""
         with self.store.changed:
             self.store.controllers.reconcile(self.store.now)
-            self.store.advance(seconds)
+            self.store.advance(seconds, step_s=step_s)
 
     def namespace(self, name: str) -> None:
         """Create a namespace."""

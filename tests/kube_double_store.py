@@ -80,11 +80,11 @@ class Store:
     def now(self) -> datetime:
         return (datetime.now(UTC) if self.real_time else EPOCH) + self._offset
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, seconds: float, *, step_s: float = 1.0) -> None:
         """Move the clock, a second at a time, so that one pod's end is the next one's beginning."""
         end = self._offset + timedelta(seconds=seconds)
         while self._offset < end:
-            self._offset = min(end, self._offset + timedelta(seconds=1))
+            self._offset = min(end, self._offset + timedelta(seconds=step_s))
             self.controllers.reconcile(self.now)
 
     # ── Objects ───────────────────────────────────────────────────────────────────────────────────────────────
