@@ -47,12 +47,12 @@ class Finding:
 
 def doctor(path: Path, *, workload: str | None, output: Output) -> None:
     """Check `workload`, or all of them; exit 1 if anything fails."""
-    config = read_config(path)
+    config, findings = _discovered(read_config(path))
     known = [policy.workload for policy in config.fleet.workloads]
     if workload is not None and workload not in known:
         raise CommandError(f"no workload {workload!r} in {path}; known: {', '.join(known)}")
     chosen = known if workload is None else [workload]
-    findings = [*_signals(config, chosen), *_cluster(config, chosen)]
+    findings = [*findings, *_signals(config, chosen), *_cluster(config, chosen)]
     if output is Output.JSON:
         put_json({"apiVersion": API_VERSION, "kind": "Findings", "items": [asdict(each) for each in findings]})
     else:
@@ -60,6 +60,23 @@ def doctor(path: Path, *, workload: str | None, output: Output) -> None:
         put_table(("WORKLOAD", "CHECK", "", "FOUND", "FIX"), rows)
     if any(each.health is Health.FAIL for each in findings):
         raise typer.Exit(1)
+
+
+def _discovered(config: Config) -> tuple[Config, list[Finding]]:
+    """The settings with the workloads that annotations name, and what is wrong with those that are left out."""
+    if not config.discover.namespaces:
+        return config, []
+    from scaler.adapters.kubernetes.errors import KubernetesError
+    from scaler.daemon.discovery import discovered
+
+    try:
+        found = discovered(config, known=())
+    except KubernetesError as error:
+        fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
+        return config, [Finding(workload="-", check="discover", health=Health.FAIL, found=str(error), fix=fix)]
+    fix = "correct the annotation, or take it off"
+    wrong = [Finding(workload="-", check="discover", health=Health.WARN, found=text, fix=fix) for text in found.told]
+    return found.config, wrong
 
 
 def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:

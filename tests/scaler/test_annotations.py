@@ -5,11 +5,13 @@ Row 37 of the faults is here too: a selector that matches nothing, or suddenly e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -280,3 +282,23 @@ def test_what_discover_refuses(discover: str, said: str) -> None:
 
     with pytest.raises(ConfigError, match=said):
         parse_config(f"apiVersion: headstart/v1\nkind: Config\ndiscover: {discover}\nworkloads: []\n", FILE)
+
+
+# ── The page ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "annotations.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_the_annotations_and_what_they_stand_for() -> None:
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| `([\w.]+)`", PAGE, re.MULTILINE))
+    assert rows == {name: ".".join(setting) for name, setting in SETTINGS.items()}
+
+
+def test_the_pages_example_is_a_workload() -> None:
+    file, deployment = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    config, metadata = parse_config(yaml.safe_dump(file), FILE), deployment["metadata"]
+    assert config.discover.selector.items() <= metadata["labels"].items()
+    one = Annotated(namespace=metadata["namespace"], name=metadata["name"], annotations=metadata["annotations"])
+    found = join(config, one)
+    assert (found.told, [entry.mode for entry in found.entries]) == ((), [Mode.ACTIVE])
+    assert config.discover.namespaces == ("llm", "chat")

@@ -378,6 +378,36 @@ def test_a_dry_run_decides_and_leaves_no_trace(world: World) -> None:
     assert not (world.folder / "data").exists()
 
 
+def test_publishing_exports_what_is_wanted_and_writes_nothing(world: World) -> None:
+    report = tick_once(world.config(mode="publish"), dry_run=False)
+    assert report.outcomes["llm/chat"].kind is OutcomeKind.PUBLISHED
+    assert world.cluster.mutating_requests == 0
+
+
+def test_in_mode_floor_the_floor_is_written_and_never_the_scale(world: World) -> None:
+    world.cluster.hpa("llm", "chat", least=1, most=6)
+    report = tick_once(world.config(mode="floor"), dry_run=False)
+    assert report.outcomes["llm/chat"].kind is OutcomeKind.SCALED
+    assert (world.cluster.floor("llm", "chat"), world.cluster.replicas("llm", "chat")) == (4, 4)
+    written = [request.path for request in world.cluster.requests if request.method == "PATCH"]
+    assert written == ["/apis/autoscaling/v2/namespaces/llm/horizontalpodautoscalers/chat"]
+    [event] = [request.body for request in world.cluster.requests if request.method == "POST"]
+    assert (event["reason"], event["regarding"]["kind"]) == ("FloorRaised", "Deployment")
+    assert event["note"].startswith("set the floor 1 → 4 (load)")
+
+
+def test_a_deployment_that_is_annotated_is_a_workload_from_the_start(world: World) -> None:
+    world.cluster.deployment("llm", "docs", replicas=2)
+    world.cluster.annotate("llm", "docs", enabled="true", profile="qwen3-vl-2b-24gb", mode="active")
+    path = world.config_file()
+    path.write_text(path.read_text(encoding="utf-8") + "discover: {namespaces: [llm]}\n", encoding="utf-8")
+    report = tick_once(read_config(path), dry_run=True)
+    assert [(each.policy.workload, each.decision.current) for each in report.records] == [
+        ("llm/chat", 1),
+        ("llm/docs", 2),
+    ]
+
+
 def test_one_round_scales_and_is_on_record(world: World) -> None:
     report = tick_once(world.config(), dry_run=False)
     assert report.outcomes["llm/chat"].kind is OutcomeKind.SCALED
