@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from kube_double import KubeDouble, workload
-from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import HPA, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.kubernetes.http import Call, Verb
 
@@ -55,10 +55,11 @@ class Stage:
         name: str | None = None,
         body: dict[str, Any] | None = None,
         namespaced: bool = True,
+        version: str = "v1",
     ) -> dict[str, Any]:
         """One request of the administrator."""
         namespace = self.namespace if namespaced else None
-        call = Call(verb=verb, group=group, version="v1", resource=resource, namespace=namespace, name=name)
+        call = Call(verb=verb, group=group, version=version, resource=resource, namespace=namespace, name=name)
         return self.admin.call(call, body=body)
 
     def deploy(self, name: str, *, replicas: int, gpus: int = 1) -> TargetRef:
@@ -71,8 +72,47 @@ class Stage:
         self.ask(Verb.CREATE, "deployments", group="apps", body=manifest)
         return TargetRef(namespace=self.namespace, api_version="apps/v1", kind="Deployment", name=name)
 
+    def autoscale(self, target: TargetRef, *, least: int, most: int) -> FloorRef:
+        """An HPA above a Deployment; no metrics are needed for what these stories ask of it."""
+        reference = {"apiVersion": target.api_version, "kind": target.kind, "name": target.name}
+        item = {
+            "apiVersion": "autoscaling/v2",
+            "kind": HPA,
+            "metadata": {"name": target.name},
+            "spec": {"scaleTargetRef": reference, "minReplicas": least, "maxReplicas": most},
+        }
+        self.ask(Verb.CREATE, "horizontalpodautoscalers", group="autoscaling", version="v2", body=item)
+        return FloorRef(namespace=self.namespace, kind=HPA, name=target.name)
+
+    def autoscaler(self, floor: FloorRef) -> dict[str, Any]:
+        """The HPA as the administrator sees it."""
+        return self.ask(Verb.GET, "horizontalpodautoscalers", group="autoscaling", version="v2", name=floor.name)
+
+    def annotate(self, target: TargetRef, **annotations: str) -> None:
+        """Set annotations under our prefix on a Deployment."""
+        ours = {f"headstart.autoscaling/{key.replace('_', '-')}": value for key, value in annotations.items()}
+        body = {"metadata": {"annotations": ours}}
+        self.ask(Verb.PATCH, "deployments", group="apps", name=target.name, body=body)
+
+    def quota(self, pods: int) -> None:
+        """Let no more pods than these be made in the namespace."""
+        if self.double is not None:
+            self.double.quota(self.namespace, pods)
+            return
+        item = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "pods"}}
+        self.ask(Verb.CREATE, "resourcequotas", body={**item, "spec": {"hard": {"pods": str(pods)}}})
+        self.wait_for(
+            lambda: self.ask(Verb.GET, "resourcequotas", name="pods").get("status") or {},
+            lambda status: "hard" in status,
+            what="the quota to be in force",
+        )
+
     def account(self, role: str) -> KubernetesCluster:
         """Headstart as a service account with one of the roles of deploy/rbac.yaml, bound in this namespace alone."""
+        return KubernetesCluster(self.connection(role))
+
+    def connection(self, role: str) -> ApiConnection:
+        """As `account`, the bare connection."""
         documents = yaml.safe_load_all(_RBAC.read_text(encoding="utf-8"))
         [rules] = [d["rules"] for d in documents if d and d["kind"] == "ClusterRole" and d["metadata"]["name"] == role]
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": role}}
@@ -98,7 +138,8 @@ class Stage:
             "spec": {"expirationSeconds": 3600},
         }
         issued = self.ask(Verb.CREATE, "serviceaccounts/token", name=role, body=request)
-        cluster = KubernetesCluster(ApiConnection(Kubeconfig(path=self._with_token(role, issued["status"]["token"]))))
+        api = ApiConnection(Kubeconfig(path=self._with_token(role, issued["status"]["token"])))
+        cluster = KubernetesCluster(api)
         anything = TargetRef(namespace=self.namespace, api_version="apps/v1", kind="Deployment", name="anything")
         # A real authoriser learns of a new binding a moment after it was stored.
         self.wait_for(
@@ -106,7 +147,7 @@ class Stage:
             lambda missing: not missing,
             what=f"the rules of {role} to be in force",
         )
-        return cluster
+        return api
 
     def _with_token(self, name: str, token: str) -> Path:
         """The administrator's kubeconfig, with a token in the place of its user's credentials."""
