@@ -40,14 +40,22 @@ class KubernetesTargets:
         self._cluster = cluster
         self._targets = dict(targets)
         self._floors = dict(floors or {})
+        self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         """Replica counts by workload."""
         floors = {self._targets[workload]: floor for workload, floor in self._floors.items()}
-        seen = self._cluster.read(tuple(self._targets.values()), now=now, floors=floors)
-        return {workload: seen[target] for workload, target in self._targets.items()}
+        pods = self._cluster.read_pods(tuple(self._targets.values()), now=now, floors=floors)
+        seen = {workload: pods[target] for workload, target in self._targets.items()}
+        self._refused = {name: each.refused for name, each in seen.items() if not isinstance(each, Blind)}
+        return {name: each if isinstance(each, Blind) else each.replicas for name, each in seen.items()}
+
+    @property
+    def remarks(self) -> dict[str, tuple[str, ...]]:
+        """What the last read has to tell of workloads beside their replicas: pods that the cluster does not make."""
+        return {name: (f"pods are not made: {why}",) for name, why in self._refused.items() if why}
 
     def scale(self, decision: Decision) -> Outcome:
         """Write `decision.target` if the scale, or the floor, still is `decision.current`."""

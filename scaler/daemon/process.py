@@ -134,6 +134,7 @@ class Daemon:
                 log=self.log,
                 announce=lambda now: targets.announce(now=now),
                 mutating_requests=lambda: self._api.mutating_requests,
+                target_remarks=lambda: targets.remarks,
                 source_notes=lambda: signals.notes,
             ),
             states=states,

@@ -32,6 +32,8 @@ class Outlets:
     """Leave the Events of this round's writes; answers what could not be left."""
     mutating_requests: Callable[[], int] = lambda: 0
     """Writes sent to the cluster since the start."""
+    target_remarks: Callable[[], Mapping[str, tuple[str, ...]]] = dict
+    """What the cluster remarked on workloads at its last read."""
     source_notes: Callable[[], tuple[str, ...]] = lambda: ()
     """What the metrics source remarked on its last read."""
 
@@ -76,6 +78,7 @@ class Round:
         broken = violations(report, mutating_requests=outlets.mutating_requests() - written)
         before, after = self._statuses, statuses(report, self._statuses, learning=self._learning)
         self._statuses = after
+        self.set_remarks(outlets.target_remarks(), about="pods")
         for remarks in self._remarks.values():
             notes = {name: (*notes.get(name, ()), *remarks.get(name, ())) for name in {*notes, *remarks}}
         outlets.board.publish(View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,9 @@ from hypothesis import strategies as st
 from forecaster.types import Blind, BlindReason, Known, Reading
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.adapters.codec import Codec
+from scaler.adapters.connections import floors_of
+from scaler.config import parse_config
+from scaler.errors import ConfigError
 from scaler.loop import Fleet, Ports, TickReport, tick
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide, decide_within
@@ -156,6 +160,32 @@ def test_a_workload_that_is_gone_holds_no_gpu() -> None:
     outside.replicas["llm/b"], outside.rps = Blind(reason=BlindReason.NOT_FOUND), 45.0
     report = outside.tick(fleet, states, now=NOON + MINUTE)
     assert report.records[0].decision.target == 5  # 1 + 4 by the step limit; four were free before
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        pytest.param("mode: floor", False, id="by default an HPA of the target's name"),
+        pytest.param("mode: floor, bounds: {min_replicas: 0}", True, id="an HPA knows no zero"),
+        pytest.param("mode: active, bounds: {min_replicas: 0}", False, id="which only matters to a floor"),
+        pytest.param(
+            "mode: floor, bounds: {min_replicas: 0}, target: {floor: {kind: ScaledObject}}", False, id="KEDA does"
+        ),
+        pytest.param("mode: floor, target: {floor: {kind: Hpa}}", True, id="no such kind"),
+        pytest.param("mode: floor, target: {floor: {name: Chat_HPA}}", True, id="no Kubernetes name"),
+    ],
+)
+def test_which_floors_the_settings_take(more: str, refused: bool) -> None:
+    text = "apiVersion: headstart/v1\nkind: Config\nworkloads:\n"
+    text += f"  - {{workload: llm/chat, profile: qwen3-vl-2b-24gb, {more}}}\n"
+    if refused:
+        with pytest.raises(ConfigError):
+            parse_config(text, Path("h.yaml"))
+        return
+    config = parse_config(text, Path("h.yaml"))
+    named = {"llm/chat"} if "mode: floor" in more else set()
+    assert set(floors_of(config)) == named
+    assert {floor.name for floor in floors_of(config).values()} == ({"chat"} if named else set())
 
 
 # ── A floor ───────────────────────────────────────────────────────────────────────────────────────────────────

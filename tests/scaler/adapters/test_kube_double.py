@@ -212,6 +212,67 @@ def test_events(double: KubeDouble, changes: dict[str, Any], status: int) -> Non
     assert ask(double, "POST", EVENTS, event(**changes))[0] == status
 
 
+HPAS = "/apis/autoscaling/v2/namespaces/llm/horizontalpodautoscalers"
+OBJECTS = "/apis/keda.sh/v1alpha1/namespaces/llm/scaledobjects"
+
+
+@pytest.mark.parametrize(
+    ("path", "spec", "status", "words"),
+    [
+        pytest.param(HPAS, {"minReplicas": 2, "maxReplicas": 4}, 201, "", id="hpa"),
+        pytest.param(HPAS, {"maxReplicas": 4}, 201, '"minReplicas": 1', id="hpa, the default minimum"),
+        pytest.param(
+            HPAS, {"minReplicas": 5, "maxReplicas": 4}, 422, "greater than or equal to `minReplicas`", id="over"
+        ),
+        pytest.param(HPAS, {"minReplicas": 0, "maxReplicas": 4}, 422, "greater than or equal to 1", id="zero"),
+        pytest.param(HPAS, {"minReplicas": 1}, 422, "spec.maxReplicas", id="no maximum"),
+        pytest.param(HPAS, {"minReplicas": "1", "maxReplicas": 4}, 400, "int32", id="text"),
+        pytest.param(OBJECTS, {}, 201, "", id="scaled object"),
+        pytest.param(OBJECTS, {"minReplicaCount": 101}, 403, "admission webhook", id="over the default maximum"),
+        pytest.param(OBJECTS, {"minReplicaCount": 5, "maxReplicaCount": 4}, 403, "must be less than Max", id="crossed"),
+        pytest.param(OBJECTS, {"minReplicaCount": 2, "idleReplicaCount": 2}, 403, "IdleReplicaCount=2", id="idle"),
+    ],
+)
+def test_autoscalers(double: KubeDouble, path: str, spec: dict[str, Any], status: int, words: str) -> None:
+    triggers = {"triggers": []} if path == OBJECTS else {}
+    reference = {"scaleTargetRef": {"kind": "Deployment", "name": "chat"}}
+    body = {"metadata": {"name": "chat"}, "spec": {**reference, **triggers, **spec}}
+    answered, found = ask(double, "POST", path, body)
+    assert (answered, words in json.dumps(found)) == (status, True), found
+
+
+def test_an_autoscaler_that_was_changed_in_between_is_a_conflict(double: KubeDouble) -> None:
+    created = double.hpa("llm", "chat", least=1, most=4)
+    stale = {"metadata": {"resourceVersion": created["metadata"]["resourceVersion"]}, "spec": {"minReplicas": 2}}
+    double.set_spec("horizontalpodautoscalers", "llm", "chat", maxReplicas=9)
+    assert ask(double, "PATCH", f"{HPAS}/chat", stale, content_type="application/merge-patch+json")[0] == 409
+    assert double.floor("llm", "chat") == 1
+
+
+def test_an_hpa_keeps_its_target_within_bounds_and_off_a_zero(double: KubeDouble) -> None:
+    double.hpa("llm", "chat", least=3, most=4)
+    assert double.replicas("llm", "chat") == 3
+    double.set_replicas("llm", "chat", 9)
+    double.advance(1)
+    assert double.replicas("llm", "chat") == 4
+    double.set_replicas("llm", "chat", 0)
+    double.advance(60)
+    assert double.replicas("llm", "chat") == 0
+
+
+def test_a_quota_refuses_pods_and_the_deployment_says_so(double: KubeDouble) -> None:
+    double.quota("llm", pods=3)
+    double.set_replicas("llm", "chat", 5)
+    double.advance(30)
+    assert len(double.pods("llm", "chat")) == 3
+    path = "/apis/apps/v1/namespaces/llm/deployments/chat"
+    [condition] = ask(double, "GET", path)[1]["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("ReplicaFailure", "True", "FailedCreate")
+    double.set_replicas("llm", "chat", 3)
+    double.advance(1)
+    assert ask(double, "GET", path)[1]["status"]["conditions"] == []
+
+
 def test_11_pods_without_a_gpu_say_so(double: KubeDouble) -> None:
     double.set_replicas("llm", "chat", 12)
     double.advance(31)

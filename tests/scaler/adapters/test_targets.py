@@ -12,7 +12,7 @@ import pytest
 from forecaster.types import Blind, BlindReason
 from kube_double import KubeDouble
 from policy_cases import NOON
-from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import HPA, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.targets import KubernetesTargets
 from scaler.policy.types import Decision, Proposal, Reason, ReplicaState
 from scaler.ports import OutcomeKind
@@ -61,6 +61,38 @@ def events(cluster: KubeDouble) -> list[Any]:
 
 def test_a_workload_is_read_by_its_own_name_whatever_its_target_is_called(targets: KubernetesTargets) -> None:
     assert targets.read(now=datetime.now(UTC)) == {"llm/chat": ReplicaState(desired=3, ready=3)}
+
+
+def test_pods_that_are_not_made_are_remarked_with_the_clusters_own_words(
+    cluster: KubeDouble, targets: KubernetesTargets
+) -> None:
+    targets.read(now=datetime.now(UTC))
+    assert targets.remarks == {}
+    cluster.quota("llm", pods=3)
+    cluster.set_replicas("llm", "chat-v2", 5)
+    assert targets.read(now=datetime.now(UTC))["llm/chat"] == ReplicaState(desired=5, ready=3, unschedulable=2)
+    (remark,) = targets.remarks["llm/chat"]
+    assert remark.startswith("pods are not made: ")
+    assert "exceeded quota" in remark
+
+
+def test_a_floor_is_told_as_one(cluster: KubeDouble, api: ApiConnection) -> None:
+    cluster.hpa("llm", "chat-v2", least=2, most=9)
+    floor = FloorRef(namespace="llm", kind=HPA, name="chat-v2")
+    floored = KubernetesTargets(KubernetesCluster(api), {"llm/chat": CHAT}, {"llm/chat": floor})
+    assert floored.read(now=datetime.now(UTC)) == {"llm/chat": ReplicaState(desired=2, ready=2, held=3, ceiling=9)}
+    written = floored.scale(a_decision(2, 5))
+    assert (written.kind, written.detail) == (OutcomeKind.SCALED, "floor 2 → 5")
+    conflict = floored.scale(a_decision(2, 6))
+    assert (conflict.kind, conflict.detail) == (
+        OutcomeKind.CONFLICT,
+        "found a floor of 5 where the decision saw 2",
+    )
+    refused = floored.scale(a_decision(5, 10))
+    assert refused.kind is OutcomeKind.FAILED
+    assert "above its maxReplicas of 9" in refused.detail
+    floored.announce(now=datetime.now(UTC))
+    assert [event["reason"] for event in events(cluster)] == ["FloorRaised", "HeldForOtherWriter"]
 
 
 def test_reading_changes_nothing(cluster: KubeDouble, targets: KubernetesTargets) -> None:
