@@ -32,7 +32,7 @@ def admit(found: Collection[str], known: Collection[str], *, confirm: int | None
     `confirm` is the number of workloads that a person expects at most; `where` names what was searched.
     """
     if not found:
-        told = f'no Deployment in {where} carries headstart.autoscaling/enabled: "true" and the selector\'s labels'
+        told = f'no Deployment in {where} carries headstart.autoscaling/enabled: "true"'
         return Admission(admitted=(), told=told)
     most = GROWTH_RATIO * max(len(known), LEAST_KNOWN)
     if len(found) <= max(most, confirm or 0):

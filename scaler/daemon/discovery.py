@@ -53,7 +53,8 @@ def joined(config: Config, seen: Found, *, known: Collection[str], before: Seque
     entries, issues = entries_from_annotations(seen.objects, config.defaults, config.path)
     unseen = [entry for entry in before if entry.workload.partition("/")[0] in seen.unread]
     own, doubled = _not_in_the_file(config, [*entries, *unseen])
-    where = ", ".join(config.discover.namespaces)
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(config.discover.selector.items()))
+    where = ", ".join(config.discover.namespaces) + (f" with {labels}" if labels else "")
     by_name = {entry.workload: entry for entry in own}
     admission = admit(by_name, set(known) & set(by_name), confirm=config.discover.confirm, where=where)
     admitted = tuple(by_name[name] for name in admission.admitted)

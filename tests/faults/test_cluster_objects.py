@@ -263,7 +263,7 @@ def test_row_37_a_selector_that_matches_nothing_is_an_error_and_never_everything
 ) -> None:
     found = _discovered(double, tmp_path, selector="{team: nobody}")
     assert found.entries == ()
-    assert "no Deployment in llm carries" in found.told[0]
+    assert "no Deployment in llm with team=nobody carries" in found.told[0]
 
 
 def test_row_37_sudden_growth_waits_for_a_confirmation(double: KubeDouble, tmp_path: Path) -> None:

@@ -235,9 +235,7 @@ def test_a_namespace_that_could_not_be_searched_keeps_what_was_found_there() -> 
 def test_nothing_found_is_told_as_a_mistake() -> None:
     found = join(settings())
     assert found.config.fleet.workloads == ()
-    assert found.told == (
-        'no Deployment in llm, chat carries headstart.autoscaling/enabled: "true" and the selector\'s labels',
-    )
+    assert found.told == ('no Deployment in llm, chat carries headstart.autoscaling/enabled: "true"',)
 
 
 # ── Searched ──────────────────────────────────────────────────────────────────────────────────────────────────
