@@ -102,6 +102,7 @@ def decide(
     if replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0):
         return _hands_off(snapshot, state, now=now)
     moment = _Moment.of(snapshot, policy, replicas, now=now)
+    state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
@@ -200,6 +201,8 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
         return state
+    if state.disabled_since is not None:
+        return state  # nothing was ordered by z
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
@@ -230,7 +233,11 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
             doubt=moment.verdict.doubt,
             margin_ratio=policy.miss_target.margin_ratio,
         ),
-        predictive.propose(snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now),
+        None
+        if state.disabled_since is not None
+        else predictive.propose(
+            snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now
+        ),
         by_latency,
         scheduled.propose(snapshot, policy.scheduled, policy.profile, now=now),
     )
