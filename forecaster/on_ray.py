@@ -11,10 +11,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +45,8 @@ class Ray:
         ray = _ray()
         _connect(ray, self.address)
         try:
-            yield from _results(ray, parts, until_s)
+            with _ctrl_c_told_between_calls() as stop_if_asked:
+                yield from _results(ray, parts, until_s, stop_if_asked)
         finally:
             ray.shutdown()
 
@@ -79,7 +82,32 @@ def _knock(address: str) -> None:
         raise TrainingError(f"no Ray cluster at {address}: {error.strerror or error}; see `ray status`") from error
 
 
-def _results(ray: Any, parts: Sequence[Part], until_s: float | None) -> Generator[Fitted]:
+@contextmanager
+def _ctrl_c_told_between_calls() -> Iterator[Callable[[], None]]:
+    """Answers a check that raises `KeyboardInterrupt` once Ctrl-C was pressed.
+
+    Inside a call Ray may turn the interrupt into an error of its own: the part under way would be given up for good
+    and the job would go on.
+    """
+    asked = threading.Event()
+
+    def stop_if_asked() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop_if_asked  # Python tells signals to the main thread alone
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield stop_if_asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _results(
+    ray: Any, parts: Sequence[Part], until_s: float | None, stop_if_asked: Callable[[], None]
+) -> Generator[Fitted]:
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0.0)
     most = AHEAD * max(1, int(resources.get("CPU", 1.0)))
@@ -90,8 +118,12 @@ def _results(ray: Any, parts: Sequence[Part], until_s: float | None) -> Generato
             while waiting and len(under_way) < most:
                 part = waiting.pop()
                 under_way[task.options(num_gpus=_gpus(part, gpus)).remote(part)] = part
-            for reference in _arrived(ray, list(under_way), until_s):
-                yield _result(ray, reference, under_way.pop(reference))
+            arrived = _arrived(ray, list(under_way), until_s)
+            stop_if_asked()
+            for reference in arrived:
+                result = _result(ray, reference, under_way.pop(reference))
+                stop_if_asked()
+                yield result
             if until_s is not None and time.monotonic() >= until_s:
                 return
     finally:

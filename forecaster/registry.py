@@ -26,6 +26,7 @@ from typing import Any
 from forecaster.errors import ArtefactError
 from forecaster.models.harmonic import Harmonic
 from forecaster.models.holt_winters import HoltWinters
+from forecaster.models.recent import RecentHours
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
 from forecaster.models.smoothing import Ewma, ExpSmoothing
 from forecaster.models.stored import KINDS
@@ -354,4 +355,5 @@ def members(root: Path | None = None, *, step: timedelta = STEP, also: Sequence[
     found.setdefault("holt-winters", HoltWinters())
     stored = tuple(found[name] for name in ("holt-winters", "arima", "lstm", "trees") if name in found)
     asked_for = tuple(build() for name, build in ON_REQUEST.items() if name in also)
-    return Members(forecasters=(LastValue(), SeasonalNaive(), SeasonalDelta(), *stored, *asked_for), refused=refused)
+    always = (LastValue(), RecentHours(), SeasonalNaive(), SeasonalDelta())
+    return Members(forecasters=(*always, *stored, *asked_for), refused=refused)

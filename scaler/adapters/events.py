@@ -102,7 +102,10 @@ def _transition(record: DecisionRecord, before: Status | None, after: Status) ->
         keys["way_out"] = after.way_out
     was = None if before is None else before.state
     if was in _FORECASTING and after.state is State.REACTIVE_ONLY:
-        meanwhile = "the load rule keeps its own margin; what the forecast asks for is still a floor"
+        heard = any(each.reason is Reason.FORECAST for each in record.decision.proposals)
+        meanwhile = (
+            f"the load rule keeps its own margin; the forecast {'still is a floor' if heard else 'asks for nothing'}"
+        )
         yield LogEvent(level="warning", name="forecast_disabled", keys={**keys, "meanwhile": meanwhile})
         return
     if was is State.REACTIVE_ONLY and after.state in _FORECASTING:

@@ -16,10 +16,6 @@ from scaler.policy import guard, trust
 from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
-TRUSTED_AGAIN = 0.5
-"""A forecast that was disabled (doubt 1) is called enabled again at a doubt of at most this: one that errs by 1.5 times
-last value's now and then would come and go by the minute. What it may carry of the margin fades, it does not switch."""
-
 
 class State(StrEnum):
     """What a workload is in. The first that applies, from the bottom of the faults to normal work."""
@@ -122,17 +118,20 @@ def state_of(
             "signals have been known for less than a look-back",
             f"ends {ends:%H:%M:%S} UTC",
         )
-    return _trusted_state(record, learning=learning, last=last)
+    return _trusted_state(record, after, learning=learning, last=last)
 
 
 def _trusted_state(
-    record: DecisionRecord, *, learning: bool, last: State | None
+    record: DecisionRecord, after: PolicyState, *, learning: bool, last: State | None
 ) -> tuple[State, datetime | None, str, str]:
     """The states in which every signal is known: they differ by the forecast and by the mode."""
+    if after.disabled_since is not None:
+        cause = "the forecast was so much worse than the last value that it is disabled"
+        return State.REACTIVE_ONLY, after.disabled_since, cause, "ends by itself when forecasts improve"
     found, predictive = record.decision.trust, record.policy.predictive.enabled
     cause = _FORECAST_CAUSES.get(found, "")
     doubt = trust.judge(record.snapshot, record.policy.trust, now=record.at).doubt if predictive else 0.0
-    if doubt >= 1.0 or (last is State.REACTIVE_ONLY and doubt > TRUSTED_AGAIN):
+    if doubt >= 1.0 or (last is State.REACTIVE_ONLY and doubt > trust.ENABLED_AGAIN):
         if learning:
             return State.LEARNING, None, f"{cause}: less than a day of history", "a day of history"
         out = "two hours of scored forecasts" if found is Trust.UNSCORED else "ends by itself when forecasts improve"

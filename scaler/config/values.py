@@ -28,7 +28,10 @@ _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _WORKLOAD: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
-MODELS: Final = ("lstm", "trees", "holt-winters", "arima", "seasonal-delta", "seasonal-naive", "last-value")
+MODELS: Final = (
+    *("lstm", "trees", "holt-winters", "arima"),
+    *("seasonal-delta", "seasonal-naive", "recent-hours", "last-value"),
+)
 """Families that forecast unless told otherwise; a test compares them with the registry's."""
 ON_REQUEST: Final = ("harmonic", "exp-smoothing", "ewma")
 """Families that forecast where they are named; a test compares them with the registry's."""

@@ -103,6 +103,7 @@ def decide(
     if _switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
     moment = _Moment.of(snapshot, policy, replicas, now=now)
+    state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
@@ -213,6 +214,8 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
         return state
     if not policy.mode.counts:  # what an observed workload misses is somebody else's doing
         return state
+    if state.disabled_since is not None:
+        return state  # nothing was ordered by z
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
@@ -243,7 +246,11 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
             doubt=moment.verdict.doubt,
             margin_ratio=policy.miss_target.margin_ratio,
         ),
-        predictive.propose(snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now),
+        None
+        if state.disabled_since is not None
+        else predictive.propose(
+            snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now
+        ),
         by_latency,
         scheduled.propose(snapshot, policy.scheduled, policy.profile, now=now),
     )

@@ -112,7 +112,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
     """The whole chain of `decision`, in the order in which it was made; `after` is the state that it left."""
     return (
         *_read(snapshot, policy),
-        *_ahead(decision, snapshot, policy),
+        *_ahead(decision, snapshot, policy, after),
         *_rules(decision),
         *_clamps(decision, policy),
         Line(part="result", topic="", text=_result(decision, policy)),
@@ -236,7 +236,7 @@ def _is_unread(reading: Reading) -> bool:
     return isinstance(reading, Blind) and reading.reason is BlindReason.NOT_READ
 
 
-def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> Iterator[Line]:
+def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> Iterator[Line]:
     lead = timedelta(seconds=snapshot.lead_time_s)
     ready_at = decision.at + lead
     yield Line(
@@ -246,6 +246,9 @@ def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> It
         yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
+    if after.disabled_since is not None and policy.predictive.enabled:
+        text = f"since {_clock(after.disabled_since)} for erring far more than the last value; it asks for nothing"
+        yield Line(part="ahead", topic="disabled", text=text)
     if policy.predictive.enabled:
         yield Line(part="ahead", topic="target", text=target_text(policy))
 

@@ -30,6 +30,7 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
         model_since=_not_after(state.model_since, now),
         z=state.z,
         asked=state.asked,
+        disabled_since=_not_after(state.disabled_since, now),
         held=state.held,
     )
 

@@ -3,16 +3,22 @@
 A distrusted forecast still adds capacity (the predictive rule is a floor); it only loses the right to let the load
 rule run without a margin and, once nothing of its trust is left, to release without a look-back. What was measured
 over six hours fades in and out, it does not switch: two equal forecasts differ by chance, and a verdict that flips at
-one edge costs the whole margin each time.
+one edge costs the whole margin each time. Only one that was so much worse than the last value that none of its trust
+is left is switched off and asks for nothing, until half of it is back: then two hours have shown more than chance.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
 from forecaster.types import ForecastQuality
 from scaler.policy.types import Snapshot, Trust
+
+ENABLED_AGAIN = 0.5
+"""A forecast that was disabled is enabled again at a doubt of at most this: one that errs by 1.5 times last value's now
+and then would come and go by the minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +82,24 @@ def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Verdict:
     return worst
 
 
+def disabled_since(since: datetime | None, verdict: Verdict, *, now: datetime) -> datetime | None:
+    """Since when the forecast is disabled for being worse than the last value; None while it is not.
+
+    Other losses of trust (no forecast, expired, not scored yet) disable nothing: what there is of it may still ask.
+    They enable nothing either: a forecast that was bad an hour ago is not good because it is late.
+    """
+    if since is not None:
+        return since if verdict.doubt > ENABLED_AGAIN else None
+    return now if verdict.trust is Trust.WORSE_THAN_LAST_VALUE and verdict.doubt >= 1.0 else None
+
+
 def _measured(quality: ForecastQuality, rule: TrustRule) -> Verdict:
     """What the last six hours say: coverage .85 is half way from .90 to .80, a doubt of 0.5.
 
     With the error at 1.2 times last value's, (1.2 - 1.05) / (1.5 - 1.05) = 0.33. What cannot be told is lost.
     """
+    if math.isnan(quality.wape) or math.isnan(quality.wape_last_value):
+        return _lost(Trust.UNSCORED)
     limits = rule.most_error_ratio * quality.wape_last_value, rule.lost_error_ratio * quality.wape_last_value
     against = (
         Verdict(trust=Trust.WORSE_THAN_LAST_VALUE, doubt=_faded(quality.wape, *limits)),

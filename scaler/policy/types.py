@@ -255,8 +255,9 @@ class PolicyState:
     `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
-    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed; `held` is
-    what the workload under a floor was last seen to have.
+    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed;
+    `disabled_since` is when the forecast was switched off for being worse than the last value; `held` is what the
+    workload under a floor was last seen to have.
     """
 
     last_tick_at: datetime | None = None
@@ -275,6 +276,7 @@ class PolicyState:
     asked: int | None = None
     unschedulable_since: datetime | None = None
     over_budget: bool = False
+    disabled_since: datetime | None = None
     held: int | None = None
 
 

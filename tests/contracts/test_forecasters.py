@@ -22,6 +22,7 @@ from forecaster.models.harmonic import Harmonic
 from forecaster.models.holt_winters import HoltWinters, Smoothing
 from forecaster.models.network import Network
 from forecaster.models.quantiles import RESIDUAL_STRIDE
+from forecaster.models.recent import RecentHours
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
 from forecaster.models.smoothing import Ewma, ExpSmoothing
 from forecaster.models.tracking import is_tracking
@@ -52,6 +53,7 @@ def small_trees() -> Trees:
 FITTED = Coefficients(ar=(0.4,), difference=1, ma=(-0.8,), variance=0.04)
 MODELS = [
     pytest.param(LastValue(), id="last-value"),
+    pytest.param(RecentHours(), id="recent-hours"),
     pytest.param(SeasonalNaive(), id="seasonal-naive"),
     pytest.param(SeasonalDelta(), id="seasonal-delta"),
     pytest.param(HoltWinters(), id="holt-winters"),

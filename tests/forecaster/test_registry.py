@@ -256,7 +256,7 @@ def test_a_damaged_pointer_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_members_prefer_the_sites_own_models_and_report_what_was_refused(tmp_path: Path) -> None:
     shipped = registry.members()
     names = [one.model_id.partition("@")[0] for one in shipped.forecasters]
-    assert names == ["last-value", "seasonal-naive", "seasonal-delta", "holt-winters", "lstm"]
+    assert names == ["last-value", "recent-hours", "seasonal-naive", "seasonal-delta", "holt-winters", "lstm"]
     assert shipped.refused == {}
 
     for model, data in (("arima", arima_bytes(ARIMA)), ("lstm", network_bytes(weights()))):

@@ -12,6 +12,7 @@ from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.adapters.events import LogEvent, events_of
 from scaler.adapters.states import statuses
 from scaler.loop import TickReport
+from scaler.policy.types import PolicyState
 from scaler.ports import OutcomeKind
 
 STEADY = a_snapshot(rps=5.0, desired=1, forecasts=(a_forecast(5.0),))
@@ -96,25 +97,27 @@ def test_a_journal_that_cannot_be_written_is_an_error_told_once() -> None:
     assert told(first, then) == []
 
 
-def with_error(ratio: float, *, minute: int, model: str = "test") -> TickReport:
+def with_error(ratio: float, *, minute: int, model: str = "test", state: PolicyState = LONG) -> TickReport:
     """A tick whose forecast errs by so many times last value's error."""
     now = NOON + minute * MINUTE
     quality = ForecastQuality(coverage_95=0.95, wape=0.1 * ratio, wape_last_value=0.1, scored_bins=360)
     forecasts = (a_forecast(5.0, issued_at=now, model=model),)
     snapshot = a_snapshot(rps=5.0, desired=1, forecasts=forecasts, quality=quality)
-    return a_tick(snapshot, a_policy(), state=LONG, now=now)
+    return a_tick(snapshot, a_policy(), state=state, now=now)
 
 
 def test_a_disabled_forecast_is_an_alert_and_its_return_is_told() -> None:
-    good, bad, better = with_error(1.0, minute=0), with_error(1.6, minute=1), with_error(1.1, minute=2)
+    good, bad = with_error(1.0, minute=0), with_error(1.6, minute=1)
+    better = with_error(1.1, minute=2, state=bad.states["llm/chat"])
     (event,) = told(good, bad)
     assert (event.level, event.name, event.keys["cause"]) == (
         "warning",
         "forecast_disabled",
-        "the forecast is worse than the last value",
+        "the forecast was so much worse than the last value that it is disabled",
     )
-    assert "still a floor" in event.keys["meanwhile"]
-    assert told(good, bad, with_error(1.45, minute=2)) == []
+    assert event.keys["meanwhile"] == "the load rule keeps its own margin; the forecast asks for nothing"
+    bad_still = with_error(1.45, minute=2, state=bad.states["llm/chat"])
+    assert told(good, bad, bad_still) == []
     (event,) = told(good, bad, better)
     assert (event.level, event.name) == ("info", "forecast_enabled")
     assert "doubted by 11%" in event.keys["cause"]

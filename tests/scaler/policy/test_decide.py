@@ -1,7 +1,7 @@
 """The composition: which proposal wins, in which order the clamps come, what the decision says of itself."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -576,3 +576,56 @@ def test_at_the_maximum_the_latency_rule_has_ordered_nothing_to_wait_for() -> No
     decision, state = decide(slow, settled(slow, policy, minutes=6), policy, now=NOON)
     assert (decision.target, decision.reason) == (3, Reason.AT_MAX)
     assert (state.latency.ordered, state.asked) == (None, None)
+
+
+# ── A forecast that is worse than the last value ──────────────────────────────────────────────────────────────
+
+
+def with_error(ratio: float, *, at: datetime, rps: float = 20.0) -> Snapshot:
+    """Two replicas' load now, and a forecast of nine that errs by so many times the last value's error."""
+    quality = ForecastQuality(coverage_95=0.95, wape=0.1 * ratio, wape_last_value=0.1, scored_bins=360)
+    return a_snapshot(rps=rps, desired=3, forecasts=(a_forecast(90.0, issued_at=at),), quality=quality)
+
+
+def test_a_forecast_far_worse_than_the_last_value_asks_for_nothing_until_half_its_trust_is_back() -> None:
+    state, wanted, since = PolicyState(), [], []
+    for minute, ratio in enumerate([1.4, 1.6, 1.4, 1.3, 1.2, 1.4]):
+        now = NOON + minute * MINUTE
+        decision, state = decide(with_error(ratio, at=now), state, a_policy(), now=now)
+        wanted.append({each.rule: each.want for each in decision.proposals}.get("predictive"))
+        since.append(state.disabled_since)
+    assert wanted == [9, None, None, None, 9, 9]
+    assert since == [None, *[NOON + MINUTE] * 3, None, None]
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        pytest.param(a_snapshot(rps=20.0, desired=3), id="there is none"),
+        pytest.param(
+            a_snapshot(rps=20.0, desired=3, forecasts=(a_forecast(90.0, issued_at=NOON - timedelta(hours=1)),)),
+            id="it has expired",
+        ),
+        pytest.param(
+            a_snapshot(rps=20.0, desired=3, forecasts=(a_forecast(90.0),), quality=replace(GOOD, wape=float("nan"))),
+            id="its error is unknown",
+        ),
+    ],
+)
+def test_only_a_bad_record_disables_and_only_a_good_one_enables(snapshot: Snapshot) -> None:
+    assert decide(snapshot, PolicyState(), a_policy(), now=NOON)[1].disabled_since is None
+    earlier = NOON - MINUTE
+    off = PolicyState(last_tick_at=earlier, disabled_since=earlier)
+    decision, after = decide(snapshot, off, a_policy(), now=NOON)
+    assert after.disabled_since == earlier
+    assert "predictive" not in {each.rule for each in decision.proposals}
+
+
+def test_a_restart_does_not_enable_and_steering_rests_meanwhile() -> None:
+    off = PolicyState(last_tick_at=NOON - timedelta(hours=1), disabled_since=NOON - timedelta(hours=2), z=2.0, ready=1)
+    _, woken = decide(with_error(1.6, at=NOON), off, a_policy(), now=NOON)
+    assert woken.disabled_since == NOON - timedelta(hours=2)
+    ticking = replace(off, last_tick_at=NOON - MINUTE)
+    assert decide(with_error(1.6, at=NOON), ticking, a_policy(), now=NOON)[1].z == 2.0
+    enabled = replace(ticking, disabled_since=None)
+    assert decide(with_error(1.0, at=NOON), enabled, a_policy(), now=NOON)[1].z > 2.0

@@ -235,3 +235,12 @@ def test_a_blind_signal_says_what_failed_on_what_meanwhile_and_the_next_command(
         "  now     holding 6 replicas\n"
         "  fix     headstart doctor --workload llm/chat, or set selector.deployment_label\n"
     )
+
+
+def test_a_disabled_forecast_says_since_when_and_that_it_asks_for_nothing() -> None:
+    bad = a_snapshot(
+        rps=20.0, desired=3, forecasts=(a_forecast(90.0),), quality=replace(GOOD, wape=2.0 * GOOD.wape_last_value)
+    )
+    text = told(bad, a_policy(), PolicyState(last_tick_at=NOON - MINUTE, disabled_since=NOON - 90 * MINUTE))
+    assert "since 10:30:00 for erring far more than the last value; it asks for nothing" in text
+    assert "disabled" not in told(replace(bad, forecasts=()), a_policy())

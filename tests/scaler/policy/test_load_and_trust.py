@@ -122,7 +122,7 @@ def doubted(quality: ForecastQuality, rule: TrustRule | None = None) -> float:
         pytest.param(replace(GOOD, wape=0.12 * 1.05), Trust.TRUSTED, id="worse within the noise of six hours"),
         pytest.param(replace(GOOD, wape=0.1261), Trust.WORSE_THAN_LAST_VALUE, id="worse than last value"),
         pytest.param(
-            replace(GOOD, wape=float("nan")), Trust.WORSE_THAN_LAST_VALUE, id="an unknown error is no good one"
+            replace(GOOD, wape=float("nan")), Trust.UNSCORED, id="an unknown error is no good one, nor a bad one"
         ),
         pytest.param(replace(GOOD, coverage_95=0.90), Trust.TRUSTED, id="coverage at its lower edge"),
         pytest.param(replace(GOOD, coverage_95=0.8999), Trust.COVERAGE_LOW, id="coverage below"),
