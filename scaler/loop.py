@@ -138,7 +138,7 @@ def _wish(policy: WorkloadPolicy, replicas: ReplicaState | Blind, before: Policy
     wish = replace(wish, current=replicas.taken, target=replicas.taken)
     if not policy.mode.counts or decision.target is None:
         return wish
-    return replace(wish, target=max(decision.target, replicas.held or 0))
+    return replace(wish, target=decision.target)
 
 
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:

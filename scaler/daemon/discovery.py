@@ -59,7 +59,7 @@ def joined(config: Config, seen: Found, *, known: Collection[str], before: Seque
     admission = admit(by_name, set(known) & set(by_name), confirm=config.discover.confirm, where=where)
     admitted = tuple(by_name[name] for name in admission.admitted)
     unread = (f"namespace {name} was not searched: {why}" for name, why in sorted(seen.unread.items()))
-    empty = not by_name and (seen.unread or doubled)  # then the other sentences say why nothing is left
+    empty = not by_name and (seen.unread or issues or doubled)  # the other sentences say why nothing is left
     return Discovery(
         config=with_workloads(config, admitted),
         entries=admitted,

@@ -238,6 +238,11 @@ def test_nothing_found_is_told_as_a_mistake() -> None:
     assert found.told == ('no Deployment in llm, chat carries headstart.autoscaling/enabled: "true"',)
 
 
+def test_where_all_that_was_found_is_refused_only_the_mistakes_are_told() -> None:
+    assert join(settings(), annotated(mode="activ")).told[0].startswith("Deployment llm/chat: annotation")
+    assert len(join(settings(), annotated(mode="activ")).told) == 1
+
+
 # ── Searched ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

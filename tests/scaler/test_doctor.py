@@ -97,6 +97,39 @@ def test_what_is_missing_is_named_with_its_fix(
     assert "--verb=patch --resource=deployments.apps/scale, and bind it" in permission["fix"]
 
 
+def test_a_floor_is_read_with_its_permissions_and_a_missing_one_says_what_to_do(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
+    file = tmp_path / "headstart.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("mode: active", "mode: floor"), encoding="utf-8")
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 1
+    assert "create it, or name the one that scales Deployment llm/chat" in found["llm/chat", "target"]["found"]
+    double.hpa("llm", "chat", least=2, most=9)
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 0
+    assert found["llm/chat", "target"]["found"].startswith("floor of HorizontalPodAutoscaler llm/chat: 2 desired")
+    assert found["llm/chat", "permissions"]["found"] == "suffice to observe and set the floor"
+
+
+def test_another_autoscaler_on_an_active_workload_and_a_refused_annotation_are_findings(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
+    file = tmp_path / "headstart.yaml"
+    file.write_text(file.read_text(encoding="utf-8") + "discover: {namespaces: [llm]}\n", encoding="utf-8")
+    double.hpa("llm", "chat", least=2, most=9)
+    double.deployment("llm", "docs", replicas=1)
+    double.annotate("llm", "docs", enabled="true", mode="activ")
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 1
+    rival = found["llm/chat", "other autoscalers"]
+    assert (rival["health"], rival["found"]) == ("FAIL", "HorizontalPodAutoscaler llm/chat writes the same replicas")
+    assert "mode floor or publish" in rival["fix"]
+    assert "annotation headstart.autoscaling/mode: must be one of" in found["-", "discover"]["found"]
+
+
 def test_no_prometheus_is_one_finding_and_the_rest_goes_on(
     double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
