@@ -58,6 +58,7 @@ class OutcomeKind(StrEnum):
     SCALED = "scaled"
     UNCHANGED = "unchanged"
     OBSERVED = "observed"
+    STANDBY = "standby"
     CONFLICT = "conflict"
     FAILED = "failed"
 

@@ -18,12 +18,12 @@ from scaler.adapters.election import ElectionRule, Held, Standing, Step
 from scaler.adapters.kubernetes.errors import Conflict, Forbidden, KubernetesError
 from scaler.adapters.kubernetes.leases import Lease
 
-RELEASE_TIMEOUT_S = 1.5
+RELEASE_TIMEOUT_S = 1.0
 """Giving the lease back is a courtesy to the successor, who would otherwise wait for it to run out."""
 
 _FORBIDDEN_FIX = "bind the Role headstart-lease of deploy/rbac.yaml, which also holds the Lease itself"
 
-STOP_S = 2.0
+STOP_S = 1.0
 """For the thread to end; a name look-up cannot be cut, and must not keep the process from ending."""
 
 
@@ -86,6 +86,7 @@ class LeaderElection:
         self._lost: str | None = None
         self._told_role: tuple[str, str] = ("", "")
         self._told_failure = ""
+        self._gives_back = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="election", daemon=True)
 
@@ -120,8 +121,9 @@ class LeaderElection:
         """Begin to look."""
         self._thread.start()
 
-    def release(self) -> None:
-        """Give the lease back, if it is held, and look no more. The caller has sent its last write."""
+    def end(self, *, give_back: bool) -> None:
+        """Look no more, and give the lease back if it is held: only where no write of ours is under way any more."""
+        self._gives_back = give_back
         self._ending.set()
 
     def join(self) -> None:
@@ -136,7 +138,8 @@ class LeaderElection:
             if self._lost is not None:
                 return
             self._ending.wait(self._pause_s())
-        self.give_back()
+        if self._gives_back:
+            self.give_back()
 
     def _pause_s(self) -> float:
         """Until the next look, at most until the claim ends: then the process must."""

@@ -30,6 +30,7 @@ class State(StrEnum):
     REWARM = "REWARM"
     LEARNING = "LEARNING"
     REACTIVE_ONLY = "REACTIVE_ONLY"
+    STANDBY = "STANDBY"
     OBSERVE = "OBSERVE"
     ACTIVE = "ACTIVE"
 
@@ -121,6 +122,9 @@ def state_of(
             "signals have been known for less than a look-back",
             f"ends {ends:%H:%M:%S} UTC",
         )
+    if record.snapshot.standby and record.policy.mode is Mode.ACTIVE:
+        cause = "another daemon leads; this one decides in shadow and writes nothing"
+        return State.STANDBY, None, cause, "none needed: it takes over when the lease is given back or runs out"
     return _trusted_state(record, learning=learning, last=last)
 
 

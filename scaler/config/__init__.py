@@ -11,6 +11,7 @@ from scaler.config.reading import (
 )
 from scaler.config.values import (
     ForecastConfig,
+    HaConfig,
     HttpConfig,
     KubernetesConfig,
     PrometheusConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "API_VERSION",
     "Config",
     "ForecastConfig",
+    "HaConfig",
     "HttpConfig",
     "KubernetesConfig",
     "PrometheusConfig",

@@ -22,6 +22,7 @@ from scaler.config.document import Node, Place, join, merged, parse_document, pl
 from scaler.config.values import (
     ConfigFile,
     ForecastConfig,
+    HaConfig,
     HttpConfig,
     KubernetesConfig,
     PrometheusConfig,
@@ -63,6 +64,7 @@ class Config:
     data_dir: Path
     tick: timedelta
     http: HttpConfig
+    ha: HaConfig
     forecast: ForecastConfig
     holidays: Mapping[str, str]
     """The calendar of public holidays by workload, of those that name one."""
@@ -336,6 +338,7 @@ def _placed(file: ConfigFile, path: Path) -> Config:
         data_dir=path.parent / file.data_dir.expanduser(),
         tick=file.tick,
         http=_relative_to(file.http, path.parent),
+        ha=file.ha,
         forecast=file.forecast,
         holidays={each.workload: each.scheduled.holidays for each in file.workloads if each.scheduled.holidays},
     )

@@ -114,7 +114,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
         *_ahead(decision, snapshot, policy),
         *_rules(decision),
         *_clamps(decision, policy),
-        Line(part="result", topic="", text=_result(decision, policy)),
+        Line(part="result", topic="", text=_result(decision, policy, standby=snapshot.standby)),
         *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),
     )
 
@@ -319,12 +319,14 @@ def _bounds(decision: Decision, policy: WorkloadPolicy) -> tuple[int, int]:
     return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at)
 
 
-def _result(decision: Decision, policy: WorkloadPolicy) -> str:
+def _result(decision: Decision, policy: WorkloadPolicy, *, standby: bool) -> str:
     released = decision.action is Action.IN and decision.reason is Reason.LOAD
     why = "no rule keeps more" if released else REASONS[decision.reason]
     text = f"{headline(decision)} because {why}"
     if policy.mode is Mode.OBSERVE and decision.action is not Action.HOLD:
         return f"{text}; observe mode: it is only shown, nothing is written"
+    if standby and decision.action is not Action.HOLD:
+        return f"{text}; another daemon leads: it is only shown, nothing is written"
     return text
 
 
@@ -343,6 +345,8 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         added, ready_at = decision.target - decision.current, _clock(decision.at + lead)
         if policy.mode is Mode.OBSERVE:
             yield f"nothing is ordered in observe mode; active, {added} more would be, expected Ready at {ready_at}"
+        elif snapshot.standby:
+            yield f"the daemon that leads orders; this one would order {added} more, expected Ready at {ready_at}"
         else:
             yield f"{added} more ordered, expected Ready at {ready_at}"
     if decision.action is Action.IN:

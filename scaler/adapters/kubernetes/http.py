@@ -60,7 +60,7 @@ MAX_RETRY_AFTER_S = 300.0
 
 
 LEAST_WRITE_TIME_S = 0.5
-"""No write is begun with less time left: half of it is for the way there, and a loaded server needs 30 ms of the rest."""
+"""No write is begun with less time left: half of it is for the way there; a loaded server needs 30 ms of the rest."""
 
 
 # ── Where the API is and how to prove who we are ──────────────────────────────────────────────────────────────
@@ -174,12 +174,12 @@ class ApiConnection:
     ) -> None:
         """`write_time_s` says for how many seconds from now this process may write, 0 or less for none."""
         self.mutating_requests = 0
-        self.writing = 0
-        """Mutating requests that may be under way right now."""
         self._access = access
         self._timeout_s = timeout_s
         self._may_write = may_write
         self._write_time_s = write_time_s
+        self._writing = 0
+        self._unanswered_until = 0.0  # monotonic seconds: until then a write without an answer may be carried out
         self._observer = observer
         self._current = CurrentCall()
         self._lock = threading.Lock()
@@ -209,6 +209,12 @@ class ApiConnection:
             raise _refusal(call, answer)
         return _parsed(call, answer)
 
+    @property
+    def writes_settled(self) -> bool:
+        """Whether every write has its answer, or was given so much time that the server will not carry it out."""
+        with self._lock:
+            return self._writing == 0 and time.monotonic() >= self._unanswered_until
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._api.close()
@@ -236,16 +242,20 @@ class ApiConnection:
             return self._observed(api, call, body, limit_s)
         # Counted before it is asked: once writes are forbidden, a count of 0 means that none can leave any more.
         with self._lock:
-            self.writing += 1
+            self._writing += 1
         try:
             # Half of the time for the way there (the kernel gives it up then), half for the server to carry it out.
             limit_s = min(limit_s, self._require_write(call, least_s=LEAST_WRITE_TIME_S) / 2)
             with self._lock:
                 self.mutating_requests += 1
-            return self._observed(api, call, body, limit_s)
+            try:
+                return self._observed(api, call, body, limit_s)
+            except KubernetesError:
+                self._unanswered_until = max(self._unanswered_until, time.monotonic() + limit_s)
+                raise
         finally:
             with self._lock:
-                self.writing -= 1
+                self._writing -= 1
 
     def _require_write(self, call: Call, *, least_s: float) -> float:
         """Seconds for which this process may still write; `WriteRefused` if they are fewer than `least_s`."""
