@@ -34,7 +34,7 @@ import yaml
 
 from kube_double_api import Answer, Api
 from kube_double_pods import GPU, PodBehaviour
-from kube_double_rules import ApiKind, ApiRefusal, Json
+from kube_double_rules import ApiKind, ApiRefusal, Json, time_limit_s
 from kube_double_store import ADMIN, Rule, Store
 
 __all__ = ["ADMIN", "GPU", "KubeDouble", "Request", "Rule"]
@@ -382,8 +382,11 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
             if fault is not None:
                 if fault.then is not None:
                     fault.then()
-                if fault.hang_s and double._closing.wait(fault.hang_s):
+                limit_s = time_limit_s(query)
+                if fault.hang_s and double._closing.wait(min(fault.hang_s, limit_s)):
                     return None
+                if fault.hang_s > limit_s:
+                    raise ApiRefusal(504, "Timeout: request did not complete within requested timeout")
                 if fault.drop == "before":
                     return None
                 if fault.answer is not None:

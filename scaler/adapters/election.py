@@ -12,8 +12,8 @@ Why at most one contender leads at any moment, whatever is slow, stopped or cut 
   clock, counted from when the answer with it had arrived, and the taking names that version: a renewal in between
   makes it fail.
 
-So between a leader's last write and its successor's first lie `duration_s - renew_deadline_s`, 5 s of 15: clocks that
-run differently fast by a third are still no danger.
+So between the end of a leader's claim and its successor's beginning lie `duration_s - renew_deadline_s`, 5 s of 15. A
+write that was sent at the claim's end has that time to be carried out or given up.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ class ElectionRule:
     """How long after it began to send its last successful renewal a leader may write."""
     retry_s: float = 2.0
     """Time between two looks at the lease."""
+
+    @property
+    def gone_s(self) -> float:
+        """How long after the last successful renewal was begun a process must be gone, whatever keeps it: 10.5 s."""
+        return self.renew_deadline_s + 0.1 * (self.duration_s - self.renew_deadline_s)
+
+    @property
+    def write_limit_s(self) -> float:
+        """How long a write may take to arrive, and again to be carried out: 2 s.
+
+        Sent at 10.5 s at the very latest it is carried out by 14.5 s, and nobody takes the lease before 15 s: clocks
+        may run differently fast by 3 %.
+        """
+        return 0.4 * (self.duration_s - self.renew_deadline_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +95,7 @@ class Step(StrEnum):
     WAIT = "wait"
     """Somebody else holds it: look again later."""
     CREATE = "create"
-    """Nobody can hold what does not exist: make it."""
+    """Make it, with nobody's name in it."""
     TAKE = "take"
     """Write our name over the version seen."""
     RENEW = "renew"
@@ -102,16 +116,18 @@ def next_step(standing: Standing, rule: ElectionRule, *, now_s: float) -> Step:
         return Step.RENEW
     if led:
         return Step.LOST
-    if not _is_free(standing, held, rule, now_s=now_s):
-        return Step.WAIT
-    return Step.TAKE if held.version else Step.CREATE
+    # A missing lease is made and not taken: only versions tell what happened between two looks. Seen missing twice it
+    # may have been made, taken and deleted in between, under a leader that does not know of it yet.
+    if not held.version:
+        return Step.CREATE
+    return Step.TAKE if _is_free(standing, held, rule, now_s=now_s) else Step.WAIT
 
 
 def _is_free(standing: Standing, held: Held, rule: ElectionRule, *, now_s: float) -> bool:
     """Whether nobody can lead by this version any more.
 
-    A lease without a holder is free at once if it was given back. One that is missing or was never held counts as
-    held: somebody may just have deleted it, or made it anew, under a leader that does not know of it yet.
+    A lease without a holder is free at once if it was given back. One that was never held counts as held: somebody
+    may just have deleted another and made it, under a leader that does not know of it yet.
     """
     if not held.holder and held.ever_held:
         return True

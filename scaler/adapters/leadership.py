@@ -40,8 +40,8 @@ class Leases(Protocol):
         """The lease as it is now; None if there is none."""
         ...
 
-    def create(self, holder: str, *, now: datetime, timeout_s: float) -> Lease:
-        """Make it, held by `holder`."""
+    def create(self, *, timeout_s: float) -> Lease:
+        """Make it, held by nobody."""
         ...
 
     def replace(self, found: Lease, holder: str, *, now: datetime, timeout_s: float) -> Lease:
@@ -55,8 +55,7 @@ class Ears:
 
     log: Any
     on_renewed: Callable[[float], None] = lambda _: None
-    """Told at each renewal in how many seconds this process must have ended, whatever keeps it from ending by itself:
-    halfway between the end of our claim and the moment when another may take the lease."""
+    """Told at each renewal in how many seconds this process must be gone, whatever keeps it from ending by itself."""
     on_lost: Callable[[], None] = lambda: None
     """Told once that this process may never write again."""
 
@@ -175,9 +174,11 @@ class LeaderElection:
                 case Step.LOST:
                     self._lose()
                     return
-                case step:
+                case Step.CREATE:
+                    self._create()
+                case Step.TAKE | Step.RENEW:
                     try:
-                        self._claim(step)
+                        self._claim()
                         return
                     except Conflict:
                         self._standing = election.unsure(self._standing)
@@ -186,19 +187,24 @@ class LeaderElection:
         self._lease = self._leases.read(timeout_s=self._timeout_s())
         self._standing = election.saw(self._standing, _held(self._lease), received_s=self._clock_s())
 
-    def _claim(self, step: Step) -> None:
+    def _create(self) -> None:
+        try:
+            self._lease = self._leases.create(timeout_s=self._timeout_s())
+        except Conflict:
+            self._standing = election.unsure(self._standing)  # somebody was faster
+            return
+        self._standing = election.saw(self._standing, _held(self._lease), received_s=self._clock_s())
+
+    def _claim(self) -> None:
+        assert self._lease is not None
         timeout_s = self._timeout_s()
         sent_s = self._clock_s()
-        if step is Step.CREATE or self._lease is None:
-            written = self._leases.create(self.rule.identity, now=self._wall(), timeout_s=timeout_s)
-        else:
-            written = self._leases.replace(self._lease, self.rule.identity, now=self._wall(), timeout_s=timeout_s)
+        written = self._leases.replace(self._lease, self.rule.identity, now=self._wall(), timeout_s=timeout_s)
         received_s = self._clock_s()
         self._lease = written
         standing = election.won(self._standing, self.rule, _held(written), sent_s=sent_s, received_s=received_s)
         if standing.until_s is not None:
-            gone_s = (self.rule.renew_deadline_s + self.rule.duration_s) / 2
-            self._ears.on_renewed(max(0.0, sent_s + gone_s - received_s))
+            self._ears.on_renewed(max(0.001, sent_s + self.rule.gone_s - received_s))
         self._standing = standing
 
     def _timeout_s(self) -> float:

@@ -6,7 +6,6 @@ Order only: `scaler.adapters.election` decides, `scaler.adapters.leadership` loo
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 from scaler.adapters.connections import access_of
 from scaler.adapters.election import ElectionRule
-from scaler.adapters.kubernetes.http import ApiConnection, Observer
+from scaler.adapters.kubernetes.http import CALL_TIMEOUT_S, ApiConnection, Observer
 from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
 from scaler.adapters.leadership import Ears, LeaderElection
 from scaler.config import Config, HaConfig
@@ -33,9 +32,12 @@ class Alone:
     election: LeaderElection | None = None
     lost: str | None = None
 
-    def write_time_s(self) -> float:
-        """For how long this process may write: without end."""
-        return math.inf
+    write_limit_s = CALL_TIMEOUT_S
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process may write now."""
+        return True
 
     def start(self) -> None:
         """There is nothing to begin."""
@@ -62,9 +64,15 @@ class Contender:
         """Why this process may never write again and must end, or None."""
         return self._election.lost
 
-    def write_time_s(self) -> float:
-        """For how many seconds this process may still write."""
-        return self._election.left_s()
+    @property
+    def leads(self) -> bool:
+        """Whether this process may write now."""
+        return self._election.leads
+
+    @property
+    def write_limit_s(self) -> float:
+        """How long a write may take to arrive, and again to be carried out."""
+        return self._election.rule.write_limit_s
 
     def start(self) -> None:
         """Begin to look at the lease."""

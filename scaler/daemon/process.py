@@ -96,7 +96,7 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(self.board, leads=lambda: self.leading.write_time_s() > 0.0)
+        self.telemetry = Telemetry(self.board, leads=lambda: self.leading.leads)
         self._forecasts = ForecastBoard()
         self._no_writes = threading.Event()
         if dry_run:
@@ -105,8 +105,8 @@ class Daemon:
         self.leading = contender_of(config, ears, stands=self._has_something_to_write, observer=self._requested)
         self._api = ApiConnection(
             access_of(config),
-            may_write=lambda: not self._no_writes.is_set(),
-            write_time_s=self.leading.write_time_s,
+            may_write=lambda: self.leading.leads and not self._no_writes.is_set(),
+            write_limit_s=self.leading.write_limit_s,
             observer=self._requested,
         )
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))

@@ -46,7 +46,7 @@ class Deadline:
         and a write could arrive minutes later, even after this process has ended.
         """
         if _USER_TIMEOUT is not None:
-            left_ms = math.ceil(1000 * max(0.0, self._ends_s - time.monotonic()))
+            left_ms = math.ceil(1000 * (self._ends_s - time.monotonic()))
             connected.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, max(1, left_ms))
 
     def _cut(self) -> None:

@@ -51,7 +51,7 @@ class LeaseApi:
         """`duration_s` is what is written into the lease, for others to read."""
         self._api = api
         self._lease = lease
-        self._duration_s = duration_s
+        self._whole_s = max(1, round(duration_s))  # 0 is refused with 422
 
     def read(self, *, timeout_s: float) -> Lease | None:
         """The lease as it is now, never from a cache; None if there is none."""
@@ -60,13 +60,13 @@ class LeaseApi:
         except NotFound:
             return None
 
-    def create(self, holder: str, *, now: datetime, timeout_s: float) -> Lease:
-        """Make it, held by `holder`. `Conflict` if somebody was faster."""
+    def create(self, *, timeout_s: float) -> Lease:
+        """Make it, held by nobody. `Conflict` if somebody was faster."""
         body: Json = {
             "apiVersion": _API_VERSION,
             "kind": "Lease",
             "metadata": {"namespace": self._lease.namespace, "name": self._lease.name},
-            "spec": self._spec({}, holder, now=now),
+            "spec": {"leaseDurationSeconds": self._whole_s},
         }
         return _lease_from(self._api.call(self._call(Verb.CREATE), body=body, timeout_s=timeout_s))
 
@@ -91,7 +91,7 @@ class LeaseApi:
         spec = {
             **found,
             "holderIdentity": holder,
-            "leaseDurationSeconds": max(1, round(self._duration_s)),  # 0 is refused with 422
+            "leaseDurationSeconds": self._whole_s,
             "renewTime": micro_time(now),
         }
         if holder and holder != found.get("holderIdentity"):
