@@ -400,7 +400,7 @@ class _Flawed(LeaderElection):
         if self._standing.until_s is not None and self._flaws.no_deadline:
             self._standing = replace(self._standing, until_s=NEVER)
             self._ears.on_renewed(NEVER)
-        if self._standing.until_s is not None and self._flaws.claims_from_the_answer:
+        if self._flaws.claims_from_the_answer:
             self._standing = replace(self._standing, until_s=self._clock_s() + self.rule.renew_deadline_s)
             self._ears.on_renewed(self.rule.gone_s)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from scaler.adapters import election
 from scaler.adapters.election import ElectionRule, Held, Standing, Step
-from scaler.adapters.kubernetes.errors import Conflict, Forbidden, KubernetesError
+from scaler.adapters.kubernetes.errors import Conflict, Forbidden, KubernetesError, NotFound
 from scaler.adapters.kubernetes.leases import Lease
 
 RELEASE_TIMEOUT_S = 1.0
@@ -180,7 +180,7 @@ class LeaderElection:
                     try:
                         self._claim()
                         return
-                    except Conflict:
+                    except (Conflict, NotFound):
                         self._standing = election.unsure(self._standing)
 
     def _read(self) -> None:
@@ -268,7 +268,7 @@ class LeaderElection:
         self._ears.log.warning("lease_failed", error=str(error), meanwhile=meanwhile, **fix)
 
     def _tell_recovered(self) -> None:
-        if self._told_failure:
+        if self._told_failure and self._standing.current:
             self._told_failure = ""
             self._ears.log.info("lease_recovered")
 

@@ -7,7 +7,7 @@ the version that it replaces: without a version the server would overwrite whate
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from scaler.adapters.kubernetes.errors import NotFound, Unavailable
@@ -88,11 +88,15 @@ class LeaseApi:
 
     def _spec(self, found: Json, holder: str, *, now: datetime) -> Json:
         """The specification with `holder` in it; the times are for people, no contender reads them."""
+        renewed = micro_time(now)
+        if renewed == found.get("renewTime"):
+            # A write that changes nothing leaves the version as it is, and would be no renewal to anybody else.
+            renewed = micro_time(now + timedelta(microseconds=2))
         spec = {
             **found,
             "holderIdentity": holder,
             "leaseDurationSeconds": self._whole_s,
-            "renewTime": micro_time(now),
+            "renewTime": renewed,
         }
         if holder and holder != found.get("holderIdentity"):
             spec["acquireTime"] = micro_time(now)
