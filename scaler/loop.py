@@ -176,7 +176,7 @@ def _act(targets: Targets, records: Sequence[DecisionRecord], *, leads: bool) ->
         if record.policy.mode is not Mode.ACTIVE:
             outcome = Outcome(kind=OutcomeKind.OBSERVED, detail=f"observe mode: {would}")
         elif not leads:
-            outcome = Outcome(kind=OutcomeKind.STANDBY, detail=f"another daemon leads: {would}")
+            outcome = Outcome(kind=OutcomeKind.STANDBY, detail=f"standby: {would}")
         else:
             outcome = _scaled(targets, record.decision)
         outcomes[record.policy.workload] = outcome

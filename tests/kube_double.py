@@ -354,7 +354,11 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
         do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         def _serve(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            raw = self.rfile.read(length)
+            if len(raw) < length:  # whoever sent the headers went away: nobody was asked anything
+                self.close_connection = True
+                return
             parts = urlsplit(self.path)
             path, query = unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True))
             fault = next((fault for fault in double._faults if fault.takes(self.command, path)), None)

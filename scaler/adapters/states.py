@@ -123,7 +123,7 @@ def state_of(
             f"ends {ends:%H:%M:%S} UTC",
         )
     if record.snapshot.standby and record.policy.mode is Mode.ACTIVE:
-        cause = "another daemon leads; this one decides in shadow and writes nothing"
+        cause = "this daemon does not lead; it decides in shadow and writes nothing"
         return State.STANDBY, None, cause, "none needed: it takes over when the lease is given back or runs out"
     return _trusted_state(record, learning=learning, last=last)
 

@@ -326,7 +326,7 @@ def _result(decision: Decision, policy: WorkloadPolicy, *, standby: bool) -> str
     if policy.mode is Mode.OBSERVE and decision.action is not Action.HOLD:
         return f"{text}; observe mode: it is only shown, nothing is written"
     if standby and decision.action is not Action.HOLD:
-        return f"{text}; another daemon leads: it is only shown, nothing is written"
+        return f"{text}; in standby it is only shown, nothing is written"
     return text
 
 
