@@ -132,6 +132,15 @@ class LeaderElection:
             self._thread.join(timeout=STOP_S)
 
     def _run(self) -> None:
+        try:
+            self._look_until_asked_to_end()
+        except Exception as error:
+            # A defect. Without this thread a leader would end by its deadline, but a standby would stand by for ever.
+            self._ears.log.critical("election_failed", exc_info=error, meanwhile="this process ends")
+            self._lost = f"a defect: {error!r}"
+            self._ears.on_lost()
+
+    def _look_until_asked_to_end(self) -> None:
         while not self._ending.is_set():
             self.turn()
             if self._lost is not None:
@@ -203,8 +212,8 @@ class LeaderElection:
         received_s = self._clock_s()
         self._lease = written
         standing = election.won(self._standing, self.rule, _held(written), sent_s=sent_s, received_s=received_s)
-        if standing.until_s is not None:
-            self._ears.on_renewed(max(0.001, sent_s + self.rule.gone_s - received_s))
+        if standing.until_s is not None and not self._ending.is_set():
+            self._ears.on_renewed(max(0.001, sent_s + self.rule.gone_s - self._clock_s()))
         self._standing = standing
 
     def _timeout_s(self) -> float:

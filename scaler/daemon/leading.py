@@ -86,7 +86,10 @@ class Contender:
         ends = time.monotonic() + SETTLE_WRITES_S
         while not settled() and time.monotonic() < ends:
             time.sleep(0.02)
-        self._election.end(give_back=settled())
+        over = settled()
+        self._election.end(give_back=over)
+        if over:  # nothing can be written any more, and an orderly end may take its time
+            self._end_in(0.0)
 
     def close(self) -> None:
         """Wait until it was given back, and close the connection."""

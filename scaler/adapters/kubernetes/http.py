@@ -243,11 +243,14 @@ class ApiConnection:
             limit_s = min(limit_s, self._write_limit_s)
             with self._lock:
                 self.mutating_requests += 1
+            status = 0
             try:
-                return self._observed(api, call, body, limit_s)
-            except KubernetesError:
-                self._unanswered_until = max(self._unanswered_until, time.monotonic() + limit_s)
-                raise
+                answer = self._observed(api, call, body, limit_s)
+                status = answer.status
+                return answer
+            finally:
+                if not 200 <= status < 500:  # no answer, or one of a server that does not know itself
+                    self._unanswered_until = max(self._unanswered_until, time.monotonic() + limit_s)
         finally:
             with self._lock:
                 self._writing -= 1

@@ -298,6 +298,17 @@ def test_the_thread_ends_when_asked(double: KubeDouble, contender: Callable[...,
     assert a.lost == []
 
 
+def test_a_defect_ends_the_process_instead_of_leaving_a_standby_for_ever(contender: Callable[..., Daemon]) -> None:
+    def broken() -> bool:
+        raise ZeroDivisionError
+
+    a = contender("a", stands=broken)
+    a.election._run()
+    assert a.election.lost == "a defect: ZeroDivisionError()"
+    assert a.lost == [True]
+    assert a.log.events == ["election_failed"]
+
+
 def test_a_lease_that_is_none_is_a_failure_and_no_crash(double: KubeDouble, contender: Callable[..., Daemon]) -> None:
     double.fault(path="/leases", status=200, text='{"metadata": {}}', times=3)
     a = contender("a").after(0.0)
