@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench tables laws clean
+.PHONY: help demo test check servers format coverage soak mutants lock demo-model vllm-env bench tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ servers:
 
 coverage: $(VENV)/.all ## branch coverage of the decision
 	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+soak: $(VENV)/.all ## the long sizes of what the tests play in short (about ten minutes)
+	SOAK=1 $(BIN)/pytest tests/faults -q -n 0 -m "not server"
 
 mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results

@@ -61,16 +61,22 @@ class TickReport:
     states: Mapping[str, PolicyState]
     journal_error: str = ""
     failed: Mapping[str, Exception] = field(default_factory=dict)
+    leads: bool = True
 
 
-def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: datetime) -> TickReport:
-    """Run one round over the fleet at `now`; `states` are the ones that the last tick returned, or empty."""
+def tick(
+    fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: datetime, leads: bool = True
+) -> TickReport:
+    """Run one round over the fleet at `now`; `states` are the ones that the last tick returned, or empty.
+
+    Without `leads` another daemon writes: everything is decided and recorded, and nothing is written.
+    """
     signals = ports.signals.read(now=now)
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy in fleet.workloads:
-        snapshot = _snapshot(policy, signals, replicas, forecasts)
+        snapshot = replace(_snapshot(policy, signals, replicas, forecasts), standby=not leads)
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -91,7 +97,7 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
             DecisionRecord(at=now, policy=policy, snapshot=snapshot, state=before, grant=limit, decision=final)
         )
     journal_error = _record(ports.journal, records)
-    outcomes = _act(ports.targets, records)
+    outcomes = _act(ports.targets, records, leads=leads)
     if outcomes and not journal_error:
         journal_error = _record_outcomes(ports.journal, now, outcomes)
     return TickReport(
@@ -102,6 +108,7 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
         states=next_states,
         journal_error=journal_error,
         failed=failed,
+        leads=leads,
     )
 
 
@@ -168,15 +175,20 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
     return ""
 
 
-def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
-    """Carry the changes out, growth before shrinkage; what is only observed or published is never written."""
+def _act(targets: Targets, records: Sequence[DecisionRecord], *, leads: bool) -> dict[str, Outcome]:
+    """Carry the changes out, growth before shrinkage; what is only observed or published is never written, and a
+    standby writes nothing."""
     changes = [record for record in records if record.changes]
     outcomes = {}
     for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
-        if record.policy.mode.writes:
-            outcomes[record.policy.workload] = _scaled(targets, record.decision)
+        if not record.policy.mode.writes:
+            outcome = _not_written(record)
+        elif not leads:
+            would = f"would scale {record.decision.current} → {record.decision.target}"
+            outcome = Outcome(kind=OutcomeKind.STANDBY, detail=f"standby: {would}")
         else:
-            outcomes[record.policy.workload] = _not_written(record)
+            outcome = _scaled(targets, record.decision)
+        outcomes[record.policy.workload] = outcome
     return outcomes
 
 

@@ -59,6 +59,7 @@ class OutcomeKind(StrEnum):
     UNCHANGED = "unchanged"
     OBSERVED = "observed"
     PUBLISHED = "published"
+    STANDBY = "standby"
     CONFLICT = "conflict"
     FAILED = "failed"
 

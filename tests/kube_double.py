@@ -34,7 +34,7 @@ import yaml
 
 from kube_double_api import Answer, Api
 from kube_double_pods import GPU, PodBehaviour
-from kube_double_rules import ApiKind, ApiRefusal, Json
+from kube_double_rules import ApiKind, ApiRefusal, Json, time_limit_s
 from kube_double_store import ADMIN, Rule, Store
 
 __all__ = ["ADMIN", "GPU", "KubeDouble", "Request", "Rule"]
@@ -399,7 +399,11 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
         do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
         def _serve(self) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            raw = self.rfile.read(length)
+            if len(raw) < length:  # whoever sent the headers went away: nobody was asked anything
+                self.close_connection = True
+                return
             parts = urlsplit(self.path)
             path, query = unquote(parts.path), dict(parse_qsl(parts.query, keep_blank_values=True))
             fault = next((fault for fault in double._faults if fault.takes(self.command, path)), None)
@@ -427,8 +431,11 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
             if fault is not None:
                 if fault.then is not None:
                     fault.then()
-                if fault.hang_s and double._closing.wait(fault.hang_s):
+                limit_s = time_limit_s(query)
+                if fault.hang_s and double._closing.wait(min(fault.hang_s, limit_s)):
                     return None
+                if fault.hang_s > limit_s:
+                    raise ApiRefusal(504, "Timeout: request did not complete within requested timeout")
                 if fault.drop == "before":
                     return None
                 if fault.answer is not None:

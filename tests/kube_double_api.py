@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kube_double_rules import ApiKind, ApiRefusal, Json, patched
+from kube_double_rules import ApiKind, ApiRefusal, Json, patched, time_limit_s
 from kube_double_store import Asked, Store
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -55,6 +55,7 @@ class Api:
     ) -> Answer:
         """The answer to one request of an authenticated user; `ApiRefusal` for every error."""
         parts = [part for part in path.split("/") if part]
+        time_limit_s(query)
         if "protobuf" in content_type:
             raise ApiRefusal(415, f"the body of the request was in an unknown format - {content_type}")
         if method == "GET" and (found := self._discovery(parts)) is not None:

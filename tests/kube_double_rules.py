@@ -241,6 +241,21 @@ def _denied(why: str) -> ApiRefusal:
     return ApiRefusal(403, f'admission webhook "vscaledobject.kb.io" denied the request: {why}')
 
 
+_DURATION = re.compile(r"\d+(\.\d+)?(ms|s|m|h)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def time_limit_s(query: Mapping[str, str]) -> float:
+    """How long a request may take by its own `timeout`, a duration as Go writes it; 60 s without one."""
+    text = query.get("timeout")
+    if text is None:
+        return 60.0
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ApiRefusal(400, f'invalid timeout specified in the request URL - time: invalid duration "{text}"')
+    return float(text[: found.start(2)]) * _SECONDS[found[2]]
+
+
 # ── Selectors ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -26,6 +26,8 @@ class View:
     statuses: Mapping[str, Status] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gpu_budget: int | None = None
+    leader: str | None = None
+    """Who held the lease when the tick began, empty if nobody did; None where no lease decides who writes."""
 
     @property
     def at(self) -> datetime:

@@ -37,7 +37,13 @@ def workloads_document(view: View | None) -> Document:
     """Every workload of the last finished tick, or an empty list before the first."""
     items = [] if view is None else [workload_row(view, record) for record in view.report.records]
     at = None if view is None else _time(view.at)
-    return {"apiVersion": API_VERSION, "kind": "WorkloadList", "at": at, "items": items}
+    leader = None if view is None else _leader(view)
+    return {"apiVersion": API_VERSION, "kind": "WorkloadList", "at": at, "leader": leader, "items": items}
+
+
+def _leader(view: View) -> Document | None:
+    """Who writes; null where no lease decides it."""
+    return None if view.leader is None else {"leads": view.report.leads, "holder": view.leader}
 
 
 def workload_document(view: View, record: DecisionRecord) -> Document:

@@ -1,4 +1,5 @@
-"""Checks of a finished tick: bounds (I1), no release while blind (I2), observing and publishing write nothing (I8).
+"""Checks of a finished tick: bounds (I1), no release while blind (I2), only the leader writes (I6), observing and
+publishing write nothing (I8).
 
 A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
 prevents or repairs one. The count stays 0, and an alert watches it.
@@ -15,7 +16,7 @@ from scaler.policy import guard, limits, scheduled
 from scaler.policy.types import Action, Mode, PolicyState, demand_of
 from scaler.ports import DecisionRecord, OutcomeKind
 
-INVARIANTS = ("I1", "I2", "I8")
+INVARIANTS = ("I1", "I2", "I6", "I8")
 """What is checked; each is exported from the start with a count of 0."""
 
 
@@ -38,6 +39,8 @@ def violations(report: TickReport, *, mutating_requests: int) -> tuple[Violation
     writing = any(record.policy.mode.writes for record in report.records)
     if mutating_requests and not writing:
         found.append(Violation(invariant="I8", workload="", detail=f"{mutating_requests} writes while only observing"))
+    if mutating_requests and not report.leads:
+        found.append(Violation(invariant="I6", workload="", detail=f"{mutating_requests} writes of a standby"))
     return tuple(found)
 
 

@@ -130,7 +130,14 @@ METRICS: tuple[MetricSpec, ...] = (
         name="invariant_violations_total",
         kind="counter",
         labels=("invariant",),
-        meaning="Broken promises: I1 bounds, I2 no release while blind, I8 observing writes nothing. Stays 0.",
+        meaning="Broken promises: I1 bounds, I2 no release while blind, I6 a standby and I8 observing write nothing. "
+        "Stays 0.",
+    ),
+    MetricSpec(
+        name="leader",
+        kind="gauge",
+        labels=(),
+        meaning="1 while this daemon is the one that may write (always, where no lease is configured), 0 in standby.",
     ),
     MetricSpec(
         name="journal_errors_total",

@@ -26,6 +26,7 @@ class State(StrEnum):
     REWARM = "REWARM"
     LEARNING = "LEARNING"
     REACTIVE_ONLY = "REACTIVE_ONLY"
+    STANDBY = "STANDBY"
     OBSERVE = "OBSERVE"
     ACTIVE = "ACTIVE"
 
@@ -118,6 +119,9 @@ def state_of(
             "signals have been known for less than a look-back",
             f"ends {ends:%H:%M:%S} UTC",
         )
+    if record.snapshot.standby and record.policy.mode.writes:
+        cause = "this daemon does not lead; it decides in shadow and writes nothing"
+        return State.STANDBY, None, cause, "none needed: it takes over when the lease is given back or runs out"
     return _trusted_state(record, after, learning=learning, last=last)
 
 

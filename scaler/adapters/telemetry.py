@@ -42,10 +42,14 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 3
 class Telemetry:
     """Counts since the start, and the registry that `/metrics` serves. Safe between threads."""
 
-    def __init__(self, board: Board, *, in_force: Callable[[], bool] = lambda: True) -> None:
-        """`in_force` says whether the last decisions are still to be followed: ticks finish, and this process leads."""
+    def __init__(
+        self, board: Board, *, in_force: Callable[[], bool] = lambda: True, leads: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`leads` says whether this daemon may write now, `in_force` whether the last decisions are still to be
+        followed: ticks finish, and this process leads."""
         self.in_force = in_force
         self._lock = threading.Lock()
+        self._leads = leads
         self._decisions: Counter[tuple[str, str, str]] = Counter()
         self._violations: Counter[str] = Counter(dict.fromkeys(INVARIANTS, 0))
         self._job_failures: Counter[str] = Counter()
@@ -154,7 +158,9 @@ class Telemetry:
             drifting.add_metric((), drifted)
         refits = _counter("drift_refits_total")
         refits.add_metric((), drift_refits)
-        yield from (total, broken, failed, lost, success, took, age, drifting, refits)
+        leader = _gauge("leader")
+        leader.add_metric((), float(self._leads()))
+        yield from (total, broken, failed, lost, success, took, age, drifting, refits, leader)
 
 
 class _TickCollector(Collector):

@@ -48,6 +48,9 @@ def put_workloads(document: Document) -> None:
     ways = [f"{item['workload']}: {_way(item)}" for item in items if item.get("way_out") and _is_trouble(item)]
     for line in (*ways, *notes):
         put(line)
+    leader = document.get("leader")
+    if leader and not leader["leads"]:
+        put(f"standby: {leader['holder'] or 'nobody'} leads; this daemon decides in shadow and writes nothing")
     put(f"last tick {datetime.fromisoformat(document['at']):%F %T} UTC")
 
 
@@ -84,7 +87,7 @@ def _demand(demand: dict[str, float | None]) -> str:
 
 
 def _is_trouble(item: dict[str, Any]) -> bool:
-    return item.get("state") not in (None, "OBSERVE", "ACTIVE")
+    return item.get("state") not in (None, "OBSERVE", "ACTIVE", "STANDBY")
 
 
 def _way(item: dict[str, Any]) -> str:

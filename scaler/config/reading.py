@@ -23,6 +23,7 @@ from scaler.config.values import (
     ConfigFile,
     DiscoverConfig,
     ForecastConfig,
+    HaConfig,
     HttpConfig,
     KubernetesConfig,
     PrometheusConfig,
@@ -64,6 +65,7 @@ class Config:
     data_dir: Path
     tick: timedelta
     http: HttpConfig
+    ha: HaConfig
     forecast: ForecastConfig
     holidays: Mapping[str, str]
     """The calendar of public holidays by workload, of those that name one."""
@@ -372,6 +374,7 @@ def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
         data_dir=path.parent / file.data_dir.expanduser(),
         tick=file.tick,
         http=_relative_to(file.http, path.parent),
+        ha=file.ha,
         forecast=file.forecast,
         holidays=_holidays(file.workloads),
         discover=file.discover,

@@ -27,6 +27,7 @@ from scaler.policy.types import Mode
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _WORKLOAD: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+_LEASE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 MODELS: Final = (
     *("lstm", "trees", "holt-winters", "arima"),
@@ -84,6 +85,40 @@ class KubernetesConfig:
     """A kubeconfig file; null means the pod's service account, or outside a cluster $KUBECONFIG or ~/.kube/config."""
     context: str | None = None
     """Context of that file; null means its current one."""
+
+
+LONGEST_LEASE: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HaConfig:
+    """Several daemons of which one writes. They share a Lease object; each keeps a data folder of its own."""
+
+    lease: str | None = None
+    """The Lease that decides who writes, as namespace/name; null means that this is the only daemon."""
+    duration: timedelta = timedelta(seconds=15)
+    """How long the lease must have been seen unchanged before another daemon takes it."""
+    renew_deadline: timedelta = timedelta(seconds=10)
+    """How long after its last renewal a daemon may write; then it ends, and its successor waits for the rest."""
+    retry: timedelta = timedelta(seconds=2)
+    """Time between two looks at the lease."""
+
+    def __post_init__(self) -> None:
+        if self.lease is not None and not _LEASE.fullmatch(self.lease):
+            raise ValueError(f"lease must be namespace/name in Kubernetes' spelling, got {self.lease!r}")
+        if not timedelta(seconds=3) <= self.duration <= LONGEST_LEASE or self.duration.microseconds:
+            raise ValueError(f"duration must be whole seconds between 3s and 5m, got {self.duration}")
+        # The rest is for clocks that run differently fast: a write must never meet its successor's.
+        if not timedelta(seconds=1) <= self.renew_deadline <= 0.8 * self.duration:
+            raise ValueError(
+                f"renew_deadline must lie between 1s and 80 % of the duration ({0.8 * self.duration}), "
+                f"got {self.renew_deadline}"
+            )
+        if not timedelta(milliseconds=100) <= self.retry <= self.renew_deadline / 3:
+            raise ValueError(
+                f"retry must lie between 100ms and a third of renew_deadline ({self.renew_deadline / 3}), "
+                f"got {self.retry}: one lost answer must not end a daemon"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +357,7 @@ class ConfigFile:
     tick: timedelta = timedelta(minutes=1)
     """Time between two decision rounds."""
     http: HttpConfig = field(default_factory=HttpConfig)
+    ha: HaConfig = field(default_factory=HaConfig)
     budget: BudgetRule = field(default_factory=BudgetRule)
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
 

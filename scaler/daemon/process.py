@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,9 @@ from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
+from scaler.adapters.kubernetes.calls import Call
 from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.leadership import Ears
 from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
@@ -46,6 +48,7 @@ from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
 from scaler.daemon import discovery, rivals
+from scaler.daemon.leading import contender_of, end_at_once, prepare_last_resort
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
@@ -76,22 +79,41 @@ MODELS_FOLDER = "models"
 class Daemon:
     """All parts of one running daemon, joined."""
 
-    def __init__(self, config: Config, store: Store, *, dry_run: bool = False) -> None:
-        """Connects nothing but the credentials. Raises `KubernetesError` where there are none."""
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        *,
+        dry_run: bool = False,
+        on_lost: Callable[[], None] = lambda: None,
+        end_in: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Connects nothing but the credentials. Raises `KubernetesError` where there are none.
+
+        `on_lost` is called once this process may never write again; `end_in` sets a timer that ends it whatever it
+        does, at each renewal of the lease.
+        """
         self.config = config
         self.store = store
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(self.board, in_force=lambda: self.watchdog.health().alive)
+        self.telemetry = Telemetry(
+            self.board,
+            in_force=lambda: self.watchdog.health().alive and self.leading.leads,
+            leads=lambda: self.leading.leads,
+        )
         self._forecasts = ForecastBoard()
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
+        ears = Ears(log=self.log, on_renewed=end_in, on_lost=on_lost)
+        self.leading = contender_of(config, ears, stands=self._has_something_to_write, observer=self._requested)
         self._api = ApiConnection(
             access_of(config),
-            may_write=lambda: not self._no_writes.is_set(),
-            observer=lambda call, status, duration_s: self.telemetry.requested(call.verb.value, status, duration_s),
+            may_write=lambda: self.leading.leads and not self._no_writes.is_set(),
+            write_limit_s=self.leading.write_limit_s,
+            observer=self._requested,
         )
         self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
@@ -105,6 +127,13 @@ class Daemon:
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _has_something_to_write(self) -> bool:
+        """A daemon that only observes leaves the lease to others."""
+        return any(policy.mode is not Mode.OBSERVE for policy in self.round.fleet.workloads)
+
+    def _requested(self, call: Call, status: int | None, duration_s: float) -> None:
+        self.telemetry.requested(call.verb.value, status, duration_s)
 
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
@@ -138,6 +167,7 @@ class Daemon:
                 source_notes=lambda: signals.notes,
             ),
             states=states,
+            leadership=self.leading.election,
         )
 
     def _last_states(self) -> Mapping[str, PolicyState]:
@@ -261,6 +291,7 @@ class Daemon:
         self._leave_for_the_refit()
         self.web.start()
         self.watchdog.start()
+        self.leading.start()
         self._schedule.start(now=datetime.now(UTC))
         fleet = self.config.fleet.workloads
         self.log.info(
@@ -297,6 +328,7 @@ class Daemon:
         self.upkeep.stop()
         finished = self._schedule.wait("tick", timeout_s=STOP_TICK_S)
         self._no_writes.set()
+        self.leading.hand_over(lambda: self._api.writes_settled)
         idle = self._schedule.wait(timeout_s=STOP_JOBS_S)
         self.watchdog.stop()
         self.web.stop()
@@ -304,6 +336,7 @@ class Daemon:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
         self._api.close()
+        self.leading.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle
 
@@ -345,7 +378,8 @@ def run(config: Config) -> int:
         try:
             stack.enter_context(folder_lock.held(config.data_dir))
             store = Store.open(config.data_dir, now=datetime.now(UTC))
-            daemon = Daemon(discovery.at_start(config, store, log).config, store)
+            at_start = discovery.at_start(config, store, log).config
+            daemon = Daemon(at_start, store, on_lost=asked.set, end_in=prepare_last_resort())
             daemon.start()
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
@@ -359,6 +393,8 @@ def _serve(daemon: Daemon, asked: threading.Event) -> int:
     if store.report.quarantined is not None:
         log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
     _watch_clock(daemon, asked)
+    if daemon.leading.lost is not None:
+        end_at_once(log, daemon.leading.lost)
     if not daemon.stop():
         # A thread is still in a call; the interpreter would wait for its end. What is on disk is whole at any moment.
         sys.stderr.flush()
@@ -367,9 +403,9 @@ def _serve(daemon: Daemon, asked: threading.Event) -> int:
 
 
 def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
-    """Wait to be asked to stop; plan anew when the clock was set by more than a second."""
+    """Wait to be asked to stop, or to lose the lease; plan anew when the clock was set by more than a second."""
     skew_s = time.time() - time.monotonic()
-    while not asked.wait(1.0):
+    while not asked.wait(1.0) and daemon.leading.lost is None:
         now_s = time.time() - time.monotonic()
         if abs(now_s - skew_s) > 1.0:
             daemon.log.warning("clock_set", by_s=round(now_s - skew_s, 1), meanwhile="jobs are planned anew")

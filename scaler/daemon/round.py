@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from forecaster.types import Blind, SeriesKey
 from scaler.adapters import events
@@ -16,7 +16,7 @@ from scaler.adapters.invariants import violations
 from scaler.adapters.states import Status, statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import Fleet, Ports, TickReport, tick
-from scaler.policy import limits, scheduled, steering
+from scaler.policy import limits, memory, scheduled, steering
 from scaler.policy.types import PolicyState, demand_of
 from scaler.ports import DecisionRecord
 
@@ -38,12 +38,37 @@ class Outlets:
     """What the metrics source remarked on its last read."""
 
 
+class Leadership(Protocol):
+    """Whether this daemon is the one that writes."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it may write now."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """Who leads, as far as is known; empty if nobody does."""
+        ...
+
+
 class Round:
     """Runs rounds one after another and carries each one's memory to the next."""
 
-    def __init__(self, fleet: Fleet, ports: Ports, outlets: Outlets, *, states: Mapping[str, PolicyState]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        ports: Ports,
+        outlets: Outlets,
+        *,
+        states: Mapping[str, PolicyState],
+        leadership: Leadership | None = None,
+    ) -> None:
+        """Without `leadership` no lease decides who writes: this daemon always does."""
         self._ports = ports
         self._outlets = outlets
+        self._leadership = leadership
+        self._led = leadership is None
         self._settings: tuple[Fleet, Mapping[str, tuple[str, ...]]] = (fleet, {})
         self._learning: frozenset[str] = frozenset()
         self._remarks: dict[str, Mapping[str, tuple[str, ...]]] = {}
@@ -73,7 +98,8 @@ class Round:
         """One round at `now`."""
         outlets, (fleet, notes) = self._outlets, self._settings
         begun, written = time.monotonic(), outlets.mutating_requests()
-        report = tick(fleet, self._states, self._ports, now=now)
+        leads, leader = self._asked_who_leads(now=now)
+        report = tick(fleet, self._states, self._ports, now=now, leads=leads)
         self._states = dict(report.states)
         broken = violations(report, mutating_requests=outlets.mutating_requests() - written)
         before, after = self._statuses, statuses(report, self._statuses, learning=self._learning)
@@ -81,7 +107,8 @@ class Round:
         self.set_remarks(outlets.target_remarks(), about="pods")
         for remarks in self._remarks.values():
             notes = {name: (*notes.get(name, ()), *remarks.get(name, ())) for name in {*notes, *remarks}}
-        outlets.board.publish(View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus))
+        view = View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus, leader=leader)
+        outlets.board.publish(view)
         outlets.telemetry.tick_finished(report, broken, duration_s=time.monotonic() - begun)
         for event in events.events_of(report, self._report, before, after, broken):
             getattr(outlets.log, event.level)(event.name, **event.keys)
@@ -91,6 +118,16 @@ class Round:
         for error in outlets.announce(now):
             outlets.log.warning("event_not_left", error=error, meanwhile="the scale was written")
         return report
+
+    def _asked_who_leads(self, *, now: datetime) -> tuple[bool, str | None]:
+        """Asked once, so that a whole tick has one answer. Who takes over begins with a look-back without releases."""
+        if self._leadership is None:
+            return True, None
+        leads = self._leadership.leads
+        if leads and not self._led:
+            self._states = {name: memory.begun_anew(state, now=now) for name, state in self._states.items()}
+        self._led = leads
+        return leads, self._leadership.holder
 
     def _tell_failed(self, report: TickReport) -> None:
         """A decision that raised: with its traceback when it begins, and counted at every tick."""

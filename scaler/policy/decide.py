@@ -209,6 +209,8 @@ def _hands_off(snapshot: Snapshot, state: PolicyState, *, current: int, now: dat
 def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     """Move z by what the last minute showed: its demand against what was Ready when it began."""
     policy, snapshot = moment.policy, moment.snapshot
+    if snapshot.standby:  # what was Ready is another daemon's doing: an integrator without a hand on the scale winds up
+        return state
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh:
         return state

@@ -115,7 +115,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
         *_ahead(decision, snapshot, policy, after),
         *_rules(decision),
         *_clamps(decision, policy),
-        Line(part="result", topic="", text=_result(decision, policy)),
+        Line(part="result", topic="", text=_result(decision, policy, standby=snapshot.standby)),
         *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),
     )
 
@@ -333,11 +333,13 @@ _MODES = {
 }
 
 
-def _result(decision: Decision, policy: WorkloadPolicy) -> str:
+def _result(decision: Decision, policy: WorkloadPolicy, *, standby: bool) -> str:
     released = decision.action is Action.IN and decision.reason is Reason.LOAD
     why = "no rule keeps more" if released else REASONS[decision.reason]
     text = f"{headline(decision)} because {why}"
     mode = _MODES.get(policy.mode)
+    if policy.mode.writes and standby:
+        mode = "in standby it is only shown, nothing is written"
     return text if mode is None or decision.action is Action.HOLD else f"{text}; {mode}"
 
 
@@ -358,6 +360,8 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
             yield f"nothing is ordered in observe mode; active, {added} more would be, expected Ready at {ready_at}"
         elif policy.mode is Mode.PUBLISH:
             yield f"{added} more published; Ready at {ready_at} if the other autoscaler follows at once"
+        elif snapshot.standby:
+            yield f"the daemon that leads orders; this one would order {added} more, expected Ready at {ready_at}"
         elif policy.mode is Mode.FLOOR:
             yield f"the floor rises by {added}; the autoscaler orders what it does not hold yet, Ready at {ready_at}"
         else:

@@ -24,6 +24,15 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
     gap = now - state.last_tick_at
     if timedelta(0) <= gap <= 3 * tick:
         return state
+    return begun_anew(state, now=now)
+
+
+def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
+    """`state` with every unbroken run ended: growth is allowed at once, a release after a whole look-back.
+
+    Also what a daemon begins with that takes over from another: its own runs were those of decisions that nobody
+    carried out.
+    """
     return PolicyState(
         last_scale_in_at=_not_after(state.last_scale_in_at, now),
         model=state.model,

@@ -147,7 +147,7 @@ class Snapshot:
     """Everything `decide` may know about one workload at one tick.
 
     `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
-    grow by and never to release by.
+    grow by and never to release by. `standby` says that another daemon carries out its decisions instead of ours.
     """
 
     workload: str
@@ -157,6 +157,7 @@ class Snapshot:
     requests_waiting: Reading = NOT_READ
     forecasts: tuple[DemandForecast, ...] = ()
     demand_partial: bool = False
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

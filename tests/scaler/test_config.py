@@ -233,6 +233,27 @@ WINDOW = "{name: n, start: '01:00', end: '02:00', "
         pytest.param(
             "budget: {gpus: true}", "3:16: budget.gpus: must be a whole number, got true", id="truth for a number"
         ),
+        pytest.param(
+            "ha: {lease: headstart}",
+            "3:13: ha.lease: must be namespace/name in Kubernetes' spelling, got 'headstart'",
+            id="a lease without a namespace",
+        ),
+        pytest.param(
+            "ha: {duration: 1500ms}",
+            "3:16: ha.duration: must be whole seconds between 3s and 5m, got 0:00:01.500000",
+            id="a lease of half seconds",
+        ),
+        pytest.param(
+            "ha: {renew_deadline: 14s}",
+            "3:22: ha.renew_deadline: must lie between 1s and 80 % of the duration (0:00:12), got 0:00:14",
+            id="a claim nearly as long as the lease",
+        ),
+        pytest.param(
+            "ha: {retry: 5s}",
+            "3:13: ha.retry: must lie between 100ms and a third of renew_deadline (0:00:03.333333), got 0:00:05: "
+            "one lost answer must not end a daemon",
+            id="retries too far apart",
+        ),
         pytest.param("budget: {gpus: 0}", "3:16: budget.gpus: must be at least 1, got 0", id="a rule's own limit"),
         pytest.param(
             "http: {host: 0.0.0.0}",

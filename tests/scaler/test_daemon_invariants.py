@@ -75,6 +75,7 @@ def test_the_decision_code_keeps_them_whatever_it_reads(rate, desired, mode, kno
             id="observe scaled",
         ),
         pytest.param(a_tick(CALM, a_policy(mode=Mode.OBSERVE), state=LONG), 1, "I8", id="observe sent a write"),
+        pytest.param(replace(a_tick(CALM, a_policy(), state=LONG), leads=False), 1, "I6", id="a standby sent a write"),
     ],
 )
 def test_a_broken_promise_is_found(report, mutating, invariant):  # type: ignore[no-untyped-def]

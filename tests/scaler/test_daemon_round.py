@@ -17,7 +17,7 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.daemon import Daemon
 from scaler.daemon.round import Outlets, Round
 from scaler.loop import Fleet, Ports
-from scaler.policy.types import ClassReadings, Decision, DemandForecast, PolicyState, ReplicaState
+from scaler.policy.types import Action, ClassReadings, Decision, DemandForecast, PolicyState, Reason, ReplicaState
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind, WorkloadSignals
 
 
@@ -58,9 +58,10 @@ class _Signals:
 @dataclass
 class _Targets:
     world: World
+    replicas: int = 1
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
-        return dict.fromkeys(self.world.rps, ReplicaState(desired=1, ready=1))
+        return dict.fromkeys(self.world.rps, ReplicaState(desired=self.replicas, ready=self.replicas))
 
     def scale(self, decision: Decision) -> Outcome:
         return Outcome(kind=OutcomeKind.SCALED)
@@ -116,6 +117,66 @@ def test_remarks_stand_beside_the_notes_on_settings_until_they_are_taken_back() 
     tour.set_remarks({})
     tour.run(now=NOON + MINUTE)
     assert told() == {"a/x": ["judged at 1 s"], "b/y": []}
+
+
+@dataclass
+class Leadership:
+    """An election that a test decides."""
+
+    leads: bool
+    holder: str = "other_1"
+
+
+def _standing_by(rps: float, *, minutes: int) -> tuple[Round, Leadership, Board, World]:
+    """A round that has been a standby for so long, over one workload with four replicas."""
+    world, board, leadership = World(rps={"a/x": rps}), Board(), Leadership(leads=False)
+    targets = _Targets(world, replicas=4)
+    ports = Ports(signals=_Signals(world), forecasts=world, targets=targets, journal=world)
+    outlets = Outlets(board=board, telemetry=Telemetry(board), log=Log())
+    fleet = Fleet(workloads=(replace(a_policy(), workload="a/x"),))
+    tour = Round(fleet, ports, outlets, states={}, leadership=leadership)
+    for minute in range(minutes):
+        assert tour.run(now=NOON + minute * MINUTE).outcomes.get("a/x", STANDBY).kind is OutcomeKind.STANDBY
+    return tour, leadership, board, world
+
+
+STANDBY = Outcome(kind=OutcomeKind.STANDBY)
+
+
+def test_who_takes_over_releases_nothing_before_a_look_back_has_passed() -> None:
+    """For half an hour the load was too small for four replicas: a release was due, but not by this daemon."""
+    tour, leadership, _, _ = _standing_by(5.0, minutes=30)
+    leadership.leads = True
+    kinds = []
+    for minute in range(30, 40):
+        report = tour.run(now=NOON + minute * MINUTE)
+        (record,) = report.records
+        kinds.append((record.decision.action, record.decision.reason))
+    assert kinds[:5] == [(Action.HOLD, Reason.REWARM)] * 5
+    assert Action.IN in {action for action, _ in kinds[5:]}
+
+
+def test_who_takes_over_grows_at_once() -> None:
+    tour, leadership, _, world = _standing_by(5.0, minutes=3)
+    leadership.leads, world.rps["a/x"] = True, 90.0
+    assert tour.run(now=NOON + 3 * MINUTE).outcomes["a/x"].kind is OutcomeKind.SCALED
+
+
+def test_who_leads_is_shown() -> None:
+    tour, leadership, board, _ = _standing_by(5.0, minutes=1)
+    assert workloads_document(board.view())["leader"] == {"leads": False, "holder": "other_1"}
+    leadership.leads, leadership.holder = True, "this_1"
+    tour.run(now=NOON + MINUTE)
+    assert workloads_document(board.view())["leader"] == {"leads": True, "holder": "this_1"}
+
+
+def test_without_a_lease_there_is_no_leader_to_show() -> None:
+    world, board = World(rps={"a/x": 5.0}), Board()
+    ports = Ports(signals=_Signals(world), forecasts=world, targets=_Targets(world), journal=world)
+    outlets = Outlets(board=board, telemetry=Telemetry(board), log=Log())
+    Round(Fleet(workloads=(replace(a_policy(), workload="a/x"),)), ports, outlets, states={}).run(now=NOON)
+    assert workloads_document(board.view())["leader"] is None
+    assert board.view().report.leads  # type: ignore[union-attr]
 
 
 class _UnreadableJournal:

@@ -25,6 +25,9 @@ LONG = settled(SEEN, a_policy())
     [
         pytest.param(SEEN, {}, None, State.ACTIVE, id="everything known and the forecast trusted"),
         pytest.param(SEEN, {"mode": Mode.OBSERVE}, None, State.OBSERVE, id="only observed"),
+        pytest.param(replace(SEEN, standby=True), {}, None, State.STANDBY, id="another daemon leads"),
+        pytest.param(replace(SEEN, standby=True), {"mode": Mode.OBSERVE}, None, State.OBSERVE, id="nothing to lead"),
+        pytest.param(replace(UNSEEN, standby=True), {}, None, State.HOLD, id="blind matters in standby too"),
         pytest.param(UNSEEN, {}, None, State.HOLD, id="demand unknown"),
         pytest.param(UNSEEN, {"mode": Mode.OBSERVE}, None, State.HOLD, id="blind matters when only observed too"),
         pytest.param(replace(SEEN, classes=()), {}, None, State.HOLD, id="no answer for this workload"),

@@ -131,6 +131,23 @@ def test_observe_never_writes_and_says_what_it_would_do() -> None:
     assert report.records[0].decision.target == 5
 
 
+def test_a_standby_decides_everything_records_it_and_writes_nothing() -> None:
+    world = World(rps={"a/x": 50.0}, replicas={"a/x": pods(1)})
+    report = tick(a_fleet("a/x"), {}, world.ports(), now=NOON, leads=False)
+    assert world.log == ["journal 1", "outcomes a/x"]
+    assert report.outcomes["a/x"] == Outcome(kind=OutcomeKind.STANDBY, detail="standby: would scale 1 → 5")
+    (record,) = report.records
+    assert (record.snapshot.standby, report.leads) == (True, False)
+    again, _ = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
+    assert again == record.decision
+
+
+def test_what_is_only_observed_is_so_in_standby_too() -> None:
+    world = World(rps={"a/x": 50.0}, replicas={"a/x": pods(1)})
+    report = tick(a_fleet("a/x", mode=Mode.OBSERVE), {}, world.ports(), now=NOON, leads=False)
+    assert report.outcomes["a/x"].kind is OutcomeKind.OBSERVED
+
+
 def test_a_steady_tick_is_journalled_and_writes_nothing() -> None:
     world = World(rps={"a/x": 5.0}, replicas={"a/x": pods(1)})
     report = tick(a_fleet("a/x"), {}, world.ports(), now=NOON)

@@ -11,18 +11,20 @@ raw answer takes 0.04-0.34 s.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import urllib3
 
+from scaler.adapters.kubernetes.calls import METHODS
+from scaler.adapters.kubernetes.calls import Call as Call
+from scaler.adapters.kubernetes.calls import Verb as Verb
 from scaler.adapters.kubernetes.deadline import CurrentCall, Deadline, watched
 from scaler.adapters.kubernetes.errors import (
     Conflict,
@@ -133,63 +135,6 @@ def _named(access: Access) -> str:
             return f"{server} with the token in {token_file}"
 
 
-# ── What is asked ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Verb(StrEnum):
-    """RBAC's verbs, which are what a Forbidden has to name."""
-
-    GET = "get"
-    LIST = "list"
-    CREATE = "create"
-    UPDATE = "update"
-    PATCH = "patch"
-    DELETE = "delete"
-
-
-_METHODS = {
-    Verb.GET: "GET",
-    Verb.LIST: "GET",
-    Verb.CREATE: "POST",
-    Verb.UPDATE: "PUT",
-    Verb.PATCH: "PATCH",
-    Verb.DELETE: "DELETE",
-}
-
-_REVIEWS = "authorization.k8s.io"
-"""Posting a SelfSubjectAccessReview asks a question and stores nothing, so it is no mutation."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One request in RBAC's words. `resource` may end in a subresource ("deployments/scale"); "" asks for discovery.
-
-    `query` is a tuple of (key, value) pairs.
-    """
-
-    verb: Verb
-    group: str
-    version: str
-    resource: str = ""
-    namespace: str | None = None
-    name: str | None = None
-    query: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def path(self) -> str:
-        """The REST path; every segment is quoted, so that a hostile name cannot climb to another object."""
-        resource, _, subresource = self.resource.partition("/")
-        namespace = ("namespaces", self.namespace) if self.namespace is not None else ()
-        root = ("apis", self.group, self.version) if self.group else ("api", self.version)
-        segments = (*root, *namespace, resource, self.name, subresource)
-        return "/" + "/".join(quote(segment, safe="") for segment in segments if segment)
-
-    @property
-    def mutates(self) -> bool:
-        """Whether the server may store something because of this call."""
-        return self.verb not in (Verb.GET, Verb.LIST) and self.group != _REVIEWS
-
-
 class Observer(Protocol):
     """Told after each attempt: the call, its status (None without an answer) and its duration in seconds."""
 
@@ -207,10 +152,11 @@ class _Answer:
 
 
 class ApiConnection:
-    """One `ApiClient` for the whole process, safe to share between threads.
+    """One `ApiClient`, safe to share between threads.
 
-    `may_write` is asked right before each mutating request, so that a leader that lost its lease, or a process
-    that only observes, sends none: `WriteRefused`.
+    `may_write` is asked before each mutating request and again before each piece of it goes into the socket, so that
+    a leader that lost its lease, or a process that only observes, sends none: `WriteRefused`. What was sent has
+    `write_limit_s` to arrive and as much again to be carried out, and is given up after that.
     """
 
     def __init__(
@@ -219,12 +165,16 @@ class ApiConnection:
         *,
         timeout_s: float = CALL_TIMEOUT_S,
         may_write: Callable[[], bool] = lambda: True,
+        write_limit_s: float = CALL_TIMEOUT_S,
         observer: Observer | None = None,
     ) -> None:
         self.mutating_requests = 0
         self._access = access
         self._timeout_s = timeout_s
         self._may_write = may_write
+        self._write_limit_s = write_limit_s
+        self._writing = 0
+        self._unanswered_until = 0.0  # monotonic seconds: until then a write without an answer may be carried out
         self._observer = observer
         self._current = CurrentCall()
         self._lock = threading.Lock()
@@ -254,6 +204,12 @@ class ApiConnection:
             raise _refusal(call, answer)
         return _parsed(call, answer)
 
+    @property
+    def writes_settled(self) -> bool:
+        """Whether every write has its answer, or was given so much time that the server will not carry it out."""
+        with self._lock:
+            return self._writing == 0 and time.monotonic() >= self._unanswered_until
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._api.close()
@@ -277,11 +233,33 @@ class ApiConnection:
             return self._api
 
     def _send(self, api: Any, call: Call, body: Json | None, limit_s: float) -> _Answer:
-        if call.mutates:
-            if not self._may_write():
-                raise WriteRefused(f"not sent, this process may not write now: {_words(call)}", path=call.path)
+        if not call.mutates:
+            return self._observed(api, call, body, limit_s)
+        # Counted before it is asked: once writes are forbidden, a count of 0 means that none can leave any more.
+        with self._lock:
+            self._writing += 1
+        try:
+            self._require_write(call)
+            limit_s = min(limit_s, self._write_limit_s)
             with self._lock:
                 self.mutating_requests += 1
+            status = 0
+            try:
+                answer = self._observed(api, call, body, limit_s)
+                status = answer.status
+                return answer
+            finally:
+                if not 200 <= status < 500:  # no answer, or one of a server that does not know itself
+                    self._unanswered_until = max(self._unanswered_until, time.monotonic() + limit_s)
+        finally:
+            with self._lock:
+                self._writing -= 1
+
+    def _require_write(self, call: Call) -> None:
+        if not self._may_write():
+            raise WriteRefused(f"not sent, this process may not write now: {call.words}", path=call.path)
+
+    def _observed(self, api: Any, call: Call, body: Json | None, limit_s: float) -> _Answer:
         begun = time.monotonic()
         status: int | None = None
         try:
@@ -301,48 +279,48 @@ class ApiConnection:
             headers["Content-Type"] = patch if call.verb is Verb.PATCH else "application/json"
         with _credentials_read(self._access):  # which reads a token again here once it is a minute old
             request = api.param_serialize(
-                _METHODS[call.verb],
+                METHODS[call.verb],
                 call.path,
-                query_params=list(call.query),
+                query_params=[*call.query, *_server_limit(call, limit_s)],
                 header_params=headers,
                 body=body,
                 auth_settings=["BearerToken"],
             )
         deadline = self._current.deadline = Deadline(limit_s)
+        self._current.fence = (lambda: self._require_write(call)) if call.mutates else None
         try:
             response = api.call_api(*request, _request_timeout=(min(CONNECT_TIMEOUT_S, limit_s), limit_s)).response
             # Read to the end: an unread body costs a new TLS connection on the next call, 5.7 ms instead of 1.3 ms.
             data = response.read(MAX_BODY_BYTES + 1)
             if len(data) > MAX_BODY_BYTES:
                 response.close()
-                raise Unavailable(f"{_words(call)}: answer over {MAX_BODY_BYTES >> 20} MiB, cut off", path=call.path)
+                raise Unavailable(f"{call.words}: answer over {MAX_BODY_BYTES >> 20} MiB, cut off", path=call.path)
             response.release_conn()
         except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(call, error, deadline=deadline, limit_s=limit_s) from error
         finally:
             deadline.end()
-            self._current.deadline = None
+            self._current.deadline = self._current.fence = None
         if deadline.passed:  # an answer that ends with its connection looks whole when it was cut
-            raise TimedOut(f"{_words(call)}: no whole answer within {limit_s:g} s", path=call.path)
+            raise TimedOut(f"{call.words}: no whole answer within {limit_s:g} s", path=call.path)
         return _Answer(status=response.status, retry_after_s=_retry_after(response.headers), body=data)
 
 
 # ── Answers to errors ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _words(call: Call) -> str:
-    """What was asked, as a person would say it: "patch deployments/scale llm/chat"."""
-    name = "/".join(part for part in (call.namespace, call.name) if part)
-    return f"{call.verb.value} {call.resource or 'discovery of ' + call.path} {name}".rstrip()
+def _server_limit(call: Call, limit_s: float) -> tuple[tuple[str, str], ...]:
+    """The server's own time limit for a write. Without one it may still carry it out 34 s later, when etcd is back."""
+    return (("timeout", f"{math.ceil(1000 * limit_s)}ms"),) if call.mutates else ()
 
 
 def _no_answer(call: Call, error: Exception, *, deadline: Deadline, limit_s: float) -> Unavailable:
     slow = isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError)
     refused = isinstance(error, urllib3.exceptions.NewConnectionError)  # which urllib3 derives from a timeout
     if deadline.passed or (slow and not refused):
-        return TimedOut(f"{_words(call)}: no answer within {limit_s:g} s", path=call.path)
+        return TimedOut(f"{call.words}: no answer within {limit_s:g} s", path=call.path)
     # The cause holds the system's own words ("Connection refused", "certificate verify failed") and no header.
-    return Unavailable(f"{_words(call)}: {type(error).__name__}: {error.__cause__ or error}", path=call.path)
+    return Unavailable(f"{call.words}: {type(error).__name__}: {error.__cause__ or error}", path=call.path)
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -352,7 +330,7 @@ def _retry_after(headers: Any) -> float | None:
 
 def _refusal(call: Call, answer: _Answer) -> KubernetesError:
     """The error that a non-2xx answer is; its text quotes the server's own message, shortened."""
-    message = f"{_words(call)}: {answer.status} {_server_message(answer.body)}"
+    message = f"{call.words}: {answer.status} {_server_message(answer.body)}"
     status, path = answer.status, call.path
     if (
         status == 403 and "admission webhook" not in message
@@ -393,10 +371,10 @@ def _parsed(call: Call, answer: _Answer) -> Json:
     except ValueError as error:
         head = answer.body[:80].decode("utf-8", errors="replace")
         raise Unavailable(
-            f"{_words(call)}: {answer.status} with a body that is no JSON: {head!r}",
+            f"{call.words}: {answer.status} with a body that is no JSON: {head!r}",
             status=answer.status,
             path=call.path,
         ) from error
     if not isinstance(parsed, dict):
-        raise Unavailable(f"{_words(call)}: JSON, but no object", status=answer.status, path=call.path)
+        raise Unavailable(f"{call.words}: JSON, but no object", status=answer.status, path=call.path)
     return parsed

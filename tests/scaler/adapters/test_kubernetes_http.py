@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import yaml
 from kube_double import KubeDouble, Rule
 from kube_double_tls import make_certificate
 from scaler.adapters.kubernetes import errors
+from scaler.adapters.kubernetes.deadline import Deadline
 from scaler.adapters.kubernetes.http import ApiConnection, Call, InCluster, Kubeconfig, ServerAddress, Verb
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -342,3 +344,74 @@ def test_the_library_is_called_in_one_place_with_a_timeout() -> None:
     sends = [node for node in calls if node.func.attr in ("call_api", "request", "urlopen")]  # type: ignore[attr-defined]
     assert len(sends) == 1
     assert [keyword.arg for keyword in sends[0].keywords] == ["_request_timeout"]
+
+
+# ── Writes and who may send them ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(1, id="before it is prepared"),
+        pytest.param(2, id="connected, before its headers"),
+        pytest.param(3, id="before its body"),
+    ],
+)
+def test_a_write_is_asked_for_until_the_last_moment(double: KubeDouble, tmp_path: Path, asked: int) -> None:
+    """A server does nothing before it has the body, so that leadership that ends meanwhile still keeps it back."""
+    answers = iter([*[True] * (asked - 1), False])
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), may_write=lambda: next(answers))
+    with pytest.raises(errors.WriteRefused):
+        api.call(PATCH, body=FIVE)
+    assert list(answers) == []
+    assert double.replicas("llm", "chat") == 2
+    assert double.mutating_requests == 0
+    assert api.call(GET)["spec"] == {"replicas": 2}
+
+
+def test_the_server_is_told_how_long_a_write_may_take(double: KubeDouble, tmp_path: Path) -> None:
+    """Without its own limit it may carry a write out half a minute after we gave it up, when etcd is back."""
+    double.fault(method="PATCH", hang_s=1.5)
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.5)
+    with pytest.raises(errors.Unavailable):
+        api.call(PATCH, body=FIVE)
+    ends = time.monotonic() + 30.0
+    while not double.mutating_requests:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    assert [(request.query["timeout"], request.status) for request in double.requests] == [("500ms", 504)]
+    assert double.replicas("llm", "chat") == 2
+
+
+def test_reads_are_not_limited_as_writes_are(double: KubeDouble, tmp_path: Path) -> None:
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.01)
+    double.fault(method="GET", hang_s=0.1)
+    assert api.call(GET)["spec"] == {"replicas": 2}
+    assert "timeout" not in double.requests[-1].query
+
+
+def test_writes_are_settled_once_nothing_of_them_can_be_carried_out(double: KubeDouble, tmp_path: Path) -> None:
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.3)
+    assert api.writes_settled
+    settled: list[bool] = []
+    double.fault(method="PATCH", then=lambda: settled.append(api.writes_settled))
+    api.call(PATCH, body=FIVE)
+    assert settled == [False]
+    assert api.writes_settled
+    double.fault(method="PATCH", drop="before")
+    with pytest.raises(errors.Unavailable):
+        api.call(PATCH, body=FIVE)
+    unsettled_until = api._unanswered_until
+    assert time.monotonic() - 1.0 < unsettled_until
+    while time.monotonic() < unsettled_until:
+        assert not api.writes_settled or time.monotonic() >= unsettled_until
+    assert api.writes_settled
+
+
+def test_the_kernel_gives_up_what_nobody_acknowledges() -> None:
+    """Cutting a socket leaves to the kernel what was sent: it would send it again when a partition ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sent:
+        deadline = Deadline(2.0)
+        deadline.bound_delivery(sent)
+        deadline.end()
+        assert 0 < sent.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 2000

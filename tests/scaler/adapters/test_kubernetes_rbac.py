@@ -24,6 +24,7 @@ from scaler.adapters.kubernetes import (
     TargetRef,
 )
 from scaler.adapters.kubernetes.errors import Forbidden
+from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
 from scaler.adapters.kubernetes.permissions import Feature, PolicyRule, added_by, rules_for
 
 MANIFESTS: list[dict[str, Any]] = [
@@ -37,6 +38,7 @@ PLURALS = {
     "ClusterRole": "clusterroles",
     "Role": "roles",
     "RoleBinding": "rolebindings",
+    "Lease": "leases",
 }
 USER = "system:serviceaccount:headstart:headstart"
 
@@ -97,7 +99,7 @@ def used(double: KubeDouble) -> set[tuple[str, str, str]]:
             continue
         group = parts[1] if parts[0] == "apis" else ""
         resource, *named = parts[parts.index("namespaces") + 2 :]
-        verbs = {"GET": "get" if named else "list", "PATCH": "patch", "POST": "create"}
+        verbs = {"GET": "get" if named else "list", "PATCH": "patch", "POST": "create", "PUT": "update"}
         asked.add((group, "/".join([resource, *named[1:]]), verbs[request.method]))
     return asked
 
@@ -195,6 +197,23 @@ def test_features_add_up_and_nothing_else(some: set[Feature], others: set[Featur
     assert granted(rules_for(some | others)) == granted(rules_for(some)) | granted(rules_for(others))
     assert granted(rules_for(some)) == granted(rules_for(())) | granted(added_by(some))
     assert all(verb in ("get", "list") for _, _, verb in granted(rules_for(())))
+
+
+def test_the_election_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> None:
+    """The Lease comes with the role: making it would take a right that cannot be limited to its name."""
+    account = double.store.get("serviceaccounts", "headstart", "headstart")
+    token = tmp_path / "token"
+    token.write_text(double.store.issue(USER, account["metadata"]["uid"]))
+    api = ApiConnection(ServerAddress(server=double.url, token_file=token))
+    lease = LeaseApi(api, LeaseRef(namespace="headstart", name="headstart"), duration_s=15.0)
+    found = lease.read(timeout_s=5.0)
+    assert found is not None
+    assert not found.ever_held
+    taken = lease.replace(found, "a", now=double.now, timeout_s=5.0)
+    assert lease.replace(taken, "", now=double.now, timeout_s=5.0).ever_held
+    assert used(double) == permissions("headstart-lease")
+    with pytest.raises(Forbidden, match="leases"):
+        LeaseApi(api, LeaseRef(namespace="headstart", name="other"), duration_s=15.0).read(timeout_s=5.0)
 
 
 def test_nothing_is_bound_cluster_wide_and_no_rule_has_a_wildcard() -> None:

@@ -141,10 +141,16 @@ def test_a_workload_that_left_the_fleet_takes_every_series_with_it() -> None:
     assert "gone" not in json.dumps(after(both, stays))
 
 
+@pytest.mark.parametrize("leads", [True, False])
+def test_who_leads_is_exported_before_the_first_tick_already(leads: bool) -> None:
+    telemetry = Telemetry(Board(), leads=lambda: leads)
+    assert telemetry.registry.get_sample_value("headstart_leader") == float(leads)
+
+
 def test_promises_are_counted_from_zero() -> None:
     tick = a_tick(SEEN, a_policy(), state=LONG)
     counted = {labels["invariant"]: value for labels, value in after(tick)["headstart_invariant_violations_total"]}
-    assert counted == {"I1": 0.0, "I2": 0.0, "I8": 0.0}
+    assert counted == {"I1": 0.0, "I2": 0.0, "I6": 0.0, "I8": 0.0}
     broken = (Violation(invariant="I2", workload="llm/chat", detail="in"),)
     seen = after(tick, broken=broken)["headstart_invariant_violations_total"]
     assert {labels["invariant"]: value for labels, value in seen}["I2"] == 1.0

@@ -325,6 +325,13 @@ def z_after(snapshot: Snapshot, policy: WorkloadPolicy, **state: object) -> floa
             2.0,
             id="observed: not our doing",
         ),
+        pytest.param(
+            replace(a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0),)), standby=True),
+            a_policy(),
+            {},
+            2.0,
+            id="in standby: another daemon's doing",
+        ),
         pytest.param(a_snapshot(rps=31.0, desired=3), a_policy(), {}, 2.0, id="no forecast to blame"),
         pytest.param(
             a_snapshot(rps=31.0, desired=3, forecasts=(a_forecast(9.0, issued_at=NOON - timedelta(hours=1)),)),

@@ -129,6 +129,16 @@ WINDOW = ScheduledRule(windows=(TimeWindow(name="day", start=time(8), end=time(2
             id="observe orders nothing",
         ),
         pytest.param(
+            replace(a_snapshot(rps=65, desired=6), standby=True), a_policy(), None, "in standby it is only shown", id="standby"
+        ),
+        pytest.param(
+            replace(a_snapshot(rps=65, desired=6), standby=True),
+            a_policy(),
+            None,
+            "the daemon that leads orders; this one would order 4 more, expected Ready at 12:03:00",
+            id="a standby orders nothing",
+        ),
+        pytest.param(
             a_snapshot(rps=41, desired=6, forecasts=(a_forecast(41, issued_at=NOON - timedelta(hours=1)),)),
             a_policy(),
             None,
