@@ -12,10 +12,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
+from scaler.policy import control as by_hand
+from scaler.policy import writers
 from scaler.policy.budget import BudgetRule, Wish, grant, grants
 from scaler.policy.decide import WorkloadPolicy, decide
-from scaler.policy.types import Action, Decision, DemandForecast, Mode, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import (
+    NO_CONTROL,
+    Action,
+    Control,
+    Decision,
+    DemandForecast,
+    Mode,
+    PolicyState,
+    ReplicaState,
+    Snapshot,
+)
 from scaler.ports import (
+    Controls,
     DecisionRecord,
     Forecasts,
     Journal,
@@ -37,6 +50,15 @@ class Fleet:
     budget: BudgetRule = field(default_factory=BudgetRule)
 
 
+class NoControls:
+    """`scaler.ports.Controls` where nobody can order anything: a simulation, a round that only looks."""
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        """No word."""
+        del workload, now
+        return NO_CONTROL
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """The loop's connections to the outside."""
@@ -45,6 +67,7 @@ class Ports:
     forecasts: Forecasts
     targets: Targets
     journal: Journal
+    controls: Controls = field(default_factory=NoControls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +92,10 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
     decided, wishes, failed, next_states = [], [], {}, {}
-    for policy in fleet.workloads:
-        snapshot = _snapshot(policy, signals, replicas, forecasts)
+    for configured in fleet.workloads:
+        ordered = ports.controls.of(configured.workload, now=now)
+        policy = _governed(configured, ordered)
+        snapshot = replace(_snapshot(policy, signals, replicas, forecasts), control=ordered)
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -91,7 +116,8 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
             DecisionRecord(at=now, policy=policy, snapshot=snapshot, state=before, grant=limit, decision=final)
         )
     journal_error = _record(ports.journal, records)
-    outcomes = _act(ports.targets, records)
+    outcomes = _act(ports, records)
+    next_states = _settled(next_states, records, outcomes)
     if outcomes and not journal_error:
         journal_error = _record_outcomes(ports.journal, now, outcomes)
     return TickReport(
@@ -103,6 +129,12 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
         journal_error=journal_error,
         failed=failed,
     )
+
+
+def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:
+    """The settings under a person's mode."""
+    mode = by_hand.mode_under(ordered, policy.mode)
+    return policy if mode is policy.mode else replace(policy, mode=mode)
 
 
 def _snapshot(
@@ -160,13 +192,15 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
     return ""
 
 
-def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
+def _act(ports: Ports, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
     """Carry the changes out, growth before shrinkage; an observed workload is never written."""
     changes = [record for record in records if record.changes]
     outcomes = {}
     for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
         if record.policy.mode is Mode.ACTIVE:
-            outcomes[record.policy.workload] = _scaled(targets, record.decision)
+            outcomes[record.policy.workload] = _stopped(ports.controls, record) or _scaled(
+                ports.targets, record.decision
+            )
         else:
             outcomes[record.policy.workload] = Outcome(
                 kind=OutcomeKind.OBSERVED,
@@ -175,9 +209,45 @@ def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outco
     return outcomes
 
 
+def _stopped(controls: Controls, record: DecisionRecord) -> Outcome | None:
+    """A word that came between the decision and its write counts: who pauses must not see one more write leave."""
+    before, now = record.snapshot.control, controls.of(record.policy.workload, now=record.at)
+    if now == before:
+        return None
+    return Outcome(kind=OutcomeKind.STOPPED, detail="people ordered something else meanwhile; decided anew next time")
+
+
 def _scaled(targets: Targets, decision: Decision) -> Outcome:
     """One write. A port that raises against its promise costs this workload's write, not the writes after it."""
     try:
         return targets.scale(decision)
     except Exception as error:
         return Outcome(kind=OutcomeKind.FAILED, detail=f"{type(error).__name__}: {error}")
+
+
+def _settled(
+    states: Mapping[str, PolicyState], records: Sequence[DecisionRecord], outcomes: Mapping[str, Outcome]
+) -> dict[str, PolicyState]:
+    """The states, told what became of their writes."""
+    return {
+        **states,
+        **{
+            each.policy.workload: settled(states[each.policy.workload], each.decision, outcomes[each.policy.workload])
+            for each in records
+            if each.policy.workload in outcomes
+        },
+    }
+
+
+def settled(state: PolicyState, decision: Decision, outcome: Outcome | None) -> PolicyState:
+    """The state after `decision`, told what became of its write.
+
+    Where nobody noted that, as before a crash, or where the answer was lost, what was ordered may have happened.
+    """
+    if decision.target is None or outcome is None:
+        return state
+    if outcome.kind in (OutcomeKind.SCALED, OutcomeKind.UNCHANGED):
+        return writers.written(state, decision.target)
+    if outcome.kind in (OutcomeKind.CONFLICT, OutcomeKind.STOPPED):
+        return writers.not_written(state)
+    return state

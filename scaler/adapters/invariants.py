@@ -1,4 +1,4 @@
-"""Checks of a finished tick: bounds (I1), no release while blind (I2), observing writes nothing (I8).
+"""Checks of a finished tick: bounds (I1), no release while blind (I2), observed and paused ones not written (I8).
 
 A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
 prevents or repairs one. The count stays 0, and an alert watches it.
@@ -12,7 +12,7 @@ from datetime import timedelta
 from forecaster.types import Blind
 from scaler.loop import TickReport
 from scaler.policy import guard, scheduled
-from scaler.policy.types import Action, Mode, PolicyState, demand_of
+from scaler.policy.types import Action, Mode, PolicyState, Reason, demand_of
 from scaler.ports import DecisionRecord, OutcomeKind
 
 INVARIANTS = ("I1", "I2", "I8")
@@ -31,9 +31,10 @@ class Violation:
 def violations(report: TickReport, *, mutating_requests: int) -> tuple[Violation, ...]:
     """Every promise that the tick broke; `mutating_requests` were sent to the cluster during it."""
     found = [each for record in report.records for each in _of_record(record, report)]
-    active = any(record.policy.mode is Mode.ACTIVE for record in report.records)
+    active = any(not _hands_are_tied(record) for record in report.records)
     if mutating_requests and not active:
-        found.append(Violation(invariant="I8", workload="", detail=f"{mutating_requests} writes while only observing"))
+        detail = f"{mutating_requests} writes while all are observed or paused"
+        found.append(Violation(invariant="I8", workload="", detail=detail))
     return tuple(found)
 
 
@@ -42,11 +43,19 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
     found = []
     if outcome is not None and outcome.kind is OutcomeKind.SCALED and not _within_bounds(record):
         found.append(_violation("I1", record, "outside its bounds"))
-    if record.decision.action is Action.IN and _blind_or_rewarming(record, report.states[name]):
+    ordered = record.decision.reason is Reason.OVERRIDE  # a person sees what we do not
+    if record.decision.action is Action.IN and not ordered and _blind_or_rewarming(record, report.states[name]):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
     if record.policy.mode is Mode.OBSERVE and outcome is not None and outcome.kind is not OutcomeKind.OBSERVED:
         found.append(_violation("I8", record, f"outcome {outcome.kind} while only observing"))
+    if record.snapshot.control.pause is not None and outcome is not None:
+        found.append(_violation("I8", record, f"outcome {outcome.kind} while paused"))
     return found
+
+
+def _hands_are_tied(record: DecisionRecord) -> bool:
+    """Whether no write of this workload is allowed: observed or paused. What may be written at all is `active`."""
+    return record.policy.mode is Mode.OBSERVE or record.snapshot.control.pause is not None
 
 
 def _within_bounds(record: DecisionRecord) -> bool:

@@ -29,6 +29,8 @@ from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
+from scaler.adapters.control_desk import ControlDesk
+from scaler.adapters.control_file import ControlFile, ControlReader, changes_of
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
@@ -47,9 +49,9 @@ from scaler.config import Config
 from scaler.config.holidays import holidays_of
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
-from scaler.loop import Ports, TickReport
+from scaler.loop import NoControls, Ports, TickReport
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.types import Mode, PolicyState
+from scaler.policy.types import Control, Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
 
@@ -92,6 +94,7 @@ class Daemon:
             observer=lambda call, status, duration_s: self.telemetry.requested(call.verb.value, status, duration_s),
         )
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
+        self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
@@ -114,6 +117,12 @@ class Daemon:
         targets = KubernetesTargets(
             KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
         )
+        controls = ControlReader(
+            self._control,
+            last=self._last_controls,
+            on_change=lambda before, after: self.log.info("control", **changes_of(before, after)),
+            on_trouble=self._control_trouble,
+        )
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -125,12 +134,15 @@ class Daemon:
                 forecasts=self._forecasts,
                 targets=targets,
                 journal=NoJournal() if dry_run else self.journal,
+                controls=NoControls() if dry_run else controls,
             ),
             Outlets(
                 board=self.board,
                 telemetry=self.telemetry,
                 log=self.log,
                 announce=lambda now: targets.announce(now=now),
+                tell_conflict=targets.tell_conflict,
+                control_trouble=lambda: controls.trouble,
                 mutating_requests=lambda: self._api.mutating_requests,
                 source_notes=lambda: signals.notes,
             ),
@@ -148,6 +160,21 @@ class Daemon:
             # would otherwise keep every later start from succeeding.
             self.log.warning("states_not_restored", error=repr(error), meanwhile="every workload holds its scale first")
             return {}
+
+    def _last_controls(self) -> Mapping[str, Control]:
+        """People's orders as the last run knew them, for a start on which their file cannot be read."""
+        try:
+            return self.journal.controls(now=datetime.now(UTC))
+        except OSError as error:
+            self.log.warning("orders_not_restored", error=str(error), meanwhile="nothing is written")
+            return {}
+
+    def _control_trouble(self, text: str) -> None:
+        if text:
+            meanwhile = "the orders read last stay in force; where there are none, nothing is written"
+            self.log.error("control_unreadable", detail=text, meanwhile=meanwhile)
+        else:
+            self.log.info("control_readable")
 
     def _upkeep(self) -> Upkeep:
         config, workloads = self.config, {policy.workload for policy in self.config.fleet.workloads}
@@ -190,6 +217,7 @@ class Daemon:
             ready=lambda: self.watchdog.ready,
             records=self.journal,
             accounts=self._forecaster.accounts,
+            desk=ControlDesk(self._control, known=lambda: [each.workload for each in self.config.fleet.workloads]),
         )
         return create_app(sources, token_file=self.config.http.token_file)
 

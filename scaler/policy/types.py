@@ -61,7 +61,12 @@ class Reason(StrEnum):
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
     UNSCHEDULABLE = "unschedulable"
+    # people and other writers
     HANDS_OFF = "hands_off"
+    PAUSED = "paused"
+    OVERRIDE = "override"
+    HELD_MANUAL = "held_manual"
+    HELD_CONFLICT = "held_conflict"
 
 
 class Trust(StrEnum):
@@ -114,6 +119,69 @@ class DemandForecast:
     quality: ForecastQuality | None = None
 
 
+# ── What people ordered ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Source(StrEnum):
+    """Where a person's word stands, which is also where it is taken back."""
+
+    WORKLOAD = "workload"
+    FLEET = "fleet"
+    ANNOTATION = "annotation"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nothing is written until it is taken back. `since` is None where nothing tells it."""
+
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Exactly `replicas` until `until`, exclusive."""
+
+    replicas: int
+    until: datetime
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+    def lasts(self, *, now: datetime) -> bool:
+        """Whether it is in force at `now`: its end needs nobody to act (I12)."""
+        return now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeSwitch:
+    """A person's mode, over the settings'."""
+
+    mode: Mode
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What people ordered for one workload. `resumed_at` is when they last gave it back: changes before it are over."""
+
+    pause: Pause | None = None
+    override: Override | None = None
+    mode: ModeSwitch | None = None
+    resumed_at: datetime | None = None
+
+
+NO_CONTROL = Control()
+"""Nobody ordered anything."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know about one workload at one tick.
@@ -129,6 +197,7 @@ class Snapshot:
     requests_waiting: Reading = NOT_READ
     forecasts: tuple[DemandForecast, ...] = ()
     demand_partial: bool = False
+    control: Control = NO_CONTROL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +259,15 @@ class At:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignChange:
+    """Another writer's change of the scale, dated to the tick that saw it."""
+
+    at: datetime
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breach:
     """A latency signal above its SLO without a break since `since`."""
 
@@ -228,6 +306,10 @@ class PolicyState:
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
     `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed.
+
+    `own` is the scale in which the last tick found or left the workload, None where it writes nothing; `pending` one
+    that was ordered and whose write nobody confirmed; `foreign` the recent changes by others; `heeded` the last
+    override seen; `by_hand_at` the last tick at which people or other writers had their way.
     """
 
     last_tick_at: datetime | None = None
@@ -246,6 +328,11 @@ class PolicyState:
     asked: int | None = None
     unschedulable_since: datetime | None = None
     over_budget: bool = False
+    own: int | None = None
+    pending: int | None = None
+    foreign: tuple[ForeignChange, ...] = ()
+    heeded: Override | None = None
+    by_hand_at: datetime | None = None
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
