@@ -68,10 +68,10 @@ class ControlDesk:
         switched = None if mode is None else ModeSwitch(mode=mode, since=now, **_said(word))
         return self._change(workload, lambda own: replace(own, mode=switched), now=now)
 
-    def resume(self, workload: str | None, *, now: datetime) -> Document:
-        """Take over again: pause, override and the respect for other writers' changes end; modes stay."""
+    def resume(self, workload: str | None, *, mode: bool = False, now: datetime) -> Document:
+        """Take over again: pause, override and the respect for other writers' changes end, with `mode` modes too."""
         self._check(workload)
-        orders = self._file.change(lambda all_: book.given_back(all_, workload, now=now), now=now)
+        orders = self._file.change(lambda all_: book.given_back(all_, workload, mode=mode, now=now), now=now)
         return self._document(orders, workload, now=now)
 
     def shown(self, workload: str | None, *, now: datetime) -> Document:

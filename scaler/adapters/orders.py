@@ -70,15 +70,18 @@ def _pruned(ordered: Control, *, now: datetime) -> Control:
     return replace(ordered, resumed_at=None) if over else ordered
 
 
-def given_back(orders: Orders, workload: str | None, *, now: datetime) -> Orders:
-    """Headstart takes over again: pause, override and the respect for other writers end, a person's mode stays.
+def given_back(orders: Orders, workload: str | None, *, mode: bool = False, now: datetime) -> Orders:
+    """Headstart takes over again: pause, override and the respect for other writers end; a person's mode with `mode`.
 
     For None the fleet's pause and everybody's own orders end.
     """
+
+    def back(own: Control) -> Control:
+        return Control(mode=None if mode else own.mode, resumed_at=now)
+
     if workload is not None:
-        mode = orders.own(workload).mode
-        return orders.with_one(workload, Control(mode=mode, resumed_at=now))
-    every = {name: Control(mode=each.mode, resumed_at=now) for name, each in orders.workloads.items()}
+        return orders.with_one(workload, back(orders.own(workload)))
+    every = {name: back(each) for name, each in orders.workloads.items()}
     return Orders(fleet=Control(resumed_at=now), workloads=every)
 
 

@@ -56,7 +56,7 @@ class KubernetesTargets:
         return Outcome(kind=_KINDS[outcome.result], detail=_detail(decision, outcome), found=outcome.found)
 
     def tell_conflict(self, decision: Decision, note: str) -> None:
-        """Have the next `announce` leave a warning that another writer is left alone; `note` says why and the way out."""
+        """Have the next `announce` leave a warning that another writer is left alone; `note` says why."""
         if decision.current is None:
             return
         held = ScaleOutcome(result=ScaleResult.CONFLICT, found=decision.current, replicas=decision.current)

@@ -30,7 +30,7 @@ from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
 from scaler.adapters.control_desk import ControlDesk
-from scaler.adapters.control_file import ControlFile, ControlReader, changes_of
+from scaler.adapters.control_file import ControlFile
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
@@ -47,11 +47,12 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
+from scaler.daemon.orders import orders_of
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import NoControls, Ports, TickReport
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.types import Control, Mode, PolicyState
+from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
 
@@ -117,12 +118,7 @@ class Daemon:
         targets = KubernetesTargets(
             KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
         )
-        controls = ControlReader(
-            self._control,
-            last=self._last_controls,
-            on_change=lambda before, after: self.log.info("control", **changes_of(before, after)),
-            on_trouble=self._control_trouble,
-        )
+        controls = orders_of(self._control, self.journal, self.log)
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -160,21 +156,6 @@ class Daemon:
             # would otherwise keep every later start from succeeding.
             self.log.warning("states_not_restored", error=repr(error), meanwhile="every workload holds its scale first")
             return {}
-
-    def _last_controls(self) -> Mapping[str, Control]:
-        """People's orders as the last run knew them, for a start on which their file cannot be read."""
-        try:
-            return self.journal.controls(now=datetime.now(UTC))
-        except OSError as error:
-            self.log.warning("orders_not_restored", error=str(error), meanwhile="nothing is written")
-            return {}
-
-    def _control_trouble(self, text: str) -> None:
-        if text:
-            meanwhile = "the orders read last stay in force; where there are none, nothing is written"
-            self.log.error("control_unreadable", detail=text, meanwhile=meanwhile)
-        else:
-            self.log.info("control_readable")
 
     def _upkeep(self) -> Upkeep:
         config, workloads = self.config, {policy.workload for policy in self.config.fleet.workloads}

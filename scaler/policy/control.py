@@ -33,7 +33,7 @@ def paused(control: Control) -> Hand | None:
 
 
 def overridden(control: Control, *, now: datetime) -> Hand | None:
-    """The override in force at `now`, if there is one: one that ended while nobody looked is over all the same (I12)."""
+    """The override in force at `now`, if there is one; one that ended while nobody looked is over (I12)."""
     override = control.override
     if override is None or not override.lasts(now=now):
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,8 +21,9 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Asked by probes that know no token; they answer one word."""
 
 
-_READING = ("GET", "HEAD")
 _ORDERING = ("POST", "DELETE")
+_ORDER_PATH = re.compile(r"/api/v1/(workloads/[^/]+/[^/]+/)?(pause|override|mode|resume)")
+"""Where these two are answered at all; the routes are in `scaler.web.control`."""
 
 
 class AccessGuard:
@@ -45,14 +47,14 @@ class AccessGuard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if not self._knows(headers.get(b"host", b"").decode("latin-1")):
             return _problem(421, "unknown_host", "the Host header names a host that this server is not")
-        if scope["method"] not in (*_READING, *_ORDERING):
-            allowed = ", ".join((*_READING, *_ORDERING))
-            return _problem(405, "method", f"only {allowed} are answered here", headers={"Allow": allowed})
-        if scope["method"] in _ORDERING and not _is_own_page(headers):
+        orders = scope["method"] in _ORDERING and _ORDER_PATH.fullmatch(scope["path"]) is not None
+        if not orders and scope["method"] not in ("GET", "HEAD"):
+            return _problem(405, "read_only", "only GET and HEAD are answered here", headers={"Allow": "GET, HEAD"})
+        if orders and not _is_own_page(headers):
             return _problem(403, "cross_site", "the request comes from a page of another site")
         if self._token_file is not None and scope["path"] not in OPEN_PATHS and not self._is_known(headers):
             return _problem(401, "token_needed", "send the token", headers={"WWW-Authenticate": "Bearer"})
-        if scope["method"] in _ORDERING and self._token_file is None and not _is_local(scope.get("client")):
+        if orders and self._token_file is None and not _is_local(scope.get("client")):
             return _problem(403, "token_needed", "orders from other machines need http.token_file")
         return None
 

@@ -3,7 +3,8 @@
 POST   /api/v1/workloads/{namespace}/{name}/pause      {"reason": …, "by": …}              DELETE ends it
 POST   /api/v1/workloads/{namespace}/{name}/override   {"replicas": 8, "for_s": 7200, …}   or "until"; DELETE ends it
 POST   /api/v1/workloads/{namespace}/{name}/mode       {"mode": "observe", …}              DELETE: as the settings say
-POST   /api/v1/workloads/{namespace}/{name}/resume     ends pause, override and the respect for other writers
+POST   /api/v1/workloads/{namespace}/{name}/resume     {"mode": false}  ends pause, override and the respect for
+                                                               other writers, with "mode": true a mode by hand too
 GET    /api/v1/workloads/{namespace}/{name}/control    what is in force
 POST   /api/v1/pause, /api/v1/resume                   the same for the whole fleet; GET /api/v1/control
 
@@ -94,8 +95,10 @@ class _Orders:
         return await self._answer(partial(self._desk.switch, _name(request), None, Word()))
 
     async def resume(self, request: Request) -> Response:
-        await _body(request, "reason", "by")
-        return await self._answer(partial(self._desk.resume, _named(request)))
+        mode = (await _body(request, "mode")).get("mode", False)
+        if not isinstance(mode, bool):
+            raise HTTPException(422, f"mode must be true or false, got {mode!r}")
+        return await self._answer(partial(self._desk.resume, _named(request), mode=mode))
 
     def _end_of(self, body: dict[str, Any]) -> datetime:
         """When an override ends: a moment, or so many seconds from now."""

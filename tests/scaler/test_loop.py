@@ -10,7 +10,7 @@ import pytest
 
 from forecaster.types import Blind, BlindReason, Known
 from policy_cases import MINUTE, NOON, a_forecast, a_policy
-from scaler.loop import Fleet, Ports, tick
+from scaler.loop import Fleet, Ports, settled, tick
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide_within
 from scaler.policy.types import (
@@ -187,10 +187,10 @@ class _Odd(float):
 
 def test_a_decision_that_raises_costs_nobody_else_theirs() -> None:
     """It writes nothing, keeps its memory and its GPUs: ten of them, three are held, so b may have seven."""
-    world = World(rps={"a/x": 20.0, "b/y": 99.0}, replicas={"a/x": pods(3), "b/y": pods(4)})
+    world = World(rps={"a/x": 20.0, "b/y": 27.0}, replicas={"a/x": pods(3), "b/y": pods(4)})
     fleet = a_fleet("a/x", "b/y", gpus=10)
     states = tick(fleet, {}, world.ports(), now=NOON - MINUTE).states
-    world.replicas["b/y"], world.rps["a/x"] = pods(4), _Odd(50.0)
+    world.rps = {"a/x": _Odd(50.0), "b/y": 99.0}
     world.log.clear()
     report = tick(fleet, states, world.ports(), now=NOON)
     assert world.log == ["journal 1", "scale b/y 4->7", "outcomes b/y"]
@@ -251,6 +251,7 @@ def test_a_record_is_all_it_takes_to_decide_again() -> None:
     (record,) = report.records
     assert record.snapshot.forecasts == (forecast,)
     again, state = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
-    assert (again, state) == (record.decision, report.states["a/x"])
+    told = settled(state, again, report.outcomes["a/x"])
+    assert (again, told) == (record.decision, report.states["a/x"])
     assert record.changes
     assert again.action is Action.OUT
