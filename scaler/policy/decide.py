@@ -287,13 +287,16 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
     now = moment.now
     known = moment.known
     keep = max((each.keep for each in proposals), default=0)
-    calm = known and keep < moment.current and moment.hand is None  # after a person's word it starts anew
+    calm = known and keep < moment.current
+    # The calm under a person's word shows what the rules would do; once they may, it starts anew.
+    given_back = moment.hand is None and state.by_hand_at is not None and state.by_hand_at == state.last_tick_at
+    calm_since = None if given_back else state.calm_since
     window = guard.look_back(moment.lead_time)
     return replace(
         state,
         last_tick_at=now,
         known_since=(state.known_since or now) if known else None,
-        calm_since=(state.calm_since or now) if calm else None,
+        calm_since=(calm_since or now) if calm else None,
         peaks=guard.falling_peaks(state.peaks, keep, window=window, now=now),
         ready=moment.replicas.ready,
     )

@@ -188,7 +188,14 @@ def test_i3_no_rule_is_undercut(world: list[Minute], policy: WorkloadPolicy) -> 
         decision = step.decision
         if decision.target is None or not decision.proposals:
             continue
-        limited = {Reason.STEP_OUT, Reason.UNSCHEDULABLE, Reason.AT_MAX, Reason.BLIND_DEMAND, Reason.REWARM, *LEFT_ALONE}
+        limited = {
+            Reason.STEP_OUT,
+            Reason.UNSCHEDULABLE,
+            Reason.AT_MAX,
+            Reason.BLIND_DEMAND,
+            Reason.REWARM,
+            *LEFT_ALONE,
+        }
         if not limited & {each.reason for each in decision.adjustments}:
             assert decision.target >= max(each.want for each in decision.proposals)
         if decision.action is Action.IN and Reason.AT_MAX not in {each.reason for each in decision.adjustments}:
