@@ -98,10 +98,10 @@ def checked_override(override: Override, *, now: datetime) -> Override:
 
 def plain_text(text: str, name: str) -> str:
     """A reason or a person's name on one line. Raises `OrderRefused` where it is too long."""
-    line = " ".join(text.split())
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     if len(line) > MOST_TEXT:
         raise OrderRefused(f"{name} may have {MOST_TEXT} characters, got {len(line)}")
-    return "".join(each for each in line if each.isprintable())
+    return line
 
 
 # ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────
