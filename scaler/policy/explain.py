@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Known, Reading, TooFew, Zero
-from scaler.policy import control, guard, scheduled, writers
+from scaler.policy import guard, scheduled
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.explain_people import BY_HAND, next_by_hand, ordered
 from scaler.policy.latency import LatencyRule
 from scaler.policy.types import (
     Action,
@@ -118,7 +119,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
         *_ahead(decision, snapshot, policy),
         *_rules(decision),
         *_clamps(decision, policy),
-        *_people(decision, snapshot, policy, after),
+        *(Line(part="people", topic=topic, text=text) for topic, text in ordered(decision, snapshot, policy, after)),
         Line(part="result", topic="", text=_result(decision, policy)),
         *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),
     )
@@ -319,21 +320,6 @@ def _clamps(decision: Decision, policy: WorkloadPolicy) -> Iterator[Line]:
     yield Line(part="clamps", topic="bounds", text=text)
 
 
-def _people(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> Iterator[Line]:
-    """What people ordered, and what another writer did; nothing where nobody interferes."""
-    ordered = snapshot.control
-    if ordered.pause is not None:
-        yield Line(part="people", topic="pause", text=control.pause_text(ordered.pause))
-    if ordered.override is not None and ordered.override.lasts(now=decision.at):
-        text = control.override_text(ordered.override, now=decision.at)
-        yield Line(part="people", topic="override", text=text)
-    if ordered.mode is not None:
-        yield Line(part="people", topic="mode", text=control.mode_text(ordered.mode))
-    hold = writers.hold_of(after, policy.other_writers, now=decision.at)
-    if hold is not None:
-        yield Line(part="people", topic="others", text=hold.detail)
-
-
 def _bounds(decision: Decision, policy: WorkloadPolicy) -> tuple[int, int]:
     bounds = policy.bounds
     return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at)
@@ -359,8 +345,8 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
     if decision.reason is Reason.HANDS_OFF:
         yield "nothing, until somebody scales it to at least one replica"
         return
-    if decision.reason in _BY_HAND:
-        yield from _next_by_hand(decision, snapshot, policy, after)
+    if decision.reason in BY_HAND:
+        yield from next_by_hand(decision, snapshot, policy, after)
         return
     if decision.action is Action.OUT:
         added, ready_at = decision.target - decision.current, _clock(decision.at + lead)
@@ -373,23 +359,6 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
     if decision.action is Action.HOLD:
         yield from _next_after_hold(decision, snapshot, policy, after)
     yield from _stands_in_the_way(decision, after, lead)
-
-
-_BY_HAND: Final = (Reason.PAUSED, Reason.OVERRIDE, Reason.HELD_MANUAL, Reason.HELD_CONFLICT)
-
-
-def _next_by_hand(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> Iterator[str]:
-    """When people's or another writer's word ends, and what happens then."""
-    ends = control.way_out(snapshot.control, decision.workload)
-    override, hold = snapshot.control.override, writers.hold_of(after, policy.other_writers, now=decision.at)
-    calm = f"out at once then, in after {in_words(policy.guard.calm)} of calm"
-    if decision.reason is Reason.PAUSED:
-        yield f"nothing is written until it is given back ({ends})"
-    elif decision.reason is Reason.OVERRIDE and override is not None:
-        yield f"the rules decide again at {override.until:%Y-%m-%d %H:%M:%S}, or at once by {ends}; {calm}"
-    elif hold is not None:
-        back = f"headstart resume {decision.workload}"
-        yield f"nothing is written before {_clock(hold.until)}, later if the scale is changed again, or {back}; {calm}"
 
 
 def _next_after_hold(
