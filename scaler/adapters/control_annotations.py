@@ -11,12 +11,14 @@ workload, an `override` that nobody understands is not followed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
 
 from scaler.adapters.orders import MOST_REPLICAS, OrderRefused, mode_named, moment, plain_text
+from scaler.policy.control import together
 from scaler.policy.types import Control, ModeSwitch, Override, Pause, Source
+from scaler.ports import Controls
 
 PREFIX: Final = "headstart.autoscaling/"
 PAUSED: Final = f"{PREFIX}paused"
@@ -38,6 +40,27 @@ def control_from_annotations(annotations: Mapping[str, str], *, now: datetime) -
     if override is not None and not override.lasts(now=now):
         override = None
     return Control(pause=pause, override=override, mode=switch), tuple(problems)
+
+
+class AnnotatedControls:
+    """The loop's `Controls` of two places: what a first one says, and what stands on the workload itself.
+
+    Whoever stops it is obeyed; of two overrides the first place's goes first (`scaler.policy.control.together`).
+    """
+
+    def __init__(self, first: Controls, annotations: Callable[[str], Mapping[str, str]]) -> None:
+        """`annotations` answers a workload's, as the last read of the cluster found them."""
+        self._first = first
+        self._annotations = annotations
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        """See `scaler.ports.Controls`."""
+        noted, _ = control_from_annotations(self._annotations(workload), now=now)
+        return together(self._first.of(workload, now=now), noted)
+
+    def problems(self, workload: str, *, now: datetime) -> tuple[str, ...]:
+        """A sentence for each annotation of the workload that cannot be read."""
+        return control_from_annotations(self._annotations(workload), now=now)[1]
 
 
 def _pause(text: str, problems: list[str]) -> Pause | None:

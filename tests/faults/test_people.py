@@ -219,6 +219,16 @@ def test_row_34_a_writer_that_never_rests_is_never_answered(world: World) -> Non
     assert set(seen[1:]) == {"HELD(conflict)"}
 
 
+def test_row_34_a_value_set_back_during_a_restart_is_seen(world: World) -> None:
+    world.demand.rps = 60.0
+    with world.run() as daemon:
+        daemon.tick()
+        assert world.scale > 4
+    world.cluster.set_replicas("llm", "chat", 4)
+    with world.run() as daemon:
+        assert daemon.tick() == "HELD(manual)", "the journal says that our write had happened"
+
+
 def test_row_34_once_the_other_is_gone_a_person_gives_it_back_at_once(world: World) -> None:
     with world.run() as daemon:
         daemon.ticks(2)

@@ -228,9 +228,7 @@ def test_an_event_is_left_when_a_conflict_begins_and_not_for_one_change() -> Non
     ("report", "mutating", "broken"),
     [
         pytest.param(told(Control(pause=PAUSE)), 1, ["I8"], id="a write while paused"),
-        pytest.param(
-            told(Control(pause=PAUSE), outcome=OutcomeKind.SCALED), 1, ["I8", "I8"], id="and an outcome"
-        ),
+        pytest.param(told(Control(pause=PAUSE), outcome=OutcomeKind.SCALED), 1, ["I8", "I8"], id="and an outcome"),
         pytest.param(told(Control(pause=PAUSE)), 0, [], id="none"),
         pytest.param(
             told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_cases import NOON
-from scaler.adapters.control_annotations import MODE, OVERRIDE, PAUSED, control_from_annotations
+from scaler.adapters.control_annotations import (
+    MODE,
+    OVERRIDE,
+    PAUSED,
+    AnnotatedControls,
+    control_from_annotations,
+)
 from scaler.policy.types import NO_CONTROL, Control, Mode, ModeSwitch, Override, Pause, Source
 
 SIX = datetime(2026, 3, 2, 18, 0, tzinfo=UTC)
@@ -75,3 +82,39 @@ def test_whatever_stands_there_nothing_is_raised_and_nothing_outlives_its_end(
     stated = {OVERRIDE: f"8 until {SIX:%FT%TZ}", **annotations}
     control, _ = control_from_annotations(stated, now=now)
     assert control.override is None or now < control.override.until
+
+
+class File:
+    """A first place, in which an override of four and `enable` stand."""
+
+    control = Control(override=Override(replicas=4, until=SIX), mode=ModeSwitch(mode=Mode.ACTIVE))
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        return self.control
+
+
+@pytest.mark.parametrize(
+    ("annotations", "control"),
+    [
+        pytest.param({}, File.control, id="nothing on the workload"),
+        pytest.param(
+            {PAUSED: "true"}, replace(File.control, pause=Pause(source=NOTE)), id="whoever stops it is obeyed"
+        ),
+        pytest.param(
+            {MODE: "observe"},
+            replace(File.control, mode=ModeSwitch(mode=Mode.OBSERVE, source=NOTE)),
+            id="observe goes before active",
+        ),
+        pytest.param({OVERRIDE: "8 until 2026-03-02T18:00:00Z"}, File.control, id="the file's override goes first"),
+    ],
+)
+def test_two_places(annotations: dict[str, str], control: Control) -> None:
+    both = AnnotatedControls(File(), lambda workload: annotations if workload == "llm/chat" else {})
+    assert both.of("llm/chat", now=NOON) == control
+    assert both.of("llm/code", now=NOON) == File.control
+    assert both.problems("llm/chat", now=NOON) == ()
+
+
+def test_a_problem_of_an_annotation_is_told() -> None:
+    both = AnnotatedControls(File(), lambda _: {OVERRIDE: "8"})
+    assert len(both.problems("llm/chat", now=NOON)) == 1
