@@ -16,6 +16,7 @@ from scaler.adapters.documents import workloads_document
 from scaler.adapters.events import LogEvent, conflicts_begun, events_of
 from scaler.adapters.invariants import violations
 from scaler.adapters.states import State, Status, statuses
+from scaler.daemon.round import frozen_series
 from scaler.loop import TickReport
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import as_text, explain
@@ -287,6 +288,23 @@ def test_explain_says_who_and_how_it_ends(report: TickReport, lines: list[str]) 
     text = as_text(record.decision, explain(record.decision, record.snapshot, policy, report.states["llm/chat"]))
     for line in lines:
         assert line in text
+
+
+@pytest.mark.parametrize(
+    ("report", "frozen"),
+    [
+        pytest.param(told(), False, id="the rules decide"),
+        pytest.param(told(Control(pause=PAUSE)), True, id="paused"),
+        pytest.param(told(Control(override=OVERRIDE)), True, id="overridden"),
+        pytest.param(told(state=after_changes(1)), True, id="held"),
+        pytest.param(
+            told(state=replace(LONG, by_hand_at=NOON - 3 * MINUTE)), True, id="a lead time later at the latest"
+        ),
+        pytest.param(told(state=replace(LONG, by_hand_at=NOON - 4 * MINUTE)), False, id="and no longer"),
+    ],
+)
+def test_the_forecasts_trackers_stand_still_meanwhile(report: TickReport, frozen: bool) -> None:
+    assert bool(frozen_series(report)) is frozen
 
 
 def test_without_orders_an_explanation_says_nothing_of_people() -> None:
