@@ -12,10 +12,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
+from scaler.policy import control as by_hand
+from scaler.policy import writers
 from scaler.policy.budget import BudgetRule, Wish, grant, grants
 from scaler.policy.decide import WorkloadPolicy, decide
-from scaler.policy.types import Action, Decision, DemandForecast, Mode, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import (
+    NO_CONTROL,
+    Action,
+    Control,
+    Decision,
+    DemandForecast,
+    Mode,
+    PolicyState,
+    ReplicaState,
+    Snapshot,
+)
 from scaler.ports import (
+    Controls,
     DecisionRecord,
     Forecasts,
     Journal,
@@ -37,6 +50,15 @@ class Fleet:
     budget: BudgetRule = field(default_factory=BudgetRule)
 
 
+class NoControls:
+    """`scaler.ports.Controls` where nobody can order anything: a simulation, a round that only looks."""
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        """No word."""
+        del workload, now
+        return NO_CONTROL
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """The loop's connections to the outside."""
@@ -45,6 +67,7 @@ class Ports:
     forecasts: Forecasts
     targets: Targets
     journal: Journal
+    controls: Controls = field(default_factory=NoControls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +98,10 @@ def tick(
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
     decided, wishes, failed, next_states = [], [], {}, {}
-    for policy in fleet.workloads:
-        snapshot = replace(_snapshot(policy, signals, replicas, forecasts), standby=not leads)
+    for configured in fleet.workloads:
+        ordered = ports.controls.of(configured.workload, now=now)
+        policy = _governed(configured, ordered)
+        snapshot = replace(_snapshot(policy, signals, replicas, forecasts), control=ordered, standby=not leads)
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -97,7 +122,8 @@ def tick(
             DecisionRecord(at=now, policy=policy, snapshot=snapshot, state=before, grant=limit, decision=final)
         )
     journal_error = _record(ports.journal, records)
-    outcomes = _act(ports.targets, records, leads=leads)
+    outcomes = _act(ports, records, leads=leads)
+    next_states = _settled(next_states, records, outcomes)
     if outcomes and not journal_error:
         journal_error = _record_outcomes(ports.journal, now, outcomes)
     return TickReport(
@@ -110,6 +136,12 @@ def tick(
         failed=failed,
         leads=leads,
     )
+
+
+def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:
+    """The settings under a person's mode."""
+    mode = by_hand.mode_under(ordered, policy.mode)
+    return policy if mode is policy.mode else replace(policy, mode=mode)
 
 
 def _snapshot(
@@ -175,7 +207,7 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
     return ""
 
 
-def _act(targets: Targets, records: Sequence[DecisionRecord], *, leads: bool) -> dict[str, Outcome]:
+def _act(ports: Ports, records: Sequence[DecisionRecord], *, leads: bool) -> dict[str, Outcome]:
     """Carry the changes out, growth before shrinkage; what is only observed or published is never written, and a
     standby writes nothing."""
     changes = [record for record in records if record.changes]
@@ -187,7 +219,7 @@ def _act(targets: Targets, records: Sequence[DecisionRecord], *, leads: bool) ->
             would = f"would scale {record.decision.current} → {record.decision.target}"
             outcome = Outcome(kind=OutcomeKind.STANDBY, detail=f"standby: {would}")
         else:
-            outcome = _scaled(targets, record.decision)
+            outcome = _stopped(ports.controls, record) or _scaled(ports.targets, record.decision)
         outcomes[record.policy.workload] = outcome
     return outcomes
 
@@ -200,9 +232,45 @@ def _not_written(record: DecisionRecord) -> Outcome:
     return Outcome(kind=OutcomeKind.OBSERVED, detail=f"observe mode: would scale {moves}")
 
 
+def _stopped(controls: Controls, record: DecisionRecord) -> Outcome | None:
+    """A word that came between the decision and its write counts: who pauses must not see one more write leave."""
+    before, now = record.snapshot.control, controls.of(record.policy.workload, now=record.at)
+    if now == before:
+        return None
+    return Outcome(kind=OutcomeKind.STOPPED, detail="people ordered something else meanwhile; decided anew next time")
+
+
 def _scaled(targets: Targets, decision: Decision) -> Outcome:
     """One write. A port that raises against its promise costs this workload's write, not the writes after it."""
     try:
         return targets.scale(decision)
     except Exception as error:
         return Outcome(kind=OutcomeKind.FAILED, detail=f"{type(error).__name__}: {error}")
+
+
+def _settled(
+    states: Mapping[str, PolicyState], records: Sequence[DecisionRecord], outcomes: Mapping[str, Outcome]
+) -> dict[str, PolicyState]:
+    """The states, told what became of their writes."""
+    return {
+        **states,
+        **{
+            each.policy.workload: settled(states[each.policy.workload], each.decision, outcomes[each.policy.workload])
+            for each in records
+            if each.policy.workload in outcomes
+        },
+    }
+
+
+def settled(state: PolicyState, decision: Decision, outcome: Outcome | None) -> PolicyState:
+    """The state after `decision`, told what became of its write.
+
+    Where nobody noted that, as before a crash, or where the answer was lost, what was ordered may have happened.
+    """
+    if decision.target is None or outcome is None:
+        return state
+    if outcome.kind in (OutcomeKind.SCALED, OutcomeKind.UNCHANGED):
+        return writers.written(state, decision.target)
+    if outcome.kind in (OutcomeKind.CONFLICT, OutcomeKind.STOPPED):
+        return writers.not_written(state)
+    return state

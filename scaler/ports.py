@@ -18,6 +18,7 @@ from scaler.policy.types import (
     NOT_READ,
     Action,
     ClassReadings,
+    Control,
     Decision,
     DemandForecast,
     PolicyState,
@@ -52,6 +53,14 @@ class Forecasts(Protocol):
         ...
 
 
+class Controls(Protocol):
+    """What people ordered by hand."""
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        """The word in force on one workload. Cheap: it is asked for the decision, and again right before the write."""
+        ...
+
+
 class OutcomeKind(StrEnum):
     """What became of a decision to change the scale."""
 
@@ -60,6 +69,7 @@ class OutcomeKind(StrEnum):
     OBSERVED = "observed"
     PUBLISHED = "published"
     STANDBY = "standby"
+    STOPPED = "stopped"
     CONFLICT = "conflict"
     FAILED = "failed"
 

@@ -19,13 +19,13 @@ from scaler.adapters.accounts import Account
 from scaler.adapters.board import View
 from scaler.adapters.codec import to_plain
 from scaler.adapters.request_shape import Amount
-from scaler.adapters.states import Status
+from scaler.adapters.states import State, Status
 from scaler.adapters.usage import Usage
-from scaler.policy import scheduled
+from scaler.policy import control, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.types import DemandForecast, ReplicaState
+from scaler.policy.types import Control, DemandForecast, ReplicaState
 from scaler.ports import DecisionRecord, Outcome
 
 API_VERSION = "headstart/v1"
@@ -86,8 +86,37 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
         "trust": decision.trust.value,
         "z": decision.z,
         "missed_target": _missed_target(policy),
-        "notes": [*view.notes.get(policy.workload, ()), *_target_notes(policy)],
+        "control": control_document(snapshot.control, now=record.at),
+        "notes": [
+            *view.notes.get(policy.workload, ()),
+            *_target_notes(policy),
+            *_control_notes(record, view.statuses.get(policy.workload)),
+        ],
     }
+
+
+def control_document(ordered: Control, *, now: datetime) -> Document:
+    """What people ordered and is in force at `now`; null where nobody did."""
+    override = ordered.override
+    in_force = override is not None and override.lasts(now=now)
+    return {
+        "pause": None if ordered.pause is None else to_plain(ordered.pause),
+        "override": to_plain(override) if in_force else None,
+        "mode": None if ordered.mode is None else to_plain(ordered.mode),
+        "resumed_at": None if ordered.resumed_at is None else _time(ordered.resumed_at),
+    }
+
+
+def _control_notes(record: DecisionRecord, status: Status | None) -> Iterator[str]:
+    """What people ordered, as far as the state does not say it: behind another state, or a mode over the settings'."""
+    ordered, state = record.snapshot.control, None if status is None else status.state
+    if ordered.pause is not None and state is not State.PAUSED:
+        yield control.pause_text(ordered.pause)
+    override = ordered.override
+    if override is not None and override.lasts(now=record.at) and state is not State.OVERRIDDEN:
+        yield f"override: {control.override_text(override, now=record.at)}; something stands before it"
+    if ordered.mode is not None:
+        yield f"mode by hand: {control.mode_text(ordered.mode)}"
 
 
 def decision_document(record: DecisionRecord, outcome: Outcome | None) -> Document:

@@ -20,6 +20,8 @@ from scaler.ports import DecisionRecord, OutcomeKind
 
 _BLIND = (State.HOLD, State.DEGRADED)
 _FORECASTING = (State.ACTIVE, State.OBSERVE)
+OTHER_WRITER = (State.HELD_MANUAL, State.HELD_CONFLICT)
+"""States in which somebody else's value is left alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,9 @@ def _transition(record: DecisionRecord, before: Status | None, after: Status) ->
     keys: dict[str, Any] = {"workload": workload, "state": after.state.value, "cause": after.cause}
     if after.way_out:
         keys["way_out"] = after.way_out
+    if after.state in OTHER_WRITER:
+        yield LogEvent(level="warning", name="other_writer", keys={**keys, "meanwhile": "nothing is written"})
+        return
     was = None if before is None else before.state
     if was in _FORECASTING and after.state is State.REACTIVE_ONLY:
         heard = any(each.reason is Reason.FORECAST for each in record.decision.proposals)
@@ -127,6 +132,16 @@ def _leaders(record: DecisionRecord, earlier: DecisionRecord) -> Iterator[LogEve
             keys = {"workload": record.policy.workload, "request_class": name}
             facts = {"was": was[name], "now": each.forecast.model}
             yield LogEvent(level="info", name="leader", keys={**keys, **facts})
+
+
+def conflicts_begun(
+    report: TickReport, before: Mapping[str, Status], after: Mapping[str, Status]
+) -> Iterator[tuple[DecisionRecord, Status]]:
+    """The workloads that another writer has begun to fight for: each is worth an Event on the object itself."""
+    for record in report.records:
+        was, now = before.get(record.policy.workload), after[record.policy.workload]
+        if now.state is State.HELD_CONFLICT and (was is None or was.state is not State.HELD_CONFLICT):
+            yield record, now
 
 
 def blind_signal(record: DecisionRecord) -> Blind | None:

@@ -1,5 +1,5 @@
-"""Checks of a finished tick: bounds (I1), no release while blind (I2), only the leader writes (I6), observing and
-publishing write nothing (I8).
+"""Checks of a finished tick: bounds (I1), no release while blind (I2), only the leader writes (I6); what is observed,
+published or paused is not written (I8).
 
 A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
 prevents or repairs one. The count stays 0, and an alert watches it.
@@ -13,7 +13,7 @@ from datetime import timedelta
 from forecaster.types import Blind
 from scaler.loop import TickReport
 from scaler.policy import guard, limits, scheduled
-from scaler.policy.types import Action, Mode, PolicyState, demand_of
+from scaler.policy.types import Action, Mode, PolicyState, Reason, demand_of
 from scaler.ports import DecisionRecord, OutcomeKind
 
 INVARIANTS = ("I1", "I2", "I6", "I8")
@@ -36,9 +36,10 @@ class Violation:
 def violations(report: TickReport, *, mutating_requests: int) -> tuple[Violation, ...]:
     """Every promise that the tick broke; `mutating_requests` were sent to the cluster during it."""
     found = [each for record in report.records for each in _of_record(record, report)]
-    writing = any(record.policy.mode.writes for record in report.records)
+    writing = any(not _hands_are_tied(record) for record in report.records)
     if mutating_requests and not writing:
-        found.append(Violation(invariant="I8", workload="", detail=f"{mutating_requests} writes while only observing"))
+        detail = f"{mutating_requests} writes while all are only observed, published or paused"
+        found.append(Violation(invariant="I8", workload="", detail=detail))
     if mutating_requests and not report.leads:
         found.append(Violation(invariant="I6", workload="", detail=f"{mutating_requests} writes of a standby"))
     return tuple(found)
@@ -49,12 +50,20 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
     found = []
     if outcome is not None and outcome.kind is OutcomeKind.SCALED and not _within_bounds(record):
         found.append(_violation("I1", record, "outside its bounds"))
-    if record.decision.action is Action.IN and _blind_or_rewarming(record, report.states[name]):
+    ordered = record.decision.reason is Reason.OVERRIDE  # a person sees what we do not
+    if record.decision.action is Action.IN and not ordered and _blind_or_rewarming(record, report.states[name]):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
     unwritten = _UNWRITTEN.get(record.policy.mode)
     if unwritten is not None and outcome is not None and outcome.kind is not unwritten:
         found.append(_violation("I8", record, f"outcome {outcome.kind} in mode {record.policy.mode}"))
+    if record.snapshot.control.pause is not None and outcome is not None:
+        found.append(_violation("I8", record, f"outcome {outcome.kind} while paused"))
     return found
+
+
+def _hands_are_tied(record: DecisionRecord) -> bool:
+    """Whether no write of this workload is allowed: observed, published or paused."""
+    return not record.policy.mode.writes or record.snapshot.control.pause is not None
 
 
 def _within_bounds(record: DecisionRecord) -> bool:

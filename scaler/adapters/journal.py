@@ -26,6 +26,7 @@ from forecaster.sources.history.file import HistoryDamaged, OpenReport, Part, op
 from forecaster.types import require_utc
 from scaler.adapters.codec import CodecError
 from scaler.adapters.journal_blocks import TABLES, JournalEntry, Memory, Reader, Writer, micros_of, moment_of
+from scaler.loop import settled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import Decision, PolicyState, Snapshot
 from scaler.ports import DecisionRecord, Outcome
@@ -243,15 +244,14 @@ class SqliteJournal:
     def states(self, redecide: Redecide, *, now: datetime) -> dict[str, tuple[PolicyState, datetime]]:
         """The state after each workload's last decision, and when that was: what a restart goes on with.
 
-        Records keep the state before a decision; the one after it is made again by deciding once more.
+        Records keep the state before a decision; the one after it is made again by deciding once more, and told what
+        became of the write: one without an outcome may have happened.
         """
-        return {
-            entry.workload: (
-                redecide(entry.snapshot, entry.state, entry.policy, entry.grant, now=entry.at)[1],
-                entry.at,
-            )
-            for entry in self.latest(now=now)
-        }
+        found = {}
+        for entry in self.latest(now=now):
+            decision, after = redecide(entry.snapshot, entry.state, entry.policy, entry.grant, now=entry.at)
+            found[entry.workload] = (settled(after, decision, entry.outcome), entry.at)
+        return found
 
 
 def _segment(at: datetime) -> int:

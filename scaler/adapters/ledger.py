@@ -12,7 +12,7 @@ from datetime import datetime
 from scaler.adapters.journal import StoreDamaged
 from scaler.adapters.store import Store
 from scaler.policy.decide import decide_within
-from scaler.policy.types import DemandForecast, PolicyState
+from scaler.policy.types import Control, DemandForecast, PolicyState
 from scaler.ports import DecisionRecord, Outcome
 
 
@@ -54,6 +54,10 @@ class StoreJournal:
         Without them a restart would decide its first minutes as if nothing were known of the future.
         """
         return {entry.workload: entry.snapshot.forecasts for entry in self._store.journal.latest(now=now)}
+
+    def controls(self, *, now: datetime) -> dict[str, Control]:
+        """What people had ordered when each workload was last decided on. Raises `OSError`."""
+        return {entry.workload: entry.snapshot.control for entry in self._store.journal.latest(now=now)}
 
     def find(self, workload: str, *, at: datetime) -> tuple[DecisionRecord, Outcome | None] | None:
         """The decision in force at `at`, made again where only its digest was kept. Raises `OSError`."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from forecaster.types import Blind, BlindReason
 from scaler.loop import TickReport
-from scaler.policy import guard, trust
+from scaler.policy import control, guard, trust, writers
 from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
@@ -21,7 +21,11 @@ class State(StrEnum):
     """What a workload is in. The first that applies, from the bottom of the faults to normal work."""
 
     DEGRADED = "DEGRADED"
+    PAUSED = "PAUSED"
     HELD = "HELD"
+    HELD_CONFLICT = "HELD(conflict)"
+    HELD_MANUAL = "HELD(manual)"
+    OVERRIDDEN = "OVERRIDDEN"
     HOLD = "HOLD"
     REWARM = "REWARM"
     LEARNING = "LEARNING"
@@ -103,10 +107,13 @@ def state_of(
         return State.DEGRADED, None, f"replicas unknown: {_words(replicas)}", way_out_of(replicas, name)
     if outcome is not None and outcome.kind is OutcomeKind.FAILED:
         return State.DEGRADED, None, f"the last write failed: {outcome.detail}", f"headstart doctor --workload {name}"
-    if record.decision.reason is Reason.HANDS_OFF:
-        return State.HELD, None, "somebody scaled it to zero", "scale it to at least one replica"
+    by_hand = _by_hand_state(record, after)
+    if by_hand is not None:
+        return by_hand
     if outcome is not None and outcome.kind is OutcomeKind.CONFLICT:
         return State.HELD, None, f"another writer: {outcome.detail}", "remove the other autoscaler, or wait a tick"
+    if record.decision.reason is Reason.OVERRIDE and record.policy.mode is not Mode.OBSERVE:
+        return _overridden_state(record)
     demand = blind_demand(record)
     if demand is not None:
         return State.HOLD, None, f"demand unknown: {_words(demand)}", way_out_of(demand, name)
@@ -123,6 +130,33 @@ def state_of(
         cause = "this daemon does not lead; it decides in shadow and writes nothing"
         return State.STANDBY, None, cause, "none needed: it takes over when the lease is given back or runs out"
     return _trusted_state(record, after, learning=learning, last=last)
+
+
+def _by_hand_state(record: DecisionRecord, after: PolicyState) -> tuple[State, datetime | None, str, str] | None:
+    """The states in which nothing is written because of people or another writer."""
+    name, ordered = record.policy.workload, record.snapshot.control
+    if ordered.pause is not None:
+        return State.PAUSED, ordered.pause.since, control.pause_text(ordered.pause), control.way_out(ordered, name)
+    if record.decision.reason is Reason.HANDS_OFF:
+        return State.HELD, None, "somebody scaled it to zero", "scale it to at least one replica"
+    hold = writers.hold_of(after, record.policy.other_writers, now=record.at)
+    if hold is None:
+        return None
+    give_back = f"ends {hold.until:%H:%M:%S} UTC if it is left alone, or headstart resume {name}"
+    if hold.reason is Reason.HELD_CONFLICT:
+        return State.HELD_CONFLICT, None, hold.detail, f"remove the other autoscaler (HPA, KEDA, GitOps); {give_back}"
+    return State.HELD_MANUAL, after.foreign[-1].at, hold.detail, give_back
+
+
+def _overridden_state(record: DecisionRecord) -> tuple[State, datetime | None, str, str]:
+    override = record.snapshot.control.override
+    assert override is not None  # the decision's reason says so
+    name = record.policy.workload
+    cause = control.override_text(override, now=record.at)
+    if record.decision.target != override.replicas:
+        cause = f"{cause}; {record.decision.target} is what the limits allow"
+    ends = f"ends by itself, or {control.way_out(record.snapshot.control, name)}"
+    return State.OVERRIDDEN, override.since, cause, ends
 
 
 def _trusted_state(

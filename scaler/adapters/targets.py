@@ -75,6 +75,14 @@ class KubernetesTargets:
             self._untold.append((target, outcome, _note(decision, outcome)))
         return Outcome(kind=_KINDS[outcome.result], detail=_detail(decision, outcome), found=outcome.found)
 
+    def tell_conflict(self, decision: Decision, note: str) -> None:
+        """Have the next `announce` leave a warning that another writer is left alone; `note` says why."""
+        if decision.current is None:
+            return
+        held = ScaleOutcome(result=ScaleResult.CONFLICT, found=decision.current, replicas=decision.current)
+        with self._lock:
+            self._untold.append((self._targets[decision.workload], held, note))
+
     def announce(self, *, now: datetime) -> tuple[KubernetesError, ...]:
         """Leave the Events of the writes since the last call; what could not be left is answered and forgotten."""
         with self._lock:

@@ -1,6 +1,7 @@
-"""Where reading commands get their documents: the daemon's API, or its data file beside the running daemon.
+"""Where commands get their documents: the daemon's API, or its data file beside the running daemon.
 
-Both answer the same documents. It decides which address is asked and how long, and never writes anything.
+Both answer the same documents. It decides which address is asked and how long; what a person orders passes through to
+the API as it is, and no file is written here.
 """
 
 from __future__ import annotations
@@ -84,18 +85,29 @@ class Daemon:
     def decision(self, workload: str, at: datetime | None) -> Document:
         """See `Source.decision`."""
         when = "" if at is None else f"?at={quote(at.isoformat())}"
-        return self._get(f"{_path(workload)}/explain{when}")
+        return self._get(f"{path_of(workload)}/explain{when}")
 
     def forecast(self, workload: str) -> Document:
         """See `Source.forecast`."""
-        return self._get(f"{_path(workload)}/forecast")
+        return self._get(f"{path_of(workload)}/forecast")
+
+    def order(self, method: str, path: str, body: Document) -> Document:
+        """Have the daemon follow a person's order; answers what is in force then. Raises `DataError`."""
+        return self._ask(path, method=method, body=body)
 
     def _get(self, path: str) -> Document:
-        request = urllib.request.Request(self._url + path, headers={"Accept": "application/json", **self._token()})
+        return self._ask(path)
+
+    def _ask(self, path: str, *, method: str = "GET", body: Document | None = None) -> Document:
+        headers = {"Accept": "application/json", **self._token()}
+        data = None
+        if body is not None:
+            headers["Content-Type"], data = "application/json", json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data=data, headers=headers, method=method)
         opener = urllib.request.build_opener(_NoRedirect)
         try:
             with opener.open(request, timeout=TIMEOUT_S) as answer:
-                body = answer.read(MAX_BODY_BYTES)
+                text = answer.read(MAX_BODY_BYTES)
         except urllib.error.HTTPError as error:
             with error:
                 raise DataError(self._refused(error.code, error.read(10_000))) from None
@@ -106,7 +118,7 @@ class Daemon:
                 "Name its address with --url, or its data folder with --data-dir"
             ) from None
         try:
-            document = json.loads(body)
+            document = json.loads(text)
         except ValueError:
             document = None
         if not isinstance(document, dict):
@@ -132,7 +144,8 @@ class Daemon:
             raise CommandError(f"the token cannot be read from {self._token_file}: {type(error).__name__}") from None
 
 
-def _path(workload: str) -> str:
+def path_of(workload: str) -> str:
+    """The workload's path in the API. Raises `CommandError` for what is no namespace/name."""
     namespace, name = split_name(workload)
     return f"/api/v1/workloads/{quote(namespace, safe='')}/{quote(name, safe='')}"
 

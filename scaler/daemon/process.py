@@ -29,6 +29,8 @@ from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, floors_of, selectors_of, targets_of
+from scaler.adapters.control_desk import ControlDesk
+from scaler.adapters.control_file import ControlFile
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
@@ -49,10 +51,11 @@ from scaler.config import Config
 from scaler.config.holidays import holidays_of
 from scaler.daemon import discovery, rivals
 from scaler.daemon.leading import contender_of, end_at_once, prepare_last_resort
+from scaler.daemon.orders import orders_of
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
-from scaler.loop import Ports, TickReport
+from scaler.loop import NoControls, Ports, TickReport
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
@@ -117,6 +120,7 @@ class Daemon:
         )
         self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
+        self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
         self.rivals = self._rivals()
@@ -145,6 +149,7 @@ class Daemon:
             observer=self.telemetry.queried,
         )
         targets = KubernetesTargets(self._cluster, targets_of(config), floors_of(config))
+        controls = orders_of(self._control, self.journal, self.log)
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -156,12 +161,15 @@ class Daemon:
                 forecasts=self._forecasts,
                 targets=targets,
                 journal=NoJournal() if dry_run else self.journal,
+                controls=NoControls() if dry_run else controls,
             ),
             Outlets(
                 board=self.board,
                 telemetry=self.telemetry,
                 log=self.log,
                 announce=lambda now: targets.announce(now=now),
+                tell_conflict=targets.tell_conflict,
+                control_trouble=lambda: controls.trouble,
                 mutating_requests=lambda: self._api.mutating_requests,
                 target_remarks=lambda: targets.remarks,
                 source_notes=lambda: signals.notes,
@@ -228,6 +236,7 @@ class Daemon:
             ready=lambda: self.watchdog.ready,
             records=self.journal,
             accounts=self._forecaster.accounts,
+            desk=ControlDesk(self._control, known=lambda: [each.workload for each in self.config.fleet.workloads]),
         )
         return create_app(sources, token_file=self.config.http.token_file)
 

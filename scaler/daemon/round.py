@@ -17,7 +17,7 @@ from scaler.adapters.states import Status, statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import Fleet, Ports, TickReport, tick
 from scaler.policy import limits, memory, scheduled, steering
-from scaler.policy.types import PolicyState, demand_of
+from scaler.policy.types import Decision, PolicyState, demand_of
 from scaler.ports import DecisionRecord
 
 
@@ -34,6 +34,10 @@ class Outlets:
     """Writes sent to the cluster since the start."""
     target_remarks: Callable[[], Mapping[str, tuple[str, ...]]] = dict
     """What the cluster remarked on workloads at its last read."""
+    control_trouble: Callable[[], str] = lambda: ""
+    """What keeps people's orders from being read; empty if nothing does."""
+    tell_conflict: Callable[[Decision, str], None] = lambda _decision, _note: None
+    """Have an Event left on a workload that another writer fights for."""
     source_notes: Callable[[], tuple[str, ...]] = lambda: ()
     """What the metrics source remarked on its last read."""
 
@@ -107,11 +111,16 @@ class Round:
         self.set_remarks(outlets.target_remarks(), about="pods")
         for remarks in self._remarks.values():
             notes = {name: (*notes.get(name, ()), *remarks.get(name, ())) for name in {*notes, *remarks}}
+        trouble = outlets.control_trouble()
+        if trouble:
+            notes = {name: (*notes.get(name, ()), trouble) for name in after}
         view = View(report=report, statuses=after, notes=notes, gpu_budget=fleet.budget.gpus, leader=leader)
         outlets.board.publish(view)
         outlets.telemetry.tick_finished(report, broken, duration_s=time.monotonic() - begun)
         for event in events.events_of(report, self._report, before, after, broken):
             getattr(outlets.log, event.level)(event.name, **event.keys)
+        for record, status in events.conflicts_begun(report, before, after):
+            outlets.tell_conflict(record.decision, f"held: {status.cause}. Nothing is written; {status.way_out}")
         self._tell_failed(report)
         self._report = report
         self._tell_source_notes()

@@ -76,4 +76,6 @@ def grant(decision: Decision, state: PolicyState, replicas: int | None) -> tuple
         reason=Reason.GPU_BUDGET,
         adjustments=(*decision.adjustments, clamped),
     )
-    return cut, replace(state, over_budget=True)
+    # Only what is left of the order will be written; what was cut to nothing will not be.
+    pending = state.pending if state.pending != decision.target else replicas if replicas != decision.current else None
+    return cut, replace(state, over_budget=True, pending=pending)

@@ -4,8 +4,8 @@
     highest keep below the scale  → in to it, if the guard agrees
     between the two               → hold
 
-then step limits, then bounds. A function of its arguments: the daemon, the simulator, the notebook and the replay of
-a journal all call this one.
+then step limits, then bounds; and last a person's word, or the peace kept with another writer. A function of its
+arguments: the daemon, the simulator, the notebook and the replay of a journal all call this one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from forecaster.types import Blind, value_of
-from scaler.policy import guard, latency, limits, load, memory, predictive, scheduled, steering, trust
+from forecaster.types import Blind, BlindReason, value_of
+from scaler.policy import control, guard, latency, limits, load, memory, predictive, scheduled, steering, trust, writers
 from scaler.policy.budget import grant
 from scaler.policy.capacity import CapacityProfile
+from scaler.policy.control import Hand
 from scaler.policy.guard import GuardRule
 from scaler.policy.latency import LatencyRule
 from scaler.policy.limits import Bounds, StepRule
@@ -39,6 +40,7 @@ from scaler.policy.types import (
     Trust,
     demand_of,
 )
+from scaler.policy.writers import OtherWritersRule
 
 __all__ = ["WorkloadPolicy", "decide", "decide_within"]
 
@@ -71,6 +73,7 @@ class WorkloadPolicy:
     guard: GuardRule = field(default_factory=GuardRule)
     bounds: Bounds = field(default_factory=Bounds)
     step: StepRule = field(default_factory=StepRule)
+    other_writers: OtherWritersRule = field(default_factory=OtherWritersRule)
 
     def __post_init__(self) -> None:
         if self.tick <= timedelta(0):
@@ -97,17 +100,20 @@ def decide(
     replicas = snapshot.replicas
     if isinstance(replicas, Blind):
         blind = Decision(workload=snapshot.workload, at=now, current=None, target=None, reason=Reason.BLIND_REPLICAS)
+        if replicas.reason is BlindReason.NOT_FOUND:
+            state = writers.disowned(state)  # what comes back under the name is another object, with its own beginning
         return blind, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
     state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
     state = memory.observe_model(state, snapshot, now=now)
+    hand, state = _hand(snapshot, state, policy, replicas, now=now)
     if _switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
-    moment = _Moment.of(snapshot, policy, replicas, now=now)
+    moment = _Moment.of(snapshot, policy, replicas, hand, now=now)
     state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
-    target, adjustments, reason = _compose(moment, state, proposals)
+    target, adjustments, reason = _by_hand(moment, *_compose(moment, state, proposals))
     decision = Decision(
         workload=snapshot.workload,
         at=now,
@@ -141,6 +147,7 @@ class _Moment:
     snapshot: Snapshot
     policy: WorkloadPolicy
     replicas: ReplicaState
+    hand: Hand | None
     demand_rps: dict[str, float] | None
     verdict: Verdict
     least: int
@@ -149,7 +156,9 @@ class _Moment:
     now: datetime
 
     @classmethod
-    def of(cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime) -> _Moment:
+    def of(
+        cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, hand: Hand | None, *, now: datetime
+    ) -> _Moment:
         bounds = policy.bounds
         in_force = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
         least, most = limits.under_ceiling(in_force, replicas.ceiling)
@@ -158,6 +167,7 @@ class _Moment:
             snapshot=snapshot,
             policy=policy,
             replicas=replicas,
+            hand=hand,
             demand_rps=demand_of(snapshot.classes),
             verdict=trust.judge(snapshot, policy.trust, now=now) if enabled else _SWITCHED_OFF,
             least=least,
@@ -198,6 +208,40 @@ def _switched_off(replicas: ReplicaState, state: PolicyState, policy: WorkloadPo
     if replicas.held is not None:
         return replicas.asleep_under_a_floor
     return replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0)
+
+
+def _hand(
+    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime
+) -> tuple[Hand | None, PolicyState]:
+    """Who has the last word at `now` beside the rules: whoever stops us first, then who orders a number."""
+    ordered = snapshot.control
+    hand = control.paused(ordered)
+    writes = policy.mode.writes and not snapshot.standby and hand is None
+    rule = policy.other_writers
+    state = writers.observe(state, replicas.desired, rule, ordered, writes=writes, now=now)
+    hold = writers.hold_of(state, rule, now=now)
+    if hand is None and hold is not None:
+        hand = Hand(reason=hold.reason, detail=hold.detail, until=hold.until)
+    hand = hand or control.overridden(ordered, now=now)
+    return hand, state if hand is None else replace(state, by_hand_at=now)
+
+
+def _by_hand(
+    moment: _Moment, target: int, adjustments: tuple[Adjustment, ...], reason: Reason
+) -> tuple[int, tuple[Adjustment, ...], Reason]:
+    """A person's or another writer's word over what the rules made of it.
+
+    An override is bound by minimum and maximum and by nothing else: steps, guard and blindness are for those who do
+    not know better. A scale that is left alone stays where it is, out of bounds too: nothing is written.
+    """
+    hand = moment.hand
+    if hand is None:
+        return target, adjustments, reason
+    target, trace = control.apply(hand, target, current=moment.current)
+    bound: tuple[Adjustment, ...] = ()
+    if hand.replicas is not None:
+        target, bound = limits.clamp(target, least=moment.least, most=moment.most)
+    return target, (*adjustments, *trace, *bound), hand.reason
 
 
 def _hands_off(snapshot: Snapshot, state: PolicyState, *, current: int, now: datetime) -> tuple[Decision, PolicyState]:
@@ -267,12 +311,15 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
     known = moment.known
     keep = max((each.keep for each in proposals), default=0)
     calm = known and keep < moment.current
+    # The calm under a person's word shows what the rules would do; once they may, it starts anew.
+    given_back = moment.hand is None and state.by_hand_at is not None and state.by_hand_at == state.last_tick_at
+    calm_since = None if given_back else state.calm_since
     window = guard.look_back(moment.lead_time)
     return replace(
         state,
         last_tick_at=now,
         known_since=(state.known_since or now) if known else None,
-        calm_since=(state.calm_since or now) if calm else None,
+        calm_since=(calm_since or now) if calm else None,
         peaks=guard.falling_peaks(state.peaks, keep, window=window, now=now),
         ready=moment.replicas.ready,
     )
@@ -359,8 +406,10 @@ def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicySta
     # A sleeper's zero stays ours until it is seen awake: a wake-up that fails is no human's zero.
     asked = decision.target if moment.current > 0 else state.asked
     state = replace(state, asked=asked, ready=ready)
+    if moment.policy.mode.writes and not moment.snapshot.standby:
+        state = writers.ordered(state, decision.target)
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
-    if fired is None or decision.action is Action.IN:
+    if fired is None or decision.action is Action.IN or moment.hand is not None:
         return state
     order = At(at=moment.now, replicas=min(fired.want, moment.most))
     return replace(state, latency=replace(state.latency, ordered=order, settled_at=None))

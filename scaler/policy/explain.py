@@ -15,6 +15,7 @@ from typing import Final
 from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Known, Reading, TooFew, Zero
 from scaler.policy import guard, scheduled
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.explain_people import BY_HAND, next_by_hand, ordered
 from scaler.policy.latency import LatencyRule
 from scaler.policy.types import (
     Action,
@@ -56,6 +57,10 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.GPU_BUDGET: "the fleet's GPU budget is used up",
     Reason.UNSCHEDULABLE: "pods find no GPU, so ordering more would only lengthen the queue",
     Reason.HANDS_OFF: "somebody scaled it to zero, and it stays so until somebody scales it up",
+    Reason.PAUSED: "somebody paused it: nothing is written until it is resumed",
+    Reason.OVERRIDE: "somebody ordered so many until a stated time",
+    Reason.HELD_MANUAL: "somebody changed the scale by hand, and that is left alone for a while",
+    Reason.HELD_CONFLICT: "another writer keeps changing the scale, and nothing is written until that stops",
 }
 """What each machine reason means, as the end of "… because"."""
 
@@ -115,6 +120,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
         *_ahead(decision, snapshot, policy, after),
         *_rules(decision),
         *_clamps(decision, policy),
+        *(Line(part="people", topic=topic, text=text) for topic, text in ordered(decision, snapshot, policy, after)),
         Line(part="result", topic="", text=_result(decision, policy, standby=snapshot.standby)),
         *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),
     )
@@ -353,6 +359,9 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         return
     if decision.reason is Reason.HANDS_OFF:
         yield "nothing, until somebody scales it to at least one replica"
+        return
+    if decision.reason in BY_HAND:
+        yield from next_by_hand(decision, snapshot, policy, after)
         return
     if decision.action is Action.OUT:
         added, ready_at = decision.target - decision.current, _clock(decision.at + lead)

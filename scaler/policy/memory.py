@@ -16,8 +16,9 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 
     A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
     calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
-    What was measured or written stays: the steered score, the last scale-in, the scale asked for. A moment in the
-    future is dropped, it was stamped by a clock that has been corrected since.
+    What was measured or written stays: the steered score, the last scale-in, the scale asked for, and what others
+    changed. The scale itself is taken as it is found: who changed it meanwhile cannot be told. A moment in the future
+    is dropped, it was stamped by a clock that has been corrected since.
     """
     if state.last_tick_at is None:
         return state
@@ -41,6 +42,9 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
         asked=state.asked,
         disabled_since=_not_after(state.disabled_since, now),
         held=state.held,
+        foreign=tuple(each for each in state.foreign if each.at <= now),
+        heeded=state.heeded,
+        by_hand_at=_not_after(state.by_hand_at, now),
     )
 
 

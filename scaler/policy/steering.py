@@ -159,7 +159,8 @@ def frozen(
     """Whether a miss would say something else than "the quantile is too low" (I13).
 
     At the maximum, over the GPU budget, with pods that find no GPU or fail, or within a lead time of a change of
-    model, no quantile would have helped. Pods that are merely starting do not freeze: they are the forecast's delay.
+    model, no quantile would have helped. Nor while people or another writer have their way, and for as long after it
+    as what is ordered then takes to start. Pods that are merely starting do not freeze: they are the forecast's delay.
     """
     return (
         replicas.desired >= most_replicas
@@ -167,4 +168,5 @@ def frozen(
         or replicas.unschedulable > 0
         or replicas.failed > 0
         or (state.model_since is not None and now - state.model_since < lead_time)
+        or (state.by_hand_at is not None and now - state.by_hand_at <= lead_time)
     )

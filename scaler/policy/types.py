@@ -74,7 +74,12 @@ class Reason(StrEnum):
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
     UNSCHEDULABLE = "unschedulable"
+    # people and other writers
     HANDS_OFF = "hands_off"
+    PAUSED = "paused"
+    OVERRIDE = "override"
+    HELD_MANUAL = "held_manual"
+    HELD_CONFLICT = "held_conflict"
 
 
 class Trust(StrEnum):
@@ -142,6 +147,69 @@ class DemandForecast:
     quality: ForecastQuality | None = None
 
 
+# ── What people ordered ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Source(StrEnum):
+    """Where a person's word stands, which is also where it is taken back."""
+
+    WORKLOAD = "workload"
+    FLEET = "fleet"
+    ANNOTATION = "annotation"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nothing is written until it is taken back. `since` is None where nothing tells it."""
+
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Exactly `replicas` until `until`, exclusive."""
+
+    replicas: int
+    until: datetime
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+    def lasts(self, *, now: datetime) -> bool:
+        """Whether it is in force at `now`: its end needs nobody to act (I12)."""
+        return now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeSwitch:
+    """A person's mode, over the settings'."""
+
+    mode: Mode
+    source: Source = Source.WORKLOAD
+    since: datetime | None = None
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What people ordered for one workload. `resumed_at` is when they last gave it back: changes before it are over."""
+
+    pause: Pause | None = None
+    override: Override | None = None
+    mode: ModeSwitch | None = None
+    resumed_at: datetime | None = None
+
+
+NO_CONTROL = Control()
+"""Nobody ordered anything."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know about one workload at one tick.
@@ -158,6 +226,7 @@ class Snapshot:
     forecasts: tuple[DemandForecast, ...] = ()
     demand_partial: bool = False
     standby: bool = False
+    control: Control = NO_CONTROL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +288,15 @@ class At:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignChange:
+    """Another writer's change of the scale, dated to the tick that saw it."""
+
+    at: datetime
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Breach:
     """A latency signal above its SLO without a break since `since`."""
 
@@ -259,6 +337,10 @@ class PolicyState:
     `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed;
     `disabled_since` is when the forecast was switched off for being worse than the last value; `held` is what the
     workload under a floor was last seen to have.
+
+    `own` is the scale in which the last tick found or left the workload, None where it writes nothing; `pending` one
+    that was ordered and whose write nobody confirmed; `foreign` the recent changes by others; `heeded` the last
+    override seen; `by_hand_at` the last tick at which people or other writers had their way.
     """
 
     last_tick_at: datetime | None = None
@@ -279,6 +361,11 @@ class PolicyState:
     over_budget: bool = False
     disabled_since: datetime | None = None
     held: int | None = None
+    own: int | None = None
+    pending: int | None = None
+    foreign: tuple[ForeignChange, ...] = ()
+    heeded: Override | None = None
+    by_hand_at: datetime | None = None
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""The daemon's HTTP interface: metrics, health, and what it knows of each workload as JSON. It only reads.
+"""The daemon's HTTP interface: metrics, health, and what it knows of each workload as JSON. What is here only reads.
 
 /metrics                                         for Prometheus
 /healthz                                         200 while ticks finish, else 503 with the reason and since when
@@ -7,6 +7,8 @@
 /api/v1/workloads/{namespace}/{name}             one, with its readings
 /api/v1/workloads/{namespace}/{name}/explain     the last decision, or with ?at=TIME the one in force then
 /api/v1/workloads/{namespace}/{name}/forecast    the forecast in force, and how it came about
+
+People's orders (pause, override, mode, resume) are in `scaler.web.control`.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ from starlette.routing import Route
 
 from scaler.adapters.accounts import Account
 from scaler.adapters.board import Board, View
+from scaler.adapters.control_desk import ControlDesk
 from scaler.adapters.documents import decision_document, forecast_document, workload_document, workloads_document
 from scaler.adapters.watchdog import Health
 from scaler.ports import DecisionRecord, Outcome
 from scaler.web.access import AccessGuard
+from scaler.web.control import control_routes
 
 
 class Records(Protocol):
@@ -54,6 +58,8 @@ class Sources:
     records: Records
     accounts: Callable[[str], Mapping[str, Account]] = lambda _: {}
     """How a workload's last forecasts came about, by request class."""
+    desk: ControlDesk | None = None
+    """Where orders are taken; None where nobody can order anything."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -70,6 +76,7 @@ def create_app(sources: Sources, *, hosts: Iterable[str] = (), token_file: Path 
             Route(workload, pages.workload),
             Route(f"{workload}/explain", pages.explain),
             Route(f"{workload}/forecast", pages.forecast),
+            *([] if sources.desk is None else control_routes(sources.desk, sources.clock)),
         ],
         middleware=[Middleware(AccessGuard, hosts=tuple(hosts), token_file=token_file)],
         exception_handlers={HTTPException: _as_json},

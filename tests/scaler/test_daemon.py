@@ -228,6 +228,38 @@ def test_observing_sends_nothing_that_changes_anything(world: World, start: Call
     assert world.cluster.mutating_requests == 0
 
 
+def test_a_person_takes_over_and_gives_it_back(world: World, start: Callable[..., Process]) -> None:
+    """By the command through the API, by the command on the data folder, and across a restart."""
+    from scaler.cli import app
+
+    def headstart(*arguments: str) -> None:
+        app(args=list(arguments), standalone_mode=False)
+
+    def state() -> str:
+        items = process.get("/api/v1/workloads")[1]["items"]
+        return str(items[0]["state"]) if items else ""
+
+    (world.folder / "data").mkdir()
+    headstart("pause", "-A", "--data-dir", str(world.folder / "data"))
+    process = start(world)
+    until(lambda: state() == "PAUSED" and _ticks(process) >= 3)
+    assert world.cluster.mutating_requests == 0
+    url = f"http://127.0.0.1:{world.port}"
+    headstart("override", "llm/chat", "--replicas", "6", "--for", "1h", "--reason", "sale", "--url", url)
+    headstart("resume", "-A", "--url", url)
+    until(lambda: _ticks(process) >= 5)
+    assert world.cluster.replicas("llm", "chat") != 6, "given back, the override is over too"
+    headstart("override", "llm/chat", "--replicas", "6", "--for", "1h", "--reason", "sale", "--url", url)
+    until(lambda: world.cluster.replicas("llm", "chat") == 6 and state() == "OVERRIDDEN")
+    log = process.asked_to_stop()[2]
+    told = [line for line in log if line["event"] == "control"]
+    assert "paused by" in told[0]["fleet"]
+    assert "6 replicas until" in told[-1]["workloads"]
+    process = start(world)
+    until(lambda: state() == "OVERRIDDEN")
+    assert world.cluster.replicas("llm", "chat") == 6
+
+
 def test_after_a_restart_the_scale_is_held_and_the_steering_is_kept(
     world: World, start: Callable[..., Process]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ BLIND = a_snapshot(
     ),
     desired=6,
 )
-LONG = settled(STEADY, a_policy())
+LONG = replace(settled(STEADY, a_policy()), own=None)  # whose scale is nobody's yet
 
 
 def told(*reports: TickReport) -> list[LogEvent]:
@@ -85,7 +86,9 @@ def test_going_blind_tells_the_whole_block_once() -> None:
 
 def test_seeing_again_tells_how_long_it_was_blind() -> None:
     blind = a_tick(BLIND, a_policy(), state=LONG)
-    back = a_tick(STEADY, a_policy(), state=blind.states["llm/chat"], now=NOON + 3 * MINUTE)
+    back = a_tick(
+        replace(STEADY, replicas=BLIND.replicas), a_policy(), state=blind.states["llm/chat"], now=NOON + 3 * MINUTE
+    )
     (event,) = told(blind, back)
     assert (event.name, event.keys["blind_for_s"], event.keys["state"]) == ("seeing_again", 180.0, "REWARM")
 

@@ -33,6 +33,7 @@ class World:
     """All ports in one: two workloads with one replica each."""
 
     rps: dict[str, float]
+    scales: dict[str, int] = field(default_factory=dict)
 
     def latest(self, *, now: datetime) -> Mapping[str, tuple[DemandForecast, ...]]:
         return {}
@@ -61,9 +62,12 @@ class _Targets:
     replicas: int = 1
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
-        return dict.fromkeys(self.world.rps, ReplicaState(desired=self.replicas, ready=self.replicas))
+        scales = {name: self.world.scales.get(name, self.replicas) for name in self.world.rps}
+        return {name: ReplicaState(desired=scale, ready=scale) for name, scale in scales.items()}
 
     def scale(self, decision: Decision) -> Outcome:
+        assert decision.target is not None
+        self.world.scales[decision.workload] = decision.target
         return Outcome(kind=OutcomeKind.SCALED)
 
 
@@ -90,6 +94,7 @@ def test_a_decision_that_raises_is_told_once_and_the_others_are_served() -> None
     log.told.clear()
     world.rps["a/x"] = _Odd(5.0)
     for minute in (2, 3, 4):
+        world.rps["b/y"] *= 2.0  # more than it has
         report = tour.run(now=NOON + minute * MINUTE)
         assert [record.policy.workload for record in report.records] == ["b/y"]
         assert report.outcomes["b/y"].kind is OutcomeKind.SCALED

@@ -17,7 +17,7 @@ from scaler.ports import OutcomeKind
 
 SEEN = a_snapshot(rps=5.0, desired=1, forecasts=(a_forecast(5.0),))
 UNSEEN = a_snapshot(rps=Blind(reason=BlindReason.NO_SERIES, detail="query returned no series"), desired=3)
-LONG = settled(SEEN, a_policy())
+LONG = replace(settled(SEEN, a_policy()), own=None)  # whose scale is nobody's yet: these tests are of other things
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,8 @@ def test_a_workload_with_less_than_a_day_of_history_is_learning() -> None:
 
 def test_after_blindness_a_full_look_back_passes_before_anything_is_released_and_the_state_says_until_when() -> None:
     blind = a_tick(UNSEEN, a_policy(), state=LONG)
-    back = a_tick(SEEN, a_policy(), state=blind.states["llm/chat"], now=NOON + MINUTE)
+    seen = replace(SEEN, replicas=UNSEEN.replicas)
+    back = a_tick(seen, a_policy(), state=blind.states["llm/chat"], now=NOON + MINUTE)
     status = statuses(back, statuses(blind, {}))["llm/chat"]
     assert status.state is State.REWARM
     assert status.since == NOON + MINUTE

@@ -10,15 +10,20 @@ import pytest
 
 from forecaster.types import Blind, BlindReason, Known
 from policy_cases import MINUTE, NOON, a_forecast, a_policy
-from scaler.loop import Fleet, Ports, tick
+from scaler.loop import Fleet, Ports, settled, tick
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide_within
 from scaler.policy.types import (
+    NO_CONTROL,
     Action,
     ClassReadings,
+    Control,
     Decision,
     DemandForecast,
     Mode,
+    ModeSwitch,
+    Override,
+    Pause,
     PolicyState,
     Reason,
     ReplicaState,
@@ -204,10 +209,10 @@ class _Odd(float):
 
 def test_a_decision_that_raises_costs_nobody_else_theirs() -> None:
     """It writes nothing, keeps its memory and its GPUs: ten of them, three are held, so b may have seven."""
-    world = World(rps={"a/x": 20.0, "b/y": 99.0}, replicas={"a/x": pods(3), "b/y": pods(4)})
+    world = World(rps={"a/x": 20.0, "b/y": 27.0}, replicas={"a/x": pods(3), "b/y": pods(4)})
     fleet = a_fleet("a/x", "b/y", gpus=10)
     states = tick(fleet, {}, world.ports(), now=NOON - MINUTE).states
-    world.replicas["b/y"], world.rps["a/x"] = pods(4), _Odd(50.0)
+    world.rps = {"a/x": _Odd(50.0), "b/y": 99.0}
     world.log.clear()
     report = tick(fleet, states, world.ports(), now=NOON)
     assert world.log == ["journal 1", "scale b/y 4->7", "outcomes b/y"]
@@ -268,6 +273,74 @@ def test_a_record_is_all_it_takes_to_decide_again() -> None:
     (record,) = report.records
     assert record.snapshot.forecasts == (forecast,)
     again, state = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
-    assert (again, state) == (record.decision, report.states["a/x"])
+    told = settled(state, again, report.outcomes["a/x"])
+    assert (again, told) == (record.decision, report.states["a/x"])
     assert record.changes
     assert again.action is Action.OUT
+
+
+# ── People's orders ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Orders:
+    """One workload's control, as it stands at this moment."""
+
+    control: Control = NO_CONTROL
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        return self.control
+
+
+@dataclass(kw_only=True)
+class Interrupted(World):
+    """Somebody orders something right after the decision is on record."""
+
+    orders: Orders
+    then: Control
+
+    def append(self, records: Sequence[DecisionRecord]) -> None:
+        super().append(records)
+        self.orders.control = self.then
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param(Control(pause=Pause()), id="a pause"),
+        pytest.param(Control(mode=ModeSwitch(mode=Mode.OBSERVE)), id="observe"),
+        pytest.param(Control(override=Override(replicas=2, until=NOON + MINUTE)), id="an override"),
+    ],
+)
+def test_a_word_between_the_decision_and_its_write_stops_the_write(then: Control) -> None:
+    orders = Orders()
+    world = Interrupted(rps={"a/x": 50.0}, replicas={"a/x": pods(2)}, orders=orders, then=then)
+    report = tick(a_fleet("a/x"), {}, replace(world.ports(), controls=orders), now=NOON)
+    assert report.outcomes["a/x"].kind is OutcomeKind.STOPPED
+    assert world.log == ["journal 1", "outcomes a/x"], "on record, not written"
+    assert report.states["a/x"].pending is None
+
+
+def test_the_control_in_force_is_on_record_and_a_mode_by_hand_is_the_records_mode() -> None:
+    control = Control(mode=ModeSwitch(mode=Mode.OBSERVE, by="ana"), resumed_at=NOON - MINUTE)
+    world = World(rps={"a/x": 50.0}, replicas={"a/x": pods(2)})
+    report = tick(a_fleet("a/x"), {}, replace(world.ports(), controls=Orders(control)), now=NOON)
+    (record,) = report.records
+    assert (record.snapshot.control, record.policy.mode) == (control, Mode.OBSERVE)
+    assert report.outcomes["a/x"].kind is OutcomeKind.OBSERVED
+
+
+def test_a_paused_workload_asks_the_fleet_for_nothing() -> None:
+    """Ten GPUs, b wants all that are left: a's wish must not keep one from it."""
+    world = World(rps={"a/x": 90.0, "b/y": 90.0}, replicas={"a/x": pods(3), "b/y": pods(3)})
+
+    @dataclass
+    class OnlyA:
+        def of(self, workload: str, *, now: datetime) -> Control:
+            return Control(pause=Pause()) if workload == "a/x" else NO_CONTROL
+
+    report = tick(a_fleet("a/x", "b/y", gpus=10), {}, replace(world.ports(), controls=OnlyA()), now=NOON)
+    assert [(each.decision.target, each.decision.reason) for each in report.records] == [
+        (3, Reason.PAUSED),
+        (7, Reason.LOAD),
+    ]

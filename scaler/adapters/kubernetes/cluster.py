@@ -120,9 +120,17 @@ class KubernetesCluster:
         return replace(outcome, floor=True)
 
     def announce(self, target: TargetRef, outcome: ScaleOutcome, *, note: str, now: datetime) -> KubernetesError | None:
-        """Leave an Event on the workload for a change or a conflict. Best effort: a failure is returned, not raised."""
+        """Leave an Event on the workload for a change or a conflict. Best effort: a failure is returned, not raised.
+
+        Without a uid `kubectl describe` would not find it, so one that the outcome does not know is asked for.
+        """
         if outcome.result is ScaleResult.UNCHANGED:
             return None
+        if not outcome.uid:
+            try:
+                outcome = replace(outcome, uid=self._scales.get(target, Budget(EVENT_TIMEOUT_S)).uid)
+            except KubernetesError as error:
+                return error
         event = event_for(target, outcome, note=note, now=now, instance=self._instance)
         call = Call(
             verb=Verb.CREATE, group="events.k8s.io", version="v1", resource="events", namespace=target.namespace

@@ -48,7 +48,7 @@ SITUATIONS: dict[str, Callable[[], str]] = {
     "holds-not-calm-yet": lambda: told(QUIET, SLO, state=replace(settled(QUIET, SLO), calm_since=NOON - 2 * MINUTE)),
     "in-by-half": lambda: told(QUIET, SLO, state=settled(QUIET, SLO)),
     "holds-re-warming": lambda: told(QUIET, SLO, state=settled(QUIET, SLO, minutes=2)),
-    "blind": lambda: told(a_snapshot(rps=DOWN, desired=4, p95_s=DOWN), SLO, state=settled(BUSY, SLO)),
+    "blind": lambda: told(a_snapshot(rps=DOWN, desired=4, p95_s=DOWN), SLO, state=replace(settled(BUSY, SLO), own=None)),
     "no-answer-for-the-workload": lambda: told(replace(BUSY, classes=(), forecasts=()), SLO),
     "replicas-unreadable": lambda: told(replace(BUSY, replicas=Blind(reason=BlindReason.FORBIDDEN)), SLO),
     "hands-off": lambda: told(a_snapshot(rps=5.0, desired=0), SLO),
@@ -63,7 +63,7 @@ SITUATIONS: dict[str, Callable[[], str]] = {
     "stuck-without-gpus": lambda: told(
         a_snapshot(rps=90.0, desired=6, ready=3, unschedulable=2, failed=1),
         SLO,
-        state=replace(settled(BUSY, SLO), unschedulable_since=NOON - 11 * MINUTE),
+        state=replace(settled(BUSY, SLO), own=None, unschedulable_since=NOON - 11 * MINUTE),
     ),
     "forecast-switched-off": lambda: told(BUSY, replace(SLO, predictive=PredictiveRule(enabled=False))),
     "target-from-costs": lambda: told(BUSY, replace(SLO, cost=CostRule(missed_minute=4.0, gpu_minute=0.05))),

@@ -32,6 +32,7 @@ from scaler.policy.types import (
     ReplicaState,
     Snapshot,
 )
+from scaler.policy.writers import OtherWritersRule
 
 absurd = st.sampled_from([float("nan"), float("inf"), float("-inf"), -1.0, 1e300, 0.0])
 numbers = st.one_of(st.floats(0.0, 200.0), absurd)
@@ -81,13 +82,19 @@ minutes = st.builds(
     partial=st.sampled_from([False] * 9 + [True]),
     skipped=st.sampled_from([0] * 9 + [7]),
 )
+NO_RESPECT = OtherWritersRule(manual_hold=timedelta(0), conflict_hold=timedelta(0))
+"""Then whatever others set is worked from at once, and the rules see many more scales."""
+LEFT_ALONE = (Reason.HANDS_OFF, Reason.HELD_MANUAL, Reason.HELD_CONFLICT)
 worlds = st.lists(minutes, min_size=1, max_size=40)
 policies = st.builds(
-    lambda least, span, slo, mode: a_policy(least=least, most=max(1, least + span), slo_s=slo, mode=mode),
+    lambda least, span, slo, mode, others: a_policy(
+        least=least, most=max(1, least + span), slo_s=slo, mode=mode, other_writers=others
+    ),
     least=st.integers(0, 3),
     span=st.integers(0, 30),
     slo=st.sampled_from([None, 1.0]),
     mode=st.sampled_from(list(Mode)),
+    others=st.sampled_from([OtherWritersRule(), NO_RESPECT]),
 )
 
 
@@ -154,7 +161,7 @@ def test_i1_written_within_bounds_whatever_comes_in(world: list[Minute], policy:
         if step.decision.action is not Action.HOLD:
             assert type(target) is int
             assert policy.bounds.min_replicas <= target <= policy.bounds.max_replicas
-        elif target is not None and step.decision.reason is not Reason.HANDS_OFF:
+        elif target is not None and step.decision.reason not in LEFT_ALONE:
             assert target >= policy.bounds.min_replicas, "the minimum holds even if every input is invalid"
 
 
@@ -181,7 +188,14 @@ def test_i3_no_rule_is_undercut(world: list[Minute], policy: WorkloadPolicy) -> 
         decision = step.decision
         if decision.target is None or not decision.proposals:
             continue
-        limited = {Reason.STEP_OUT, Reason.UNSCHEDULABLE, Reason.AT_MAX, Reason.BLIND_DEMAND, Reason.REWARM}
+        limited = {
+            Reason.STEP_OUT,
+            Reason.UNSCHEDULABLE,
+            Reason.AT_MAX,
+            Reason.BLIND_DEMAND,
+            Reason.REWARM,
+            *LEFT_ALONE,
+        }
         if not limited & {each.reason for each in decision.adjustments}:
             assert decision.target >= max(each.want for each in decision.proposals)
         if decision.action is Action.IN and Reason.AT_MAX not in {each.reason for each in decision.adjustments}:
@@ -259,7 +273,7 @@ def test_i13_the_score_is_frozen_when_a_miss_says_nothing(world: list[Minute], p
         stuck = not isinstance(replicas, Blind) and (
             replicas.failed > 0 or replicas.unschedulable > 0 or replicas.desired >= policy.bounds.max_replicas
         )
-        blind |= step.snapshot.demand_partial
+        blind |= step.snapshot.demand_partial or step.decision.reason in LEFT_ALONE
         if blind or stuck or policy.mode is Mode.OBSERVE or not step.snapshot.forecasts:
             assert step.after.z == step.before.z
 
@@ -270,6 +284,7 @@ def test_memory_is_bounded(world: list[Minute], policy: WorkloadPolicy) -> None:
         assert len(step.after.desired) <= 2
         assert len(step.after.peaks) <= 6
         assert len(step.after.latency.breaches) <= 1
+        assert len(step.after.foreign) <= 8
 
 
 @given(world=worlds, policy=policies)
@@ -293,5 +308,5 @@ def test_every_outcome_says_who_what_and_why(world: list[Minute], policy: Worklo
             assert proposal.keep >= proposal.want >= 0
             assert proposal.detail
         for adjustment in step.decision.adjustments:
-            assert adjustment.rule in {"guard", "limits"}
+            assert adjustment.rule in {"guard", "limits", "by hand"}
             assert adjustment.detail
