@@ -1,20 +1,21 @@
 """One tick: read, decide, record, act, in that order, with no rule of its own.
 
-Snapshots are built from the ports, each workload is decided alone, the fleet's budget cuts what does not fit, the
-journal has every decision before the first write leaves, and writes go out ups first. The daemon and the simulator
-run this same function; only the ports differ.
+Snapshots are built from the ports, each workload is decided alone, the fleet's budgets cut what does not fit, the
+journal has every decision before the first write leaves, and writes go out in the order of `policy.order`. The daemon
+and the simulator run this same function; only the ports differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
-from scaler.policy.budget import BudgetRule, Wish, grant, grants
+from scaler.policy import order, scheduled
+from scaler.policy.budget import BudgetRule, Wish, grant, grants, releases
 from scaler.policy.decide import WorkloadPolicy, decide
-from scaler.policy.types import Action, Decision, DemandForecast, Mode, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import Action, Decision, DemandForecast, Mode, PolicyState, Reason, ReplicaState, Snapshot
 from scaler.ports import (
     DecisionRecord,
     Forecasts,
@@ -24,6 +25,7 @@ from scaler.ports import (
     Signals,
     Targets,
     WorkloadSignals,
+    Writes,
 )
 
 _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer for this workload")
@@ -31,20 +33,31 @@ _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All workloads' settings, and the budget that they share."""
+    """All workloads' settings, and the budgets that they share."""
 
     workloads: tuple[WorkloadPolicy, ...]
     budget: BudgetRule = field(default_factory=BudgetRule)
 
 
+class OneByOne:
+    """The plainest `Writes`: in order, each after the last. Enough where a write takes no time, as in a simulation."""
+
+    def carry_out(
+        self, steps: Sequence[Sequence[Decision]], scale: Callable[[Decision], Outcome]
+    ) -> Mapping[str, Outcome]:
+        """The outcome of every decision, by workload."""
+        return {decision.workload: scale(decision) for step in steps for decision in step}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The loop's connections to the outside."""
+    """The loop's connections to the outside, and how it carries out what it decided."""
 
     signals: Signals
     forecasts: Forecasts
     targets: Targets
     journal: Journal
+    writes: Writes = field(default_factory=OneByOne)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,18 +93,17 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
             wishes.append(_held(policy, before))
         else:
             decided.append((policy, snapshot, before, decision, after))
-            wishes.append(_wish(policy, before, decision))
-    allowed = grants(wishes, fleet.budget)
+            wishes.append(_wish(policy, before, decision, after))
+    allowed = {**grants(wishes, fleet.budget), **releases(wishes, fleet.budget, now=now)}
     records = []
     for policy, snapshot, before, decision, after in decided:
-        limited = fleet.budget.gpus is not None and policy.mode is Mode.ACTIVE
-        limit = allowed[policy.workload] if limited else None
+        limit = _limit(policy, decision, allowed[policy.workload], fleet.budget)
         final, next_states[policy.workload] = grant(decision, after, limit)
         records.append(
             DecisionRecord(at=now, policy=policy, snapshot=snapshot, state=before, grant=limit, decision=final)
         )
     journal_error = _record(ports.journal, records)
-    outcomes = _act(ports.targets, records)
+    outcomes = _act(ports, records)
     if outcomes and not journal_error:
         journal_error = _record_outcomes(ports.journal, now, outcomes)
     return TickReport(
@@ -125,22 +137,54 @@ def _snapshot(
     )
 
 
-def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision) -> Wish:
+def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision, after: PolicyState) -> Wish:
     """What the workload holds and asks for. One that is only observed asks for nothing, its decision moves no pod."""
-    held = _held(policy, before)
-    current = held.current if decision.current is None else decision.current
-    asks = policy.mode is Mode.ACTIVE and decision.target is not None
-    target = decision.target if asks and decision.target is not None else current
-    return replace(held, current=current, target=target)
+    held = replace(_held(policy, before), released=after.released)
+    if decision.current is None or decision.target is None:
+        return held
+    current, active = decision.current, policy.mode is Mode.ACTIVE
+    ordered = before.released[-1].at if before.released else None
+    last = before.desired[-1] if before.desired else None
+    bounds = policy.bounds
+    _, most = scheduled.bounds_at(
+        policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at
+    )
+    return replace(
+        held,
+        current=current,
+        target=decision.target if active else current,
+        most=most,
+        counted=active,
+        refused=last is not None and last.at == ordered and current >= last.replicas,
+    )
 
 
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
-    """The wish of a workload that cannot be read: what it had when last seen, or its maximum if it never was.
+    """The wish of a workload that cannot be read: what it had when last seen or was asked to have since.
 
-    An unknown number of GPUs is not a free one.
+    Its maximum if it never was seen, or slept then: it may have been woken. An unknown number of GPUs is not a free
+    one, and no part of the fleet that a share may be released of.
     """
-    seen = before.desired[-1].replicas if before.desired else policy.bounds.max_replicas
-    return Wish(workload=policy.workload, current=seen, target=seen, gpus=policy.profile.gpus, priority=policy.priority)
+    known, active = bool(before.desired), policy.mode is Mode.ACTIVE
+    held = before.desired[-1].replicas if known else 0
+    if active and before.asked is not None:
+        held = max(held, before.asked)
+    held = held or policy.bounds.max_replicas
+    return Wish(
+        workload=policy.workload,
+        current=held,
+        target=held,
+        gpus=policy.profile.gpus,
+        priority=policy.priority,
+        counted=known and active,
+        released=before.released,
+    )
+
+
+def _limit(policy: WorkloadPolicy, decision: Decision, allowed: int, budget: BudgetRule) -> int | None:
+    """The fleet's grant as it is recorded: of active workloads, where a budget is set or a release was cut."""
+    cut = decision.action is Action.IN and allowed != decision.target
+    return allowed if policy.mode is Mode.ACTIVE and (budget.gpus is not None or cut) else None
 
 
 def _record(journal: Journal, records: Sequence[DecisionRecord]) -> str:
@@ -160,19 +204,42 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
     return ""
 
 
-def _act(targets: Targets, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
-    """Carry the changes out, growth before shrinkage; an observed workload is never written."""
-    changes = [record for record in records if record.changes]
-    outcomes = {}
-    for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
-        if record.policy.mode is Mode.ACTIVE:
-            outcomes[record.policy.workload] = _scaled(targets, record.decision)
-        else:
-            outcomes[record.policy.workload] = Outcome(
-                kind=OutcomeKind.OBSERVED,
-                detail=f"observe mode: would scale {record.decision.current} → {record.decision.target}",
-            )
+def _act(ports: Ports, records: Sequence[DecisionRecord]) -> dict[str, Outcome]:
+    """Carry the changes out, in order; an observed workload is never written."""
+    outcomes = {record.policy.workload: _observed(record.decision) for record in records if _only_observed(record)}
+    written = {record.policy.workload: record for record in records if record.policy.mode is Mode.ACTIVE}
+    changes = [_change(record) for record in written.values() if record.changes]
+    missing = sum(_missing_gpus(record) for record in written.values())
+    steps = [[written[name].decision for name in step] for step in order.steps(changes, missing_gpus=missing)]
+    outcomes.update(ports.writes.carry_out(steps, lambda decision: _scaled(ports.targets, decision)))
     return outcomes
+
+
+def _only_observed(record: DecisionRecord) -> bool:
+    return record.changes and record.policy.mode is not Mode.ACTIVE
+
+
+def _observed(decision: Decision) -> Outcome:
+    detail = f"observe mode: would scale {decision.current} → {decision.target}"
+    return Outcome(kind=OutcomeKind.OBSERVED, detail=detail)
+
+
+def _change(record: DecisionRecord) -> order.Change:
+    policy, decision = record.policy, record.decision
+    return order.Change(
+        workload=policy.workload,
+        current=decision.current or 0,
+        target=decision.target or 0,
+        gpus=policy.profile.gpus,
+        priority=policy.priority,
+    )
+
+
+def _missing_gpus(record: DecisionRecord) -> int:
+    """GPUs that a workload's growth lacks: cut by the budget, and of pods that wait for one."""
+    cut = (each for each in record.decision.adjustments if each.reason is Reason.GPU_BUDGET)
+    waiting = 0 if isinstance(record.snapshot.replicas, Blind) else record.snapshot.replicas.unschedulable
+    return record.policy.profile.gpus * (waiting + sum(each.before - each.after for each in cut))
 
 
 def _scaled(targets: Targets, decision: Decision) -> Outcome:

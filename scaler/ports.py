@@ -6,7 +6,7 @@ No port raises for a fault of the outside world: a source that fails answers `Bl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -60,15 +60,20 @@ class OutcomeKind(StrEnum):
     OBSERVED = "observed"
     CONFLICT = "conflict"
     FAILED = "failed"
+    POSTPONED = "postponed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Result of one write, or why there was none; `found` is the scale that stood in the way of it."""
+    """Result of one write, or why there was none; `found` is the scale that stood in the way of it.
+
+    A postponed one was not sent: nothing but time stood in its way, `retry_after_s` of it where the other side said.
+    """
 
     kind: OutcomeKind
     detail: str = ""
     found: int | None = None
+    retry_after_s: float | None = None
 
 
 class Targets(Protocol):
@@ -80,6 +85,19 @@ class Targets(Protocol):
 
     def scale(self, decision: Decision) -> Outcome:
         """Set `decision.target` replicas if the scale still is `decision.current`; never a blind overwrite."""
+        ...
+
+
+class Writes(Protocol):
+    """How a tick's changes are carried out: one after another, or several at a time under one deadline."""
+
+    def carry_out(
+        self, steps: Sequence[Sequence[Decision]], scale: Callable[[Decision], Outcome]
+    ) -> Mapping[str, Outcome]:
+        """Call `scale`, which never raises, for every decision, all of a step before any of the next.
+
+        Answers an outcome for each of them, by workload; one that there was no time for is postponed.
+        """
         ...
 
 

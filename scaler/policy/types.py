@@ -16,6 +16,9 @@ from forecaster.types import DEFAULT_CLASS, Blind, BlindReason, Forecast, Foreca
 NOT_READ = Blind(reason=BlindReason.NOT_READ)
 """A signal that nobody asked for: its rule stays silent."""
 
+RELEASES_KEPT = timedelta(hours=1)
+"""How long a workload's releases are remembered: the longest period in which the fleet's can be counted."""
+
 
 class Mode(StrEnum):
     """Whether decisions are carried out: `observe` never writes, `active` does."""
@@ -60,6 +63,7 @@ class Reason(StrEnum):
     AT_MIN = "at_min"
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
+    FLEET_CHANGE = "fleet_change"
     UNSCHEDULABLE = "unschedulable"
     HANDS_OFF = "hands_off"
 
@@ -227,7 +231,8 @@ class PolicyState:
     `calm_since` with the first of a run in which the highest keep lay below the current scale; `desired` holds
     the scales seen within the step limit's period; `peaks` the falling maxima of all keeps in the look-back;
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
-    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed.
+    `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed; `released`
+    how many replicas went when, as seen, and as ordered since the scale was last seen.
     """
 
     last_tick_at: datetime | None = None
@@ -246,6 +251,7 @@ class PolicyState:
     asked: int | None = None
     unschedulable_since: datetime | None = None
     over_budget: bool = False
+    released: tuple[At, ...] = ()
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

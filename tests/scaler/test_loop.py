@@ -254,3 +254,58 @@ def test_a_record_is_all_it_takes_to_decide_again() -> None:
     assert (again, state) == (record.decision, report.states["a/x"])
     assert record.changes
     assert again.action is Action.OUT
+
+
+def test_what_was_ordered_and_is_not_seen_yet_is_held_in_the_budget() -> None:
+    """Twenty GPUs; b had four and was sent to eight when it went blind. a may have twelve, not sixteen."""
+    fleet = a_fleet("a/x", "b/y", gpus=20)
+    world = World(rps={"a/x": 60.0, "b/y": 80.0}, replicas={"a/x": pods(9), "b/y": pods(4)})
+    states = tick(fleet, {}, world.ports(), now=NOON).states
+    assert "scale b/y 4->8" in world.log
+    world.replicas["b/y"] = Blind(reason=BlindReason.TIMEOUT)
+    world.rps["a/x"] = 160.0
+    report = tick(fleet, states, world.ports(), now=NOON + MINUTE)
+    assert report.records[0].decision.target == 12
+
+
+@pytest.mark.parametrize(
+    ("gpus", "waiting", "writes"),
+    [
+        pytest.param(None, 0, ["scale b/y 6->9", "scale a/x 6->3"], id="room for all: growth first"),
+        pytest.param(13, 0, ["scale a/x 6->3", "scale b/y 6->7"], id="cut by the budget: the release first"),
+        pytest.param(None, 1, ["scale a/x 6->3", "scale b/y 6->9"], id="a pod waits for a GPU: the release first"),
+    ],
+)
+def test_a_release_that_growth_waits_for_goes_first(gpus: int | None, waiting: int, writes: list[str]) -> None:
+    fleet = a_fleet("a/x", "b/y", gpus=gpus)
+    world = World(rps={"a/x": 5.0, "b/y": 42.0}, replicas={"a/x": pods(6), "b/y": pods(6)})
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(7):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+    world.log.clear()
+    world.rps["b/y"] = 60.0
+    world.replicas["b/y"] = replace(pods(6), ready=6 - waiting, unschedulable=waiting)
+    tick(fleet, states, world.ports(), now=NOON + 7 * MINUTE)
+    assert [entry for entry in world.log if entry.startswith("scale")] == writes
+
+
+def test_a_common_error_does_not_take_the_fleet_down() -> None:
+    """Every gateway counter reads a tenth of the load: 25 workloads of four would all be halved at once."""
+    names = [f"n/{i:02}" for i in range(25)]
+    fleet = a_fleet(*names)
+    world = World(rps=dict.fromkeys(names, 3.0), replicas=dict.fromkeys(names, pods(4)))
+    states: Mapping[str, PolicyState] = {}
+    gone = []
+    for minute in range(26):
+        report = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE)
+        states = report.states
+        for record in report.records:
+            current, target = record.decision.current or 0, record.decision.target or 0
+            gone += [minute] * (current - target)
+            world.replicas[record.policy.workload] = pods(target)
+        if minute == 7:
+            cut = [each.decision for each in report.records if each.decision.reason is Reason.FLEET_CHANGE]
+            assert len(cut) == 5
+            assert cut[0].adjustments[-1].detail == "0 of 2 may go now, the fleet's change budget says"
+    assert [gone.count(minute) for minute in (7, 17)] == [20, 16]
+    assert len(gone) == 36
