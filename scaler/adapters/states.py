@@ -105,6 +105,8 @@ def state_of(
         return State.DEGRADED, None, f"replicas unknown: {_words(replicas)}", way_out_of(replicas, name)
     if outcome is not None and outcome.kind is OutcomeKind.FAILED:
         return State.DEGRADED, None, f"the last write failed: {outcome.detail}", f"headstart doctor --workload {name}"
+    if outcome is not None and outcome.kind is OutcomeKind.POSTPONED:
+        return State.DEGRADED, None, f"the last write is postponed: {outcome.detail}", "decided anew at the next tick"
     if record.decision.reason is Reason.HANDS_OFF:
         return State.HELD, None, "somebody scaled it to zero", "scale it to at least one replica"
     if outcome is not None and outcome.kind is OutcomeKind.CONFLICT:

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
-from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.errors import KubernetesError, Throttled
 from scaler.policy.types import Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
 
@@ -49,6 +49,8 @@ class KubernetesTargets:
             return Outcome(kind=OutcomeKind.UNCHANGED, detail="nothing to write")
         try:
             outcome = self._cluster.scale(target, decision.target, expected=decision.current)
+        except Throttled as error:
+            return Outcome(kind=OutcomeKind.POSTPONED, detail=str(error), retry_after_s=error.retry_after_s)
         except KubernetesError as error:
             return Outcome(kind=OutcomeKind.FAILED, detail=str(error))
         with self._lock:

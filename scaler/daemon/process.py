@@ -43,6 +43,7 @@ from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
+from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
 from scaler.daemon.round import Outlets, Round
@@ -125,6 +126,9 @@ class Daemon:
                 forecasts=self._forecasts,
                 targets=targets,
                 journal=NoJournal() if dry_run else self.journal,
+                writes=ParallelWrites(
+                    begin_within_s=min(BEGIN_WITHIN_S, config.tick.total_seconds() / 3), wait=self.stopping.wait
+                ),
             ),
             Outlets(
                 board=self.board,
