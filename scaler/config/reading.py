@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from scaler.config.between import placeholder_issues, target_key
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.values import (
@@ -24,6 +25,7 @@ from scaler.config.values import (
     ForecastConfig,
     HttpConfig,
     KubernetesConfig,
+    PlaceholderEntry,
     PrometheusConfig,
     ScheduledEntry,
     SelectorConfig,
@@ -34,6 +36,7 @@ from scaler.errors import ConfigError, ConfigIssue
 from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.scheduled import ScheduledRule
 
 API_VERSION: Final = "headstart/v1"
@@ -66,6 +69,9 @@ class Config:
     forecast: ForecastConfig
     holidays: Mapping[str, str]
     """The calendar of public holidays by workload, of those that name one."""
+    placeholders: tuple[PlaceholderRule, ...] = ()
+    placeholder_targets: Mapping[str, TargetConfig] = field(default_factory=dict)
+    """By placeholder ("namespace/name"), each with its name filled in."""
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -310,18 +316,12 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
             issues.append(issue_at(name.place, setting, text))
             continue
         names[name.value] = name.place
-        target = _target_key(name.value, entry.get("target"))
+        target = target_key(name.value, entry.get("target"))
         if target in targets:
             text = f"scales the same {target[1]} as {targets[target]}: two workloads would fight over it"
             issues.append(issue_at(name.place, setting, text))
         targets.setdefault(target, name.value)
-    return issues
-
-
-def _target_key(workload: str, target: Any) -> tuple[str, str, str]:
-    namespace, _, name = workload.partition("/")
-    given = target if isinstance(target, dict) else {}
-    return namespace, str(given.get("kind") or "Deployment"), str(given.get("name") or name)
+    return [*issues, *placeholder_issues(root, names, targets)]
 
 
 def _placed(file: ConfigFile, path: Path) -> Config:
@@ -329,7 +329,7 @@ def _placed(file: ConfigFile, path: Path) -> Config:
     return Config(
         path=path,
         fleet=Fleet(workloads=tuple(_policy(entry, file.tick) for entry in file.workloads), budget=file.budget),
-        targets={entry.workload: _named_target(entry) for entry in file.workloads},
+        targets={entry.workload: _named(entry.target, entry.workload) for entry in file.workloads},
         selectors={entry.workload: entry.selector for entry in file.workloads},
         prometheus=_relative_to(file.prometheus, path.parent),
         kubernetes=_relative_to(file.kubernetes, path.parent),
@@ -338,7 +338,14 @@ def _placed(file: ConfigFile, path: Path) -> Config:
         http=_relative_to(file.http, path.parent),
         forecast=file.forecast,
         holidays={each.workload: each.scheduled.holidays for each in file.workloads if each.scheduled.holidays},
+        placeholders=tuple(_placeholder_rule(entry) for entry in file.placeholders),
+        placeholder_targets={each.placeholder: _named(each.target, each.placeholder) for each in file.placeholders},
     )
+
+
+def _placeholder_rule(entry: PlaceholderEntry) -> PlaceholderRule:
+    settings = {each.name: getattr(entry, each.name) for each in dataclasses.fields(PlaceholderRule)}
+    return PlaceholderRule(**settings)
 
 
 def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:
@@ -352,10 +359,8 @@ def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:
     return WorkloadPolicy(**{**settings, "tick": tick, "scheduled": rule})
 
 
-def _named_target(entry: WorkloadEntry) -> TargetConfig:
-    return (
-        entry.target if entry.target.name else dataclasses.replace(entry.target, name=entry.workload.partition("/")[2])
-    )
+def _named(target: TargetConfig, owner: str) -> TargetConfig:
+    return target if target.name else dataclasses.replace(target, name=owner.partition("/")[2])
 
 
 def _relative_to(section: Section, folder: Path) -> Section:

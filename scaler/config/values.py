@@ -20,6 +20,7 @@ from scaler.config.check import did_you_mean
 from scaler.config.holidays import holidays_of
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.scheduled import ScheduledRule
 
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
@@ -243,6 +244,20 @@ class WorkloadEntry(WorkloadPolicy):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceholderEntry(PlaceholderRule):
+    """One entry of `placeholders`: pods of low priority that hold GPUs, so that nodes are there before the peak."""
+
+    target: TargetConfig = field(default_factory=TargetConfig)
+    """What is scaled."""
+
+    def __post_init__(self) -> None:
+        # not super(): a dataclass with slots is a new class, and the zero-argument form would name the old one
+        PlaceholderRule.__post_init__(self)
+        if not _WORKLOAD.fullmatch(self.placeholder):
+            raise ValueError(f"placeholder must be namespace/name in Kubernetes' spelling, got {self.placeholder!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
     """The whole file, after defaults, profiles and event files have been put in."""
 
@@ -256,6 +271,8 @@ class ConfigFile:
     """Time between two decision rounds."""
     http: HttpConfig = field(default_factory=HttpConfig)
     budget: BudgetRule = field(default_factory=BudgetRule)
+    placeholders: tuple[PlaceholderEntry, ...] = ()
+    """Pods of low priority that hold GPUs ahead of the forecast; none by default."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
     def __post_init__(self) -> None:

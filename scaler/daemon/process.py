@@ -1,7 +1,8 @@
 """The daemon: wires the parts, runs the jobs, and ends cleanly. It has no rule of its own.
 
 Lanes (one thread each, so that none delays another): `tick` decides and writes; `forecast` takes in the last minute
-and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit.
+and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit;
+`placeholders` sizes the pods that hold nodes ready, where there are any.
 If this process dies, nothing moves: the scale stays as it was written last.
 """
 
@@ -46,6 +47,7 @@ from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
+from scaler.daemon.placeholders import placeholder_job
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
@@ -87,21 +89,28 @@ class Daemon:
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
-        self._api = ApiConnection(
-            access_of(config),
-            may_write=lambda: not self._no_writes.is_set(),
-            observer=lambda call, status, duration_s: self.telemetry.requested(call.verb.value, status, duration_s),
-        )
+        self._api = self._connection()
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
+        # On a connection of its own: what placeholders write is no write of a round.
+        self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
         jobs = self._jobs()
+        if self._placeholder_api is not None:
+            jobs += (placeholder_job(config, self._placeholder_api, self.board, self.log),)
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connection(self) -> ApiConnection:
+        return ApiConnection(
+            access_of(self.config),
+            may_write=lambda: not self._no_writes.is_set(),
+            observer=lambda call, status, duration_s: self.telemetry.requested(call.verb.value, status, duration_s),
+        )
 
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
@@ -291,7 +300,9 @@ class Daemon:
         if idle:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
-        self._api.close()
+        for api in (self._api, self._placeholder_api):
+            if api is not None:
+                api.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle
 
