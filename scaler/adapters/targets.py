@@ -14,7 +14,8 @@ from datetime import datetime
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
 from scaler.adapters.kubernetes.errors import KubernetesError, Throttled
-from scaler.policy.types import Decision, ReplicaState
+from scaler.adapters.kubernetes.victims import VictimMarker
+from scaler.policy.types import Action, Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
 
 ANNOUNCE_BUDGET_S = 4.0
@@ -30,9 +31,12 @@ _KINDS = {
 class KubernetesTargets:
     """The loop's `Targets` over one cluster."""
 
-    def __init__(self, cluster: KubernetesCluster, targets: Mapping[str, TargetRef]) -> None:
-        """`targets` by workload."""
+    def __init__(
+        self, cluster: KubernetesCluster, targets: Mapping[str, TargetRef], *, victims: VictimMarker | None = None
+    ) -> None:
+        """`targets` by workload; with `victims` the pods that should go are marked before a scale-in."""
         self._cluster = cluster
+        self._victims = victims
         self._targets = dict(targets)
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
@@ -47,6 +51,9 @@ class KubernetesTargets:
         target = self._targets[decision.workload]
         if decision.target is None or decision.current is None:
             return Outcome(kind=OutcomeKind.UNCHANGED, detail="nothing to write")
+        marked = ""
+        if self._victims is not None and decision.action is Action.IN:
+            marked = str(self._victims.mark(target, leaving=decision.current - decision.target))
         try:
             outcome = self._cluster.scale(target, decision.target, expected=decision.current)
         except Throttled as error:
@@ -55,7 +62,8 @@ class KubernetesTargets:
             return Outcome(kind=OutcomeKind.FAILED, detail=str(error))
         with self._lock:
             self._untold.append((target, outcome, _note(decision, outcome)))
-        return Outcome(kind=_KINDS[outcome.result], detail=_detail(decision, outcome), found=outcome.found)
+        detail = "; ".join(part for part in (_detail(decision, outcome), marked) if part)
+        return Outcome(kind=_KINDS[outcome.result], detail=detail, found=outcome.found)
 
     def announce(self, *, now: datetime) -> tuple[KubernetesError, ...]:
         """Leave the Events of the writes since the last call; what could not be left is answered and forgotten."""

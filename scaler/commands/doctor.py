@@ -172,12 +172,24 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
             else:
                 found = f"{target.kind}: {state.desired} desired, {state.ready} Ready"
                 yield Finding(workload=name, check="target", health=Health.OK, found=found)
+                yield from _drain(cluster, name, target)
             yield from _permissions(cluster, name, target, active=name in active)
     except KubernetesError as error:
         fix = "check that the API server is reachable from here"
         yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
     finally:
         api.close()
+
+
+def _drain(cluster: KubernetesCluster, name: str, target: TargetRef) -> Iterator[Finding]:
+    """Whether a pod that is removed may finish what it serves; nothing to say while there is no pod."""
+    drain = cluster.drain(target)
+    if drain is None:
+        return
+    found = f"{drain.grace_s:g} s of grace: preStop {drain.pre_stop_s:g} s, drain {drain.shutdown_s or 0:g} s"
+    health = Health.WARN if drain.trouble else Health.OK
+    fix = drain.fix if drain.trouble else ""
+    yield Finding(workload=name, check="drain", health=health, found=drain.trouble or found, fix=fix)
 
 
 def _permissions(cluster: KubernetesCluster, name: str, target: TargetRef, *, active: bool) -> Iterator[Finding]:

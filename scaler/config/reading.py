@@ -72,6 +72,7 @@ class Config:
     placeholders: tuple[PlaceholderRule, ...] = ()
     placeholder_targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     """By placeholder ("namespace/name"), each with its name filled in."""
+    deletion_cost: bool = False
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -338,6 +339,7 @@ def _placed(file: ConfigFile, path: Path) -> Config:
         http=_relative_to(file.http, path.parent),
         forecast=file.forecast,
         holidays={each.workload: each.scheduled.holidays for each in file.workloads if each.scheduled.holidays},
+        deletion_cost=file.deletion_cost,
         placeholders=tuple(_placeholder_rule(entry) for entry in file.placeholders),
         placeholder_targets={each.placeholder: _named(each.target, each.placeholder) for each in file.placeholders},
     )

@@ -273,6 +273,8 @@ class ConfigFile:
     budget: BudgetRule = field(default_factory=BudgetRule)
     placeholders: tuple[PlaceholderEntry, ...] = ()
     """Pods of low priority that hold GPUs ahead of the forecast; none by default."""
+    deletion_cost: bool = False
+    """Before a Deployment is scaled in, mark the pods that should go: idle ones first. Needs `patch` on pods."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
     def __post_init__(self) -> None:

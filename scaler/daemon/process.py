@@ -32,10 +32,12 @@ from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
+from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
 from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
@@ -122,7 +124,9 @@ class Daemon:
             observer=self.telemetry.queried,
         )
         targets = KubernetesTargets(
-            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
+            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")),
+            targets_of(config),
+            victims=self._victims(),
         )
         fleet = config.fleet
         if dry_run:
@@ -149,6 +153,12 @@ class Daemon:
             ),
             states=states,
         )
+
+    def _victims(self) -> VictimMarker | None:
+        """What marks the pods that should go, where the settings allow it."""
+        if not self.config.deletion_cost:
+            return None
+        return VictimMarker(self._api, PodRequests(connection_of(self.config.prometheus)))
 
     def _last_states(self) -> Mapping[str, PolicyState]:
         """Where the last decisions left off; without them every workload begins by holding its scale."""

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from forecaster.types import Blind, require_utc
+from scaler.adapters.kubernetes.drain import Drain, drain_of
 from scaler.adapters.kubernetes.errors import Conflict, Invalid, KubernetesError, Unavailable
 from scaler.adapters.kubernetes.events import ScaleOutcome, ScaleResult, event_for
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import WorkloadPods
 from scaler.adapters.kubernetes.read import PodReader
+from scaler.adapters.kubernetes.selectors import SelectorError
 from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
 
@@ -109,6 +111,15 @@ class KubernetesCluster:
         except KubernetesError as error:
             return error
         return None
+
+    def drain(self, target: TargetRef) -> Drain | None:
+        """How a pod of the target ends, as its newest pod says; None while it has none. `KubernetesError`."""
+        try:
+            pods = self._pods.pods_of(target, Budget(self._read_budget_s))
+        except SelectorError as error:
+            raise Invalid(f"{target}: {error}") from error
+        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        return None if newest is None else drain_of(newest)
 
     def missing_permissions(self, targets: Sequence[TargetRef], *, active: bool) -> tuple[Permission, ...]:
         """What this account lacks to observe `targets`, or to scale them if `active`; asks, and changes nothing.

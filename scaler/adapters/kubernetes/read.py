@@ -74,6 +74,12 @@ class PodReader:
             seen |= dict.fromkeys(group, refused)
         return {target: seen[target] for target in targets}
 
+    def pods_of(self, target: TargetRef, budget: Budget) -> list[Json]:
+        """The pods of one target as the API has them; `KubernetesError`, `SelectorError`."""
+        selector = parse_selector(self._scales.get(target, budget).selector)
+        pods = self._list(_pods_call(target.namespace, [selector]), budget)
+        return [pod for pod in pods if _belongs(pod, target, selector)]
+
     def _read_namespace(
         self, targets: Sequence[TargetRef], budget: Budget, now: datetime
     ) -> dict[TargetRef, WorkloadPods | Blind]:
@@ -95,11 +101,7 @@ class PodReader:
         self, wanted: dict[TargetRef, _Wanted], budget: Budget, now: datetime
     ) -> dict[TargetRef, WorkloadPods | Blind]:
         """The pods of targets of one namespace, from one LIST."""
-        namespace = next(iter(wanted)).namespace
-        labels = query_for([found.selector for found in wanted.values()])
-        # Pods of finished jobs stay on the server.
-        query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
-        call = Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
+        call = _pods_call(next(iter(wanted)).namespace, [found.selector for found in wanted.values()])
         try:
             pods = self._list(call, budget)
         except Unauthorised:
@@ -162,6 +164,13 @@ class PodReader:
             items.extend(found)
             if not token:
                 return items
+
+
+def _pods_call(namespace: str, selectors: Sequence[Selector]) -> Call:
+    labels = query_for(selectors)
+    # Pods of finished jobs stay on the server.
+    query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
+    return Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
 
 
 def _items_and_token(call: Call, page: Json) -> tuple[list[Json], str]:
