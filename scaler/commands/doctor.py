@@ -183,7 +183,14 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
 
 def _drain(cluster: KubernetesCluster, name: str, target: TargetRef) -> Iterator[Finding]:
     """Whether a pod that is removed may finish what it serves; nothing to say while there is no pod."""
-    drain = cluster.drain(target)
+    from scaler.adapters.kubernetes.errors import KubernetesError
+
+    try:
+        drain = cluster.drain(target)
+    except KubernetesError as error:
+        fix = "ask again; permissions are checked below"
+        yield Finding(workload=name, check="drain", health=Health.WARN, found=str(error), fix=fix)
+        return
     if drain is None:
         return
     found = f"{drain.grace_s:g} s of grace: preStop {drain.pre_stop_s:g} s, drain {drain.shutdown_s or 0:g} s"

@@ -17,8 +17,10 @@ from kube_double import KubeDouble
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot
 from scaler.adapters.board import Board, View
 from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.config import parse_config
+from scaler.daemon import Daemon
 from scaler.daemon.placeholders import Placeholders, placeholder_job
 from scaler.loop import TickReport
 from scaler.policy.placeholders import PlaceholderRule
@@ -234,3 +236,19 @@ def test_the_manifest_holds_gpus_that_everybody_may_have() -> None:
     assert deployment["spec"]["replicas"] == 0
     assert binding["roleRef"]["name"] == "headstart-active"
     assert binding["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_daemon_has_them_and_marks_victims_where_the_settings_say_so(
+    double: KubeDouble, tmp_path: Path, dry_run: bool
+) -> None:
+    """And a dry run has no placeholders at all."""
+    access = f'kubernetes: {{kubeconfig: "{double.kubeconfig(tmp_path)}"}}\ndeletion_cost: true\n'
+    config = parse_config(SETTINGS.replace("tick: 60s\n", access), tmp_path / "headstart.yaml")
+    with Store.open(tmp_path, now=NOON) as store:
+        daemon: Any = Daemon(config, store, dry_run=dry_run)
+        assert [job.name for job in daemon._schedule._jobs if job.lane == "placeholders"] == (
+            [] if dry_run else ["placeholders"]
+        )
+        assert daemon._victims() is not None
+    assert double.mutating_requests == 0
