@@ -156,3 +156,17 @@ def test_a_namespace_that_cannot_be_written_costs_nobody_else_their_write(double
         "llm/d": OutcomeKind.SCALED,
     }
     assert (double.replicas("llm", "c"), double.replicas("llm", "d"), double.replicas("hung", "a")) == (4, 4, 2)
+
+
+def test_in_a_full_cluster_a_release_goes_first_and_its_gpus_to_the_pods_that_wait(tmp_path: Path) -> None:
+    """Eight GPUs, four each. Somebody gave b a fifth replica, which finds none; b wants a sixth, a may let go two."""
+    with KubeDouble(gpus=8) as full:
+        running = Running(full, tmp_path, {"llm/a": 4, "llm/b": 4}, idle=("llm/a",))
+        full.set_replicas("llm", "b", 5)
+        full.advance(2)
+        running.traffic.rps["llm/b"] = 7.0 * 6 - 1.0
+        running.tick()
+        assert running.patched() == [("llm/a", 200), ("llm/b", 200)]
+        assert (full.replicas("llm", "a"), full.replicas("llm", "b")) == (2, 6)
+        full.advance(120)
+        assert sum(bool(pod["spec"].get("nodeName")) for pod in full.pods("llm", "b")) == 6
