@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from forecaster.types import Blind, BlindReason, Known
 from policy_cases import MINUTE, NOON, a_forecast, a_policy
+from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, Ports, tick
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide_within
+from scaler.policy.guard import GuardRule
 from scaler.policy.types import (
     Action,
+    At,
     ClassReadings,
     Decision,
     DemandForecast,
@@ -309,3 +313,26 @@ def test_a_common_error_does_not_take_the_fleet_down() -> None:
             assert cut[0].adjustments[-1].detail == "0 of 2 may go now, the fleet's change budget says"
     assert [gone.count(minute) for minute in (7, 17)] == [20, 16]
     assert len(gone) == 36
+
+
+def test_a_restart_knows_what_went_before_it(tmp_path: Path) -> None:
+    """Two workloads of eight, one released four and then everything stopped: the other one waits its turn after it."""
+    fleet = a_fleet("a/x", "b/y", least=4, guard=GuardRule(spacing=MINUTE))
+    world = World(rps={"a/x": 5.0, "b/y": 55.0}, replicas={"a/x": pods(8), "b/y": pods(8)})
+    states: Mapping[str, PolicyState] = {}
+    with SqliteJournal.open(tmp_path / "headstart.db", now=NOON) as journal:
+        ports = replace(world.ports(), journal=journal)
+        for minute in range(8):
+            states = tick(fleet, states, ports, now=NOON + minute * MINUTE).states
+        now = NOON + 8 * MINUTE
+        restored = {name: state for name, (state, _) in journal.states(decide_within, now=now).items()}
+    assert restored == states
+    assert restored["a/x"].released == (At(at=NOON + 7 * MINUTE, replicas=4),)
+    world.replicas["a/x"], world.rps["b/y"] = pods(4), 5.0
+    reports = []
+    for minute in range(8, 20):
+        reports.append(tick(fleet, restored, world.ports(), now=NOON + minute * MINUTE))
+        restored = dict(reports[-1].states)
+    cut = [each.at for report in reports for each in report.records if each.decision.reason is Reason.FLEET_CHANGE]
+    assert cut[-1] == NOON + 16 * MINUTE, "ten minutes after the first went, the second may"
+    assert "scale b/y 8->4" in world.log

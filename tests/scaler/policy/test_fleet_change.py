@@ -235,3 +235,16 @@ INS = [change("in/a", 4, 2), change("in/b", 4, 2, priority=5)]
 def test_the_order_of_writes(changes: list[Change], missing: int, steps: tuple[tuple[str, ...], ...]) -> None:
     for arranged in itertools.permutations(changes):
         assert order.steps(arranged, missing_gpus=missing) == steps
+
+
+@given(
+    current=st.integers(0, 200),
+    target=st.integers(0, 200),
+    went=st.integers(0, 200),
+    gpus=st.integers(1, 8),
+    ratio=st.floats(0.01, 1.0),
+)
+def test_a_fleet_of_one_is_never_cut(current: int, target: int, went: int, gpus: int, ratio: float) -> None:
+    alone = wish("a", current, target, went=went, gpus=gpus)
+    down_to = releases([alone], BudgetRule(most_inward_ratio=ratio), now=NOON)
+    assert down_to == ({"a": target} if target < current else {})
