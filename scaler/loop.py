@@ -162,14 +162,14 @@ def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision, after
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
     """The wish of a workload that cannot be read: what it had when last seen or was asked to have since.
 
-    Its maximum if it never was seen, or slept then: it may have been woken. An unknown number of GPUs is not a free
+    Its maximum if it never was seen, or slept then: we may have woken it. An unknown number of GPUs is not a free
     one, and no part of the fleet that a share may be released of.
     """
     known, active = bool(before.desired), policy.mode is Mode.ACTIVE
-    held = before.desired[-1].replicas if known else 0
-    if active and before.asked is not None:
-        held = max(held, before.asked)
-    held = held or policy.bounds.max_replicas
+    seen = before.desired[-1].replicas if known else 0
+    asked = before.asked if active else None
+    unknown = not known or (seen == 0 and asked == 0)
+    held = policy.bounds.max_replicas if unknown else max(seen, asked or 0)
     return Wish(
         workload=policy.workload,
         current=held,

@@ -69,7 +69,7 @@ class ParallelWrites:
 
 
 class _Phase:
-    """The writes of one tick. All fields belong to `_changed`."""
+    """The writes of one tick. What is shared is changed under `_changed` alone."""
 
     def __init__(
         self,
@@ -124,6 +124,7 @@ class _Phase:
             if self._clock() - begun >= self._answer_within_s:
                 del self._begun[name]
                 self._workers -= 1
+                self.slow.add(name.partition("/")[0])
                 detail = f"no answer within {self._answer_within_s:g} s; it may have been written"
                 self.outcomes[name] = Outcome(kind=OutcomeKind.FAILED, detail=detail)
 

@@ -336,3 +336,24 @@ def test_a_restart_knows_what_went_before_it(tmp_path: Path) -> None:
     cut = [each.at for report in reports for each in report.records if each.decision.reason is Reason.FLEET_CHANGE]
     assert cut[-1] == NOON + 16 * MINUTE, "ten minutes after the first went, the second may"
     assert "scale b/y 8->4" in world.log
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=3),), asked=3), 17, id="as seen and asked"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=3),), asked=7), 13, id="asked for more since"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=6),), asked=3), 14, id="asked for less since: perhaps in vain"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=0),), asked=0), 12, id="a sleeper may have been woken: its maximum"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=0),)), 20, id="switched off by somebody"),
+        pytest.param(PolicyState(), 12, id="never seen: its maximum"),
+    ],
+)  # fmt: skip
+def test_what_an_unreadable_workload_leaves_of_twenty_gpus(before: PolicyState, left: int) -> None:
+    fleet = a_fleet("a/x", "b/y", gpus=20, most=8)
+    grows = replace(fleet.workloads[0], bounds=replace(fleet.workloads[0].bounds, max_replicas=40))
+    fleet = replace(fleet, workloads=(grows, fleet.workloads[1]))
+    world = World(rps={"a/x": 400.0}, replicas={"a/x": pods(11), "b/y": Blind(reason=BlindReason.TIMEOUT)})
+    states = {"b/y": replace(before, last_tick_at=NOON)}
+    report = tick(fleet, states, world.ports(), now=NOON + MINUTE)
+    assert report.records[0].decision.target == max(11, left)
