@@ -1,20 +1,20 @@
 """One tick: read, decide, record, act, in that order, with no rule of its own.
 
-Snapshots are built from the ports, each workload is decided alone, the fleet's budget cuts what does not fit, the
-journal has every decision before the first write leaves, and writes go out ups first. The daemon and the simulator
-run this same function; only the ports differ.
+Snapshots are built from the ports, each workload is decided alone, the fleet's budgets cut what does not fit, the
+journal has every decision before the first write leaves, and writes go out in the order of `policy.order`. The daemon
+and the simulator run this same function; only the ports differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from forecaster.types import Blind, BlindReason
 from scaler.policy import control as by_hand
-from scaler.policy import writers
-from scaler.policy.budget import BudgetRule, Wish, grant, grants
+from scaler.policy import order, scheduled, writers
+from scaler.policy.budget import BudgetRule, Wish, grant, grants, releases
 from scaler.policy.decide import WorkloadPolicy, decide
 from scaler.policy.types import (
     NO_CONTROL,
@@ -24,6 +24,7 @@ from scaler.policy.types import (
     DemandForecast,
     Mode,
     PolicyState,
+    Reason,
     ReplicaState,
     Snapshot,
 )
@@ -37,6 +38,7 @@ from scaler.ports import (
     Signals,
     Targets,
     WorkloadSignals,
+    Writes,
 )
 
 _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer for this workload")
@@ -44,7 +46,7 @@ _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All workloads' settings, and the budget that they share."""
+    """All workloads' settings, and the budgets that they share."""
 
     workloads: tuple[WorkloadPolicy, ...]
     budget: BudgetRule = field(default_factory=BudgetRule)
@@ -59,15 +61,26 @@ class NoControls:
         return NO_CONTROL
 
 
+class OneByOne:
+    """The plainest `Writes`: in order, each after the last. Enough where a write takes no time, as in a simulation."""
+
+    def carry_out(
+        self, steps: Sequence[Sequence[Decision]], scale: Callable[[Decision], Outcome]
+    ) -> Mapping[str, Outcome]:
+        """The outcome of every decision, by workload."""
+        return {decision.workload: scale(decision) for step in steps for decision in step}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The loop's connections to the outside."""
+    """The loop's connections to the outside, and how it carries out what it decided."""
 
     signals: Signals
     forecasts: Forecasts
     targets: Targets
     journal: Journal
     controls: Controls = field(default_factory=NoControls)
+    writes: Writes = field(default_factory=OneByOne)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +124,11 @@ def tick(
             wishes.append(_held(policy, before))
         else:
             decided.append((policy, snapshot, before, decision, after))
-            wishes.append(_wish(policy, snapshot.replicas, before, decision))
-    allowed = grants(wishes, fleet.budget)
+            wishes.append(_wish(policy, snapshot, before, decision, after))
+    allowed = {**grants(wishes, fleet.budget), **releases(wishes, fleet.budget, now=now)}
     records = []
     for policy, snapshot, before, decision, after in decided:
-        limited = fleet.budget.gpus is not None and policy.mode.counts
-        limit = allowed[policy.workload] if limited else None
+        limit = _limit(policy, decision, allowed[policy.workload], fleet.budget)
         final, next_states[policy.workload] = grant(decision, after, limit)
         records.append(
             DecisionRecord(at=now, policy=policy, snapshot=snapshot, state=before, grant=limit, decision=final)
@@ -164,30 +176,62 @@ def _snapshot(
     )
 
 
-def _wish(policy: WorkloadPolicy, replicas: ReplicaState | Blind, before: PolicyState, decision: Decision) -> Wish:
+def _wish(
+    policy: WorkloadPolicy, snapshot: Snapshot, before: PolicyState, decision: Decision, after: PolicyState
+) -> Wish:
     """What the workload holds and asks for. One that is only observed asks for nothing, its decision moves no pod.
 
-    Above a floor another autoscaler may hold more: a floor beneath what is held takes no further GPU. A workload that
-    does not exist holds none.
+    Above a floor another autoscaler may hold more: a floor beneath what is held takes no further GPU, and lowering one
+    takes nothing away, so it has no part in the change budget. A workload that does not exist holds none.
     """
-    wish = _held(policy, before)
+    held, replicas = replace(_held(policy, before), released=after.released), snapshot.replicas
     if isinstance(replicas, Blind):
         gone = replicas.reason is BlindReason.NOT_FOUND
-        return replace(wish, current=0, target=0) if gone else wish
-    wish = replace(wish, current=replicas.taken, target=replicas.taken)
-    if not policy.mode.counts or decision.target is None:
-        return wish
-    return replace(wish, target=decision.target)
+        return replace(held, current=0, target=0) if gone else held
+    asks = policy.mode.counts and decision.target is not None
+    ordered = before.released[-1].at if before.released else None
+    last = before.desired[-1] if before.desired else None
+    return replace(
+        held,
+        current=replicas.taken,
+        target=decision.target if asks and decision.target is not None else replicas.taken,
+        most=replicas.taken if decision.reason is Reason.OVERRIDE else _most(policy, now=decision.at),
+        counted=policy.mode.counts and replicas.held is None,
+        refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
+    )
+
+
+def _most(policy: WorkloadPolicy, *, now: datetime) -> int:
+    bounds = policy.bounds
+    return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)[1]
 
 
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
-    """The wish of a workload that cannot be read: what it had when last seen, or its maximum if it never was.
+    """The wish of a workload that cannot be read: what it had when last seen or was asked to have since.
 
-    An unknown number of GPUs is not a free one.
+    Its maximum if it never was seen, or slept then: we may have woken it. An unknown number of GPUs is not a free
+    one, and no part of the fleet that a share may be released of.
     """
-    seen = before.desired[-1].replicas if before.desired else policy.bounds.max_replicas
-    seen = max(seen, before.held or 0)
-    return Wish(workload=policy.workload, current=seen, target=seen, gpus=policy.profile.gpus, priority=policy.priority)
+    known, writes = bool(before.desired), policy.mode.writes
+    seen = before.desired[-1].replicas if known else 0
+    asked = before.asked if writes else None
+    unknown = not known or (seen == 0 and asked == 0)
+    held = policy.bounds.max_replicas if unknown else max(seen, asked or 0, before.held or 0)
+    return Wish(
+        workload=policy.workload,
+        current=held,
+        target=held,
+        gpus=policy.profile.gpus,
+        priority=policy.priority,
+        counted=known and policy.mode.counts,
+        released=before.released,
+    )
+
+
+def _limit(policy: WorkloadPolicy, decision: Decision, allowed: int, budget: BudgetRule) -> int | None:
+    """The fleet's grant as it is recorded: of workloads that share it, where a budget is set or a release was cut."""
+    cut = decision.action is Action.IN and allowed != decision.target
+    return allowed if policy.mode.counts and (budget.gpus is not None or cut) else None
 
 
 def _record(journal: Journal, records: Sequence[DecisionRecord]) -> str:
@@ -208,28 +252,35 @@ def _record_outcomes(journal: Journal, at: datetime, outcomes: Mapping[str, Outc
 
 
 def _act(ports: Ports, records: Sequence[DecisionRecord], *, leads: bool) -> dict[str, Outcome]:
-    """Carry the changes out, growth before shrinkage; what is only observed or published is never written, and a
-    standby writes nothing."""
-    changes = [record for record in records if record.changes]
-    outcomes = {}
-    for record in sorted(changes, key=lambda each: each.decision.action is not Action.OUT):
-        if not record.policy.mode.writes:
-            outcome = _not_written(record)
-        elif not leads:
-            would = f"would scale {record.decision.current} → {record.decision.target}"
-            outcome = Outcome(kind=OutcomeKind.STANDBY, detail=f"standby: {would}")
-        else:
-            outcome = _stopped(ports.controls, record) or _scaled(ports.targets, record.decision)
-        outcomes[record.policy.workload] = outcome
+    """Carry the changes out, in order; what is only observed or published is never written, nor is a standby's."""
+    written = {each.policy.workload: each for each in records if each.policy.mode.writes and leads}
+    outcomes = {
+        each.policy.workload: _not_written(each)
+        for each in records
+        if each.changes and each.policy.workload not in written
+    }
+    changes = [_change(record) for record in written.values() if record.changes]
+    missing = sum(_missing_gpus(record) for record in written.values())
+    steps = [[written[name].decision for name in step] for step in order.steps(changes, missing_gpus=missing)]
+
+    def write(decision: Decision) -> Outcome:
+        return _stopped(ports.controls, written[decision.workload]) or _scaled(ports.targets, decision)
+
+    outcomes.update(ports.writes.carry_out(steps, write))
     return outcomes
 
 
 def _not_written(record: DecisionRecord) -> Outcome:
-    """What became of a decision that is only shown or exported."""
+    """What became of a decision that is only shown or exported, or another daemon's to carry out."""
     moves = f"{record.decision.current} → {record.decision.target}"
-    if record.policy.mode is Mode.PUBLISH:
-        return Outcome(kind=OutcomeKind.PUBLISHED, detail=f"publish mode: {moves} is for the other autoscaler to do")
-    return Outcome(kind=OutcomeKind.OBSERVED, detail=f"observe mode: would scale {moves}")
+    match record.policy.mode:
+        case Mode.PUBLISH:
+            detail = f"publish mode: {moves} is for the other autoscaler to do"
+            return Outcome(kind=OutcomeKind.PUBLISHED, detail=detail)
+        case Mode.OBSERVE:
+            return Outcome(kind=OutcomeKind.OBSERVED, detail=f"observe mode: would scale {moves}")
+        case _:
+            return Outcome(kind=OutcomeKind.STANDBY, detail=f"standby: would scale {moves}")
 
 
 def _stopped(controls: Controls, record: DecisionRecord) -> Outcome | None:
@@ -238,6 +289,24 @@ def _stopped(controls: Controls, record: DecisionRecord) -> Outcome | None:
     if now == before:
         return None
     return Outcome(kind=OutcomeKind.STOPPED, detail="people ordered something else meanwhile; decided anew next time")
+
+
+def _change(record: DecisionRecord) -> order.Change:
+    policy, decision = record.policy, record.decision
+    return order.Change(
+        workload=policy.workload,
+        current=decision.current or 0,
+        target=decision.target or 0,
+        gpus=policy.profile.gpus,
+        priority=policy.priority,
+    )
+
+
+def _missing_gpus(record: DecisionRecord) -> int:
+    """GPUs that a workload's growth lacks: cut by the budget, and of pods that wait for one."""
+    cut = (each for each in record.decision.adjustments if each.reason is Reason.GPU_BUDGET)
+    waiting = 0 if isinstance(record.snapshot.replicas, Blind) else record.snapshot.replicas.unschedulable
+    return record.policy.profile.gpus * (waiting + sum(each.before - each.after for each in cut))
 
 
 def _scaled(targets: Targets, decision: Decision) -> Outcome:
@@ -271,6 +340,6 @@ def settled(state: PolicyState, decision: Decision, outcome: Outcome | None) -> 
         return state
     if outcome.kind in (OutcomeKind.SCALED, OutcomeKind.UNCHANGED):
         return writers.written(state, decision.target)
-    if outcome.kind in (OutcomeKind.CONFLICT, OutcomeKind.STOPPED):
+    if outcome.kind in (OutcomeKind.CONFLICT, OutcomeKind.STOPPED, OutcomeKind.POSTPONED):
         return writers.not_written(state)
     return state

@@ -6,7 +6,7 @@ No port raises for a fault of the outside world: a source that fails answers `Bl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -72,15 +72,20 @@ class OutcomeKind(StrEnum):
     STOPPED = "stopped"
     CONFLICT = "conflict"
     FAILED = "failed"
+    POSTPONED = "postponed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Result of one write, or why there was none; `found` is the scale that stood in the way of it."""
+    """Result of one write, or why there was none; `found` is the scale that stood in the way of it.
+
+    A postponed one was not sent: nothing but time stood in its way, `retry_after_s` of it where the other side said.
+    """
 
     kind: OutcomeKind
     detail: str = ""
     found: int | None = None
+    retry_after_s: float | None = None
 
 
 class Targets(Protocol):
@@ -94,6 +99,19 @@ class Targets(Protocol):
         """Set `decision.target` replicas, or as the floor in mode `floor`, if `decision.current` still stands there.
 
         Never a blind overwrite.
+        """
+        ...
+
+
+class Writes(Protocol):
+    """How a tick's changes are carried out: one after another, or several at a time under one deadline."""
+
+    def carry_out(
+        self, steps: Sequence[Sequence[Decision]], scale: Callable[[Decision], Outcome]
+    ) -> Mapping[str, Outcome]:
+        """Call `scale`, which never raises, for every decision, all of a step before any of the next.
+
+        Answers an outcome for each of them, by workload; one that there was no time for is postponed.
         """
         ...
 

@@ -120,7 +120,7 @@ class Controllers:
         for _ in range(min(wanted - len(alive), self._room(metadata["namespace"]))):
             self.add_pod(workload, now)
         # As a ReplicaSet chooses: not yet Ready before Ready, young before old; a StatefulSet the highest ordinal.
-        alive.sort(key=lambda pod: (_is_ready(pod), -_serial(pod)))
+        alive.sort(key=lambda pod: (_is_ready(pod), _deletion_cost(pod), -_serial(pod)))
         if workload["kind"] != "Deployment":
             alive.sort(key=lambda pod: -_serial(pod))
         for pod in alive[: max(0, len(alive) - wanted)]:
@@ -265,6 +265,11 @@ def _gpus(pod: Json) -> int:
 
 def _is_ready(pod: Json) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
+
+
+def _deletion_cost(pod: Json) -> int:
+    annotations = pod["metadata"].get("annotations") or {}
+    return int(annotations.get("controller.kubernetes.io/pod-deletion-cost", 0))
 
 
 def _serial(pod: Json) -> int:

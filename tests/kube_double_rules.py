@@ -133,10 +133,22 @@ def check(kind: ApiKind, new: Json, old: Json | None) -> None:
         "events": _check_event,
         "horizontalpodautoscalers": _check_hpa,
         "scaledobjects": _check_scaled_object,
+        "pods": _check_pod,
     }
     if kind.scalable:
         _check_replicas(kind, new, old)
     checks.get(kind.plural, lambda *_: None)(kind, new, old)
+
+
+def _check_pod(kind: ApiKind, new: Json, old: Json | None) -> None:
+    """A deletion cost is an int32 in its plainest form: no sign before a zero, no plus, no leading zeros."""
+    cost = (new["metadata"].get("annotations") or {}).get("controller.kubernetes.io/pod-deletion-cost")
+    if cost is None:
+        return
+    plain = re.fullmatch(r"0|-?[1-9][0-9]*", cost) if isinstance(cost, str) else None
+    if plain is None or not -(2**31) <= int(cost) < 2**31:
+        where = "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]"
+        raise _invalid(kind, new["metadata"].get("name", ""), where, f'Invalid value: "{cost}": must be an integer')
 
 
 def _micro_time(where: str, text: object) -> None:

@@ -65,6 +65,11 @@ def floors_of(config: Config) -> dict[str, FloorRef]:
     return floors
 
 
+def placeholder_targets_of(config: Config) -> dict[str, TargetRef]:
+    """What holds GPUs ahead of the forecast, by placeholder."""
+    return {name: _target(name, target) for name, target in config.placeholder_targets.items()}
+
+
 def _target(workload: str, target: TargetConfig) -> TargetRef:
     namespace, _, name = workload.partition("/")
     return TargetRef(namespace=namespace, api_version=target.api_version, kind=target.kind, name=target.name or name)

@@ -71,7 +71,7 @@ def _wish(record: DecisionRecord, report: TickReport) -> tuple[int | None, int |
 def _change(record: DecisionRecord, report: TickReport) -> LogEvent:
     decision, outcome = record.decision, report.outcomes.get(record.policy.workload)
     kind = None if outcome is None else outcome.kind
-    failed = kind in (OutcomeKind.FAILED, OutcomeKind.CONFLICT)
+    failed = kind in (OutcomeKind.FAILED, OutcomeKind.CONFLICT, OutcomeKind.POSTPONED)
     return LogEvent(
         level="warning" if failed else "info",
         name="scale_failed" if failed else "scaled" if kind is OutcomeKind.SCALED else "would_scale",

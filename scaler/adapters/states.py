@@ -107,6 +107,8 @@ def state_of(
         return State.DEGRADED, None, f"replicas unknown: {_words(replicas)}", way_out_of(replicas, name)
     if outcome is not None and outcome.kind is OutcomeKind.FAILED:
         return State.DEGRADED, None, f"the last write failed: {outcome.detail}", f"headstart doctor --workload {name}"
+    if outcome is not None and outcome.kind is OutcomeKind.POSTPONED:
+        return State.DEGRADED, None, f"the last write is postponed: {outcome.detail}", "decided anew at the next tick"
     by_hand = _by_hand_state(record, after)
     if by_hand is not None:
         return by_hand

@@ -13,8 +13,9 @@ from datetime import datetime
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import FloorRef, KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
-from scaler.adapters.kubernetes.errors import KubernetesError
-from scaler.policy.types import Decision, ReplicaState
+from scaler.adapters.kubernetes.errors import KubernetesError, Throttled
+from scaler.adapters.kubernetes.victims import VictimMarker
+from scaler.policy.types import Action, Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
 
 ANNOUNCE_BUDGET_S = 4.0
@@ -35,9 +36,13 @@ class KubernetesTargets:
         cluster: KubernetesCluster,
         targets: Mapping[str, TargetRef],
         floors: Mapping[str, FloorRef] | None = None,
+        *,
+        victims: VictimMarker | None = None,
     ) -> None:
-        """`targets` by workload; those in `floors` are read from, and scaled by, the floor of that autoscaler."""
+        """`targets` by workload; those in `floors` are read from, and scaled by, the floor of that autoscaler. With
+        `victims` the pods that should go are marked before a scale-in."""
         self._cluster = cluster
+        self._victims = victims
         self._targets = dict(targets)
         self._floors = dict(floors or {})
         self._refused: dict[str, str] = {}
@@ -62,6 +67,9 @@ class KubernetesTargets:
         target = self._targets[decision.workload]
         if decision.target is None or decision.current is None:
             return Outcome(kind=OutcomeKind.UNCHANGED, detail="nothing to write")
+        marked = ""
+        if self._victims is not None and decision.action is Action.IN:
+            marked = str(self._victims.mark(target, leaving=decision.current - decision.target))
         try:
             floor = self._floors.get(decision.workload)
             outcome = (
@@ -69,11 +77,14 @@ class KubernetesTargets:
                 if floor is None
                 else self._cluster.set_floor(floor, target, decision.target, expected=decision.current)
             )
+        except Throttled as error:
+            return Outcome(kind=OutcomeKind.POSTPONED, detail=str(error), retry_after_s=error.retry_after_s)
         except KubernetesError as error:
             return Outcome(kind=OutcomeKind.FAILED, detail=str(error))
         with self._lock:
             self._untold.append((target, outcome, _note(decision, outcome)))
-        return Outcome(kind=_KINDS[outcome.result], detail=_detail(decision, outcome), found=outcome.found)
+        detail = "; ".join(part for part in (_detail(decision, outcome), marked) if part)
+        return Outcome(kind=_KINDS[outcome.result], detail=detail, found=outcome.found)
 
     def tell_conflict(self, decision: Decision, note: str) -> None:
         """Have the next `announce` leave a warning that another writer is left alone; `note` says why."""

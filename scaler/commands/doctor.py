@@ -191,6 +191,7 @@ def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
                 what = f"floor of {floors[target]}" if target in floors else target.kind
                 found = f"{what}: {state.desired} desired, {state.ready} Ready"
                 yield Finding(workload=name, check="target", health=Health.OK, found=found)
+                yield from _drain(cluster, name, target)
             floor = floors.get(target)
             yield from _permissions(cluster, name, target, active=name in active, floor=floor)
         yield from _rivals(cluster, {name: target for name, target in targets.items() if name in active})
@@ -210,6 +211,24 @@ def _rivals(cluster: KubernetesCluster, active: Mapping[str, TargetRef]) -> Iter
         if found.get(target):
             said = f"{', '.join(found[target])} writes the same replicas"
             yield Finding(workload=name, check="other autoscalers", health=Health.FAIL, found=said, fix=WAY_OUT)
+
+
+def _drain(cluster: KubernetesCluster, name: str, target: TargetRef) -> Iterator[Finding]:
+    """Whether a pod that is removed may finish what it serves; nothing to say while there is no pod."""
+    from scaler.adapters.kubernetes.errors import KubernetesError
+
+    try:
+        drain = cluster.drain(target)
+    except KubernetesError as error:
+        fix = "ask again; permissions are checked below"
+        yield Finding(workload=name, check="drain", health=Health.WARN, found=str(error), fix=fix)
+        return
+    if drain is None:
+        return
+    found = f"{drain.grace_s:g} s of grace: preStop {drain.pre_stop_s:g} s, drain {drain.shutdown_s or 0:g} s"
+    health = Health.WARN if drain.trouble else Health.OK
+    fix = drain.fix if drain.trouble else ""
+    yield Finding(workload=name, check="drain", health=health, found=drain.trouble or found, fix=fix)
 
 
 def _permissions(

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from scaler.config.between import placeholder_issues, target_key
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.values import (
@@ -26,6 +27,7 @@ from scaler.config.values import (
     HaConfig,
     HttpConfig,
     KubernetesConfig,
+    PlaceholderEntry,
     PrometheusConfig,
     ScheduledEntry,
     SelectorConfig,
@@ -36,6 +38,7 @@ from scaler.errors import ConfigError, ConfigIssue
 from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.scheduled import ScheduledRule
 
 API_VERSION: Final = "headstart/v1"
@@ -73,6 +76,10 @@ class Config:
     """Where workloads are found by annotations."""
     defaults: Node | None = None
     """The file's `defaults`, for the entries of workloads that are found later."""
+    placeholders: tuple[PlaceholderRule, ...] = ()
+    placeholder_targets: Mapping[str, TargetConfig] = field(default_factory=dict)
+    """By placeholder ("namespace/name"), each with its name filled in."""
+    deletion_cost: bool = False
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -110,7 +117,7 @@ def with_workloads(config: Config, entries: Sequence[WorkloadEntry]) -> Config:
     return dataclasses.replace(
         config,
         fleet=dataclasses.replace(config.fleet, workloads=(*config.fleet.workloads, *policies)),
-        targets={**config.targets, **{entry.workload: _named_target(entry) for entry in entries}},
+        targets={**config.targets, **{entry.workload: _named(entry.target, entry.workload) for entry in entries}},
         selectors={**config.selectors, **{entry.workload: entry.selector for entry in entries}},
         holidays={**config.holidays, **_holidays(entries)},
     )
@@ -348,18 +355,12 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
             issues.append(issue_at(name.place, setting, text))
             continue
         names[name.value] = name.place
-        target = _target_key(name.value, entry.get("target"))
+        target = target_key(name.value, entry.get("target"))
         if target in targets:
             text = f"scales the same {target[1]} as {targets[target]}: two workloads would fight over it"
             issues.append(issue_at(name.place, setting, text))
         targets.setdefault(target, name.value)
-    return issues
-
-
-def _target_key(workload: str, target: Any) -> tuple[str, str, str]:
-    namespace, _, name = workload.partition("/")
-    given = target if isinstance(target, dict) else {}
-    return namespace, str(given.get("kind") or "Deployment"), str(given.get("name") or name)
+    return [*issues, *placeholder_issues(root, names, targets)]
 
 
 def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
@@ -367,7 +368,7 @@ def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
     return Config(
         path=path,
         fleet=Fleet(workloads=tuple(_policy(entry, file.tick) for entry in file.workloads), budget=file.budget),
-        targets={entry.workload: _named_target(entry) for entry in file.workloads},
+        targets={entry.workload: _named(entry.target, entry.workload) for entry in file.workloads},
         selectors={entry.workload: entry.selector for entry in file.workloads},
         prometheus=_relative_to(file.prometheus, path.parent),
         kubernetes=_relative_to(file.kubernetes, path.parent),
@@ -379,11 +380,19 @@ def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
         holidays=_holidays(file.workloads),
         discover=file.discover,
         defaults=defaults,
+        deletion_cost=file.deletion_cost,
+        placeholders=tuple(_placeholder_rule(entry) for entry in file.placeholders),
+        placeholder_targets={each.placeholder: _named(each.target, each.placeholder) for each in file.placeholders},
     )
 
 
 def _holidays(entries: Sequence[WorkloadEntry]) -> dict[str, str]:
     return {each.workload: each.scheduled.holidays for each in entries if each.scheduled.holidays}
+
+
+def _placeholder_rule(entry: PlaceholderEntry) -> PlaceholderRule:
+    settings = {each.name: getattr(entry, each.name) for each in dataclasses.fields(PlaceholderRule)}
+    return PlaceholderRule(**settings)
 
 
 def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:
@@ -397,10 +406,8 @@ def _policy(entry: WorkloadEntry, tick: timedelta) -> WorkloadPolicy:
     return WorkloadPolicy(**{**settings, "tick": tick, "scheduled": rule})
 
 
-def _named_target(entry: WorkloadEntry) -> TargetConfig:
-    return (
-        entry.target if entry.target.name else dataclasses.replace(entry.target, name=entry.workload.partition("/")[2])
-    )
+def _named(target: TargetConfig, owner: str) -> TargetConfig:
+    return target if target.name else dataclasses.replace(target, name=owner.partition("/")[2])
 
 
 def _relative_to(section: Section, folder: Path) -> Section:

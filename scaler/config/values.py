@@ -21,6 +21,7 @@ from scaler.config.check import did_you_mean
 from scaler.config.holidays import holidays_of
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode
 
@@ -344,6 +345,20 @@ class WorkloadEntry(WorkloadPolicy):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceholderEntry(PlaceholderRule):
+    """One entry of `placeholders`: pods of low priority that hold GPUs, so that nodes are there before the peak."""
+
+    target: TargetConfig = field(default_factory=TargetConfig)
+    """What is scaled."""
+
+    def __post_init__(self) -> None:
+        # not super(): a dataclass with slots is a new class, and the zero-argument form would name the old one
+        PlaceholderRule.__post_init__(self)
+        if not _WORKLOAD.fullmatch(self.placeholder):
+            raise ValueError(f"placeholder must be namespace/name in Kubernetes' spelling, got {self.placeholder!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
     """The whole file, after defaults, profiles and event files have been put in."""
 
@@ -359,6 +374,10 @@ class ConfigFile:
     http: HttpConfig = field(default_factory=HttpConfig)
     ha: HaConfig = field(default_factory=HaConfig)
     budget: BudgetRule = field(default_factory=BudgetRule)
+    placeholders: tuple[PlaceholderEntry, ...] = ()
+    """Pods of low priority that hold GPUs ahead of the forecast; none by default."""
+    deletion_cost: bool = False
+    """Before a Deployment is scaled in, mark the pods that should go: idle ones first. Needs `patch` on pods."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """The daemon: wires the parts, runs the jobs, and ends cleanly. It has no rule of its own.
 
 Lanes (one thread each, so that none delays another): `tick` decides and writes; `forecast` takes in the last minute
-and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit.
+and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit;
+`placeholders` sizes the pods that hold nodes ready, where there are any.
 If this process dies, nothing moves: the scale stays as it was written last.
 """
 
@@ -33,11 +34,13 @@ from scaler.adapters.control_desk import ControlDesk
 from scaler.adapters.control_file import ControlFile
 from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
+from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
 from scaler.adapters.kubernetes.calls import Call
 from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.adapters.leadership import Ears
 from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
@@ -47,11 +50,13 @@ from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
+from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
 from scaler.daemon import discovery, rivals
 from scaler.daemon.leading import contender_of, end_at_once, prepare_last_resort
 from scaler.daemon.orders import orders_of
+from scaler.daemon.placeholders import placeholder_job
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
@@ -112,21 +117,20 @@ class Daemon:
             self._no_writes.set()
         ears = Ears(log=self.log, on_renewed=end_in, on_lost=on_lost)
         self.leading = contender_of(config, ears, stands=self._has_something_to_write, observer=self._requested)
-        self._api = ApiConnection(
-            access_of(config),
-            may_write=lambda: self.leading.leads and not self._no_writes.is_set(),
-            write_limit_s=self.leading.write_limit_s,
-            observer=self._requested,
-        )
+        self._api = self._connection()
         self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
         self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
         self.rivals = self._rivals()
+        # On a connection of its own: what placeholders write is no write of a round.
+        self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
         jobs = self._jobs()
+        if self._placeholder_api is not None:
+            jobs += (placeholder_job(config, self._placeholder_api, self.board, self.log),)
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
 
@@ -134,10 +138,19 @@ class Daemon:
 
     def _has_something_to_write(self) -> bool:
         """A daemon that only observes leaves the lease to others."""
-        return any(policy.mode is not Mode.OBSERVE for policy in self.round.fleet.workloads)
+        observed = all(policy.mode is Mode.OBSERVE for policy in self.round.fleet.workloads)
+        return not observed or bool(self.config.placeholders)
 
     def _requested(self, call: Call, status: int | None, duration_s: float) -> None:
         self.telemetry.requested(call.verb.value, status, duration_s)
+
+    def _connection(self) -> ApiConnection:
+        return ApiConnection(
+            access_of(self.config),
+            may_write=lambda: self.leading.leads and not self._no_writes.is_set(),
+            write_limit_s=self.leading.write_limit_s,
+            observer=self._requested,
+        )
 
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
@@ -148,7 +161,7 @@ class Daemon:
             {policy.workload: policy.latency for policy in config.fleet.workloads},
             observer=self.telemetry.queried,
         )
-        targets = KubernetesTargets(self._cluster, targets_of(config), floors_of(config))
+        targets = KubernetesTargets(self._cluster, targets_of(config), floors_of(config), victims=self._victims())
         controls = orders_of(self._control, self.journal, self.log)
         fleet = config.fleet
         if dry_run:
@@ -162,6 +175,9 @@ class Daemon:
                 targets=targets,
                 journal=NoJournal() if dry_run else self.journal,
                 controls=NoControls() if dry_run else controls,
+                writes=ParallelWrites(
+                    begin_within_s=min(BEGIN_WITHIN_S, config.tick.total_seconds() / 3), wait=self.stopping.wait
+                ),
             ),
             Outlets(
                 board=self.board,
@@ -177,6 +193,12 @@ class Daemon:
             states=states,
             leadership=self.leading.election,
         )
+
+    def _victims(self) -> VictimMarker | None:
+        """What marks the pods that should go, where the settings allow it."""
+        if not self.config.deletion_cost:
+            return None
+        return VictimMarker(self._api, PodRequests(connection_of(self.config.prometheus)))
 
     def _last_states(self) -> Mapping[str, PolicyState]:
         """Where the last decisions left off; without them every workload begins by holding its scale."""
@@ -344,7 +366,9 @@ class Daemon:
         if idle:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
-        self._api.close()
+        for api in (self._api, self._placeholder_api):
+            if api is not None:
+                api.close()
         self.leading.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle

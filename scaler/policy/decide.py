@@ -61,7 +61,7 @@ class WorkloadPolicy:
     tick: timedelta = timedelta(minutes=1)
     """Time between two decisions."""
     priority: int = 0
-    """Who grows first when the GPU budget is short: higher first."""
+    """Who grows first when the GPU budget is short, and releases last when the change budget is: higher first."""
     load: LoadRule = field(default_factory=LoadRule)
     predictive: PredictiveRule = field(default_factory=PredictiveRule)
     latency: LatencyRule = field(default_factory=LatencyRule)

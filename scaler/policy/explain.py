@@ -55,6 +55,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.AT_MIN: "the minimum is a promise",
     Reason.AT_MAX: "the maximum is a promise",
     Reason.GPU_BUDGET: "the fleet's GPU budget is used up",
+    Reason.FLEET_CHANGE: "so much of the fleet at once may go, and no more",
     Reason.UNSCHEDULABLE: "pods find no GPU, so ordering more would only lengthen the queue",
     Reason.HANDS_OFF: "somebody scaled it to zero, and it stays so until somebody scales it up",
     Reason.PAUSED: "somebody paused it: nothing is written until it is resumed",
@@ -425,6 +426,8 @@ def _stands_in_the_way(decision: Decision, after: PolicyState, lead: timedelta) 
         yield "more than the maximum is wanted: raise bounds.max_replicas, or accept what does not fit"
     if Reason.GPU_BUDGET in reasons:
         yield "more when other workloads give GPUs back, or budget.gpus or the priority is raised"
+    if Reason.FLEET_CHANGE in reasons:
+        yield "the rest goes when the fleet's last releases are older than budget.inward_period, if it still may"
     if Reason.UNSCHEDULABLE in reasons:
         yield "more once the waiting pods have found a GPU"
     if after.latency.ordered is not None:

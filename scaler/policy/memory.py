@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scaler.policy.types import At, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import RELEASES_KEPT, At, PolicyState, ReplicaState, Snapshot
 
 
 def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
@@ -16,9 +16,9 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 
     A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
     calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
-    What was measured or written stays: the steered score, the last scale-in, the scale asked for, and what others
-    changed. The scale itself is taken as it is found: who changed it meanwhile cannot be told. A moment in the future
-    is dropped, it was stamped by a clock that has been corrected since.
+    What was measured or written stays: the steered score, the last scale-in, the releases, the scale asked for, and
+    what others changed. The scale itself is taken as it is found: who changed it meanwhile cannot be told. A moment in
+    the future is dropped, it was stamped by a clock that has been corrected since.
     """
     if state.last_tick_at is None:
         return state
@@ -45,6 +45,7 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
         foreign=tuple(each for each in state.foreign if each.at <= now),
         heeded=state.heeded,
         by_hand_at=_not_after(state.by_hand_at, now),
+        released=tuple(each for each in state.released if timedelta(0) <= now - each.at < RELEASES_KEPT),
     )
 
 
@@ -52,7 +53,9 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
     """Note the scale that the cluster reports: its recent course, and a scale-in since the last tick, ours or not.
 
     The scale-in is dated to the tick before, when it was ordered. A zero that we asked for is no longer ours once
-    another scale is seen: the write failed, or the workload woke, and the next zero is somebody else's.
+    another scale is seen: the write failed, or the workload woke, and the next zero is somebody else's. What was
+    ordered since the scale was last seen gives way to what came of it: an order that failed released nothing, and
+    whoever ordered what is gone, it is gone.
     """
     last = state.desired[-1].replicas if state.desired else None
     shrunk = last is not None and replicas.desired < last
@@ -65,7 +68,18 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
         asked=None if state.asked == 0 and replicas.desired > 0 else state.asked,
         unschedulable_since=(state.unschedulable_since or now) if waits else None,
         held=replicas.held,
+        released=_released(state, replicas.desired, now=now),
     )
+
+
+def _released(state: PolicyState, desired: int, *, now: datetime) -> tuple[At, ...]:
+    """The releases of the last hour, those since the scale was last seen as they are seen now."""
+    kept = tuple(each for each in state.released if now - each.at < RELEASES_KEPT)
+    if not state.desired:
+        return kept
+    last = state.desired[-1]
+    seen = tuple(each for each in kept if each.at < last.at)
+    return (*seen, At(at=last.at, replicas=last.replicas - desired)) if desired < last.replicas else seen
 
 
 def observe_model(state: PolicyState, snapshot: Snapshot, *, now: datetime) -> PolicyState:

@@ -16,6 +16,9 @@ from forecaster.types import DEFAULT_CLASS, Blind, BlindReason, Forecast, Foreca
 NOT_READ = Blind(reason=BlindReason.NOT_READ)
 """A signal that nobody asked for: its rule stays silent."""
 
+RELEASES_KEPT = timedelta(hours=1)
+"""How long a workload's releases are remembered: the longest period in which the fleet's can be counted."""
+
 
 class Mode(StrEnum):
     """What becomes of decisions: shown (`observe`), written as replicas (`active`), written as the floor of an
@@ -73,6 +76,7 @@ class Reason(StrEnum):
     AT_MIN = "at_min"
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
+    FLEET_CHANGE = "fleet_change"
     UNSCHEDULABLE = "unschedulable"
     # people and other writers
     HANDS_OFF = "hands_off"
@@ -336,7 +340,8 @@ class PolicyState:
     `asked` is the last scale we asked for (0 until a sleeper is seen awake), `ready` what was Ready at the last tick,
     `z` the lasting part of the steered score, `missed_share` the share of late minutes that were missed;
     `disabled_since` is when the forecast was switched off for being worse than the last value; `held` is what the
-    workload under a floor was last seen to have.
+    workload under a floor was last seen to have; `released` how many replicas went when, as seen, and as ordered since
+    the scale was last seen.
 
     `own` is the scale in which the last tick found or left the workload, None where it writes nothing; `pending` one
     that was ordered and whose write nobody confirmed; `foreign` the recent changes by others; `heeded` the last
@@ -366,6 +371,7 @@ class PolicyState:
     foreign: tuple[ForeignChange, ...] = ()
     heeded: Override | None = None
     by_hand_at: datetime | None = None
+    released: tuple[At, ...] = ()
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from forecaster import registry
 from forecaster.types import Forecaster
 from scaler.loop import Fleet, TickReport
+from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import Bounds
@@ -162,7 +163,10 @@ def simulate_week(
     tell(0.0, "drawing a week of traffic")
     drawn = [draw(plan, start=START, days=days, seed=seed) for plan in FLEET]
     workloads = [each.virtual for each in drawn]
-    fleet = Fleet(workloads=tuple(_policy(each, missed_target_ratio) for each in drawn))
+    # Each workload for itself, as the rivals are played: the fleet's change budget is no part of the comparison.
+    fleet = Fleet(
+        workloads=tuple(_policy(each, missed_target_ratio) for each in drawn), budget=BudgetRule(most_inward_ratio=1.0)
+    )
     recorder = Recorder(workloads)
     engine = EngineForecasts(workloads, registry.members().forecasters if members is None else members)
 

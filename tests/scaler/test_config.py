@@ -687,3 +687,46 @@ def test_every_setting_has_a_kind_that_the_reader_knows() -> None:
                 seen.append(inner)
             else:
                 assert typing.get_origin(inner) is not None or isinstance(inner, type), hint
+
+
+PLACEHOLDERS = """\
+apiVersion: headstart/v1
+kind: Config
+placeholders:
+  - {entry}
+workloads: [{{workload: llm/chat, profile: qwen3-vl-2b-24gb}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("entry", "place", "text"),
+    [
+        pytest.param("{placeholder: llm/chat}", "4:19", "scales the same Deployment as llm/chat; give the placeholders one of their own", id="a workload's own target"),
+        pytest.param("{placeholder: a/p, workloads: [llm/chatt]}", "4:36", 'names "llm/chatt", which is no workload; did you mean llm/chat?', id="no such workload"),
+        pytest.param("{placeholder: a/p, workloads: [b/x]}", "4:36", 'names "b/x", which is no workload; it must stand under workloads', id="nothing like it"),
+        pytest.param("{placeholder: pool}", "4:19", "must be namespace/name in Kubernetes' spelling, got 'pool'", id="no namespace"),
+        pytest.param("{placeholder: a/p, ahead: 40m}", "4:31", "ahead of a/p must lie in (0, 30m], got 40m", id="beyond the forecast"),
+    ],
+)  # fmt: skip
+def test_placeholders_are_checked_against_the_workloads(entry: str, place: str, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(PLACEHOLDERS.format(entry=entry), Path("headstart.yaml"))
+    (issue,) = error.value.issues
+    assert (f"{issue.line}:{issue.column}", issue.text) == (place, text)
+
+
+def test_two_placeholders_may_not_scale_the_same() -> None:
+    entry = "{placeholder: a/p}\n  - {placeholder: a/q, target: {name: p}}"
+    with pytest.raises(ConfigError) as error:
+        parse_config(PLACEHOLDERS.format(entry=entry), Path("headstart.yaml"))
+    assert [issue.text for issue in error.value.issues] == [
+        "scales the same Deployment as a/p; give the placeholders one of their own"
+    ]
+
+
+def test_placeholders_have_their_targets_named() -> None:
+    config = parse_config(PLACEHOLDERS.format(entry="{placeholder: a/p, ahead: 8m}"), Path("headstart.yaml"))
+    assert [(each.placeholder, each.ahead, each.mode) for each in config.placeholders] == [
+        ("a/p", timedelta(minutes=8), Mode.OBSERVE)
+    ]
+    assert config.placeholder_targets["a/p"].name == "p"

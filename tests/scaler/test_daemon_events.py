@@ -58,6 +58,7 @@ def test_a_change_of_scale_names_what_each_rule_wanted() -> None:
         pytest.param(OutcomeKind.OBSERVED, "would_scale", id="only observed"),
         pytest.param(OutcomeKind.FAILED, "scale_failed", id="the API refuses"),
         pytest.param(OutcomeKind.CONFLICT, "scale_failed", id="another writer"),
+        pytest.param(OutcomeKind.POSTPONED, "scale_failed", id="no time for it"),
     ],
 )
 def test_a_wish_that_is_not_carried_out_is_told_when_it_begins_and_not_every_tick(

@@ -40,6 +40,7 @@ LONG = replace(settled(SEEN, a_policy()), own=None)  # whose scale is nobody's y
             id="API before demand",
         ),
         pytest.param(SEEN, {}, OutcomeKind.FAILED, State.DEGRADED, id="the write failed"),
+        pytest.param(SEEN, {}, OutcomeKind.POSTPONED, State.DEGRADED, id="no time for the write"),
         pytest.param(SEEN, {}, OutcomeKind.CONFLICT, State.HELD, id="another writer"),
         pytest.param(a_snapshot(rps=5.0, desired=0), {}, None, State.HELD, id="scaled to zero by somebody"),
         pytest.param(a_snapshot(rps=5.0), {}, None, State.REACTIVE_ONLY, id="no forecast"),

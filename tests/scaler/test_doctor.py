@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_double import KubeDouble, Rule
+from kube_double import KubeDouble, Rule, workload
 from metrics_fleet import Fleet, running_fleet
 from scaler.cli import main
 from servers import PrometheusServer, prometheus_is_installed
@@ -78,6 +78,7 @@ def test_a_healthy_workload_has_no_failing_check(
     assert found["llm/chat", "requests_running"]["found"] == "vllm:num_requests_running by own"
     assert found["llm/chat", "target"]["found"].startswith("Deployment: 2 desired")
     assert found["llm/chat", "permissions"]["found"] == "suffice to observe and scale"
+    assert found["llm/chat", "drain"]["found"] == "30 s of grace: preStop 0 s, drain 0 s"
     assert double.mutating_requests == 0
 
 
@@ -138,6 +139,19 @@ def test_no_prometheus_is_one_finding_and_the_rest_goes_on(
     assert code == 1
     assert found["-", "prometheus"]["health"] == "FAIL"
     assert found["llm/chat", "target"]["health"] == "ok"
+
+
+def test_a_pod_that_would_be_killed_in_mid_answer_is_named_with_its_fix(
+    double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = workload("Deployment", "llm", "ghost", replicas=1)
+    cut["spec"]["template"]["spec"]["containers"][0]["args"] = ["vllm serve m --shutdown-timeout 120"]
+    double.create("deployments", cut)
+    path = settings(tmp_path, "http://127.0.0.1:1", double, double.admin_token)
+    _, found = examined(capsys, "--config", path, "--workload", "llm/ghost")
+    drain = found["llm/ghost", "drain"]
+    assert (drain["health"], drain["fix"]) == ("warn", "set terminationGracePeriodSeconds above 120")
+    assert drain["found"].startswith("requests in flight are killed after 30 s")
 
 
 def test_an_slo_between_buckets_is_said(

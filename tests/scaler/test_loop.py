@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from forecaster.types import Blind, BlindReason, Known
 from policy_cases import MINUTE, NOON, a_forecast, a_policy
+from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, Ports, settled, tick
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide_within
+from scaler.policy.guard import GuardRule
 from scaler.policy.types import (
     NO_CONTROL,
     Action,
+    At,
     ClassReadings,
     Control,
     Decision,
@@ -344,3 +348,102 @@ def test_a_paused_workload_asks_the_fleet_for_nothing() -> None:
         (3, Reason.PAUSED),
         (7, Reason.LOAD),
     ]
+
+
+def test_what_was_ordered_and_is_not_seen_yet_is_held_in_the_budget() -> None:
+    """Twenty GPUs; b had four and was sent to eight when it went blind. a may have twelve, not sixteen."""
+    fleet = a_fleet("a/x", "b/y", gpus=20)
+    world = World(rps={"a/x": 60.0, "b/y": 80.0}, replicas={"a/x": pods(9), "b/y": pods(4)})
+    states = tick(fleet, {}, world.ports(), now=NOON).states
+    assert "scale b/y 4->8" in world.log
+    world.replicas["b/y"] = Blind(reason=BlindReason.TIMEOUT)
+    world.rps["a/x"] = 160.0
+    report = tick(fleet, states, world.ports(), now=NOON + MINUTE)
+    assert report.records[0].decision.target == 12
+
+
+@pytest.mark.parametrize(
+    ("gpus", "waiting", "writes"),
+    [
+        pytest.param(None, 0, ["scale b/y 6->9", "scale a/x 6->3"], id="room for all: growth first"),
+        pytest.param(13, 0, ["scale a/x 6->3", "scale b/y 6->7"], id="cut by the budget: the release first"),
+        pytest.param(None, 1, ["scale a/x 6->3", "scale b/y 6->9"], id="a pod waits for a GPU: the release first"),
+    ],
+)
+def test_a_release_that_growth_waits_for_goes_first(gpus: int | None, waiting: int, writes: list[str]) -> None:
+    fleet = a_fleet("a/x", "b/y", gpus=gpus)
+    world = World(rps={"a/x": 5.0, "b/y": 42.0}, replicas={"a/x": pods(6), "b/y": pods(6)})
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(7):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+    world.log.clear()
+    world.rps["b/y"] = 60.0
+    world.replicas["b/y"] = replace(pods(6), ready=6 - waiting, unschedulable=waiting)
+    tick(fleet, states, world.ports(), now=NOON + 7 * MINUTE)
+    assert [entry for entry in world.log if entry.startswith("scale")] == writes
+
+
+def test_a_common_error_does_not_take_the_fleet_down() -> None:
+    """Every gateway counter reads a tenth of the load: 25 workloads of four would all be halved at once."""
+    names = [f"n/{i:02}" for i in range(25)]
+    fleet = a_fleet(*names)
+    world = World(rps=dict.fromkeys(names, 3.0), replicas=dict.fromkeys(names, pods(4)))
+    states: Mapping[str, PolicyState] = {}
+    gone = []
+    for minute in range(26):
+        report = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE)
+        states = report.states
+        for record in report.records:
+            current, target = record.decision.current or 0, record.decision.target or 0
+            gone += [minute] * (current - target)
+            world.replicas[record.policy.workload] = pods(target)
+        if minute == 7:
+            cut = [each.decision for each in report.records if each.decision.reason is Reason.FLEET_CHANGE]
+            assert len(cut) == 5
+            assert cut[0].adjustments[-1].detail == "0 of 2 may go now, the fleet's change budget says"
+    assert [gone.count(minute) for minute in (7, 17)] == [20, 16]
+    assert len(gone) == 36
+
+
+def test_a_restart_knows_what_went_before_it(tmp_path: Path) -> None:
+    """Two workloads of eight, one released four and then everything stopped: the other one waits its turn after it."""
+    fleet = a_fleet("a/x", "b/y", least=4, guard=GuardRule(spacing=MINUTE))
+    world = World(rps={"a/x": 5.0, "b/y": 55.0}, replicas={"a/x": pods(8), "b/y": pods(8)})
+    states: Mapping[str, PolicyState] = {}
+    with SqliteJournal.open(tmp_path / "headstart.db", now=NOON) as journal:
+        ports = replace(world.ports(), journal=journal)
+        for minute in range(8):
+            states = tick(fleet, states, ports, now=NOON + minute * MINUTE).states
+        now = NOON + 8 * MINUTE
+        restored = {name: state for name, (state, _) in journal.states(decide_within, now=now).items()}
+    assert restored == states
+    assert restored["a/x"].released == (At(at=NOON + 7 * MINUTE, replicas=4),)
+    world.replicas["a/x"], world.rps["b/y"] = pods(4), 5.0
+    reports = []
+    for minute in range(8, 20):
+        reports.append(tick(fleet, restored, world.ports(), now=NOON + minute * MINUTE))
+        restored = dict(reports[-1].states)
+    cut = [each.at for report in reports for each in report.records if each.decision.reason is Reason.FLEET_CHANGE]
+    assert cut[-1] == NOON + 16 * MINUTE, "ten minutes after the first went, the second may"
+    assert "scale b/y 8->4" in world.log
+
+
+@pytest.mark.parametrize(
+    ("before", "left"),
+    [
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=3),), asked=3), 17, id="as seen and asked"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=3),), asked=7), 13, id="asked for more since"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=6),), asked=3), 14, id="asked for less since: perhaps in vain"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=0),), asked=0), 12, id="a sleeper may have been woken: its maximum"),
+        pytest.param(PolicyState(desired=(At(at=NOON, replicas=0),)), 20, id="switched off by somebody"),
+        pytest.param(PolicyState(), 12, id="never seen: its maximum"),
+    ],
+)  # fmt: skip
+def test_what_an_unreadable_workload_leaves_of_twenty_gpus(before: PolicyState, left: int) -> None:
+    fleet = a_fleet("a/x", "b/y", gpus=20, most=8)
+    grows = replace(fleet.workloads[0], bounds=replace(fleet.workloads[0].bounds, max_replicas=40))
+    fleet = replace(fleet, workloads=(grows, fleet.workloads[1]))
+    world = World(rps={"a/x": 400.0}, replicas={"a/x": pods(11), "b/y": Blind(reason=BlindReason.TIMEOUT)})
+    states = {"b/y": replace(before, last_tick_at=NOON)}
+    report = tick(fleet, states, world.ports(), now=NOON + MINUTE)
+    assert report.records[0].decision.target == max(11, left)

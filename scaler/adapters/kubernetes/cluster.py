@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from forecaster.types import Blind, require_utc
+from scaler.adapters.kubernetes.drain import Drain, drain_of
 from scaler.adapters.kubernetes.errors import Conflict, Invalid, KubernetesError, Unavailable
 from scaler.adapters.kubernetes.events import ScaleOutcome, ScaleResult, event_for
 from scaler.adapters.kubernetes.floors import Floor, FloorApi, FloorRef, beneath, plural_of
@@ -21,6 +22,7 @@ from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import WorkloadPods
 from scaler.adapters.kubernetes.read import PodReader, blind_of
 from scaler.adapters.kubernetes.rivals import rivals_of
+from scaler.adapters.kubernetes.selectors import SelectorError
 from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
 
@@ -144,6 +146,15 @@ class KubernetesCluster:
     def rivals(self, targets: Sequence[TargetRef]) -> dict[TargetRef, tuple[str, ...]]:
         """Other autoscalers that scale `targets`; a target of which that is not known is missing. Never raises."""
         return rivals_of(self._api, targets, Budget(self._read_budget_s))
+
+    def drain(self, target: TargetRef) -> Drain | None:
+        """How a pod of the target ends, as its newest pod says; None while it has none. `KubernetesError`."""
+        try:
+            pods = self._pods.pods_of(target, Budget(self._read_budget_s))
+        except SelectorError as error:
+            raise Invalid(f"{target}: {error}") from error
+        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        return None if newest is None else drain_of(newest)
 
     def missing_permissions(
         self, targets: Sequence[TargetRef], *, active: bool, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS

@@ -79,6 +79,12 @@ class PodReader:
             seen |= dict.fromkeys(group, refused)
         return {target: seen[target] for target in targets}
 
+    def pods_of(self, target: TargetRef, budget: Budget) -> list[Json]:
+        """The pods of one target as the API has them; `KubernetesError`, `SelectorError`."""
+        selector = parse_selector(self._scales.get(target, budget).selector)
+        pods = items_of(self._api, _pods_call(target.namespace, [selector]), budget)
+        return [pod for pod in pods if _belongs(pod, target, selector)]
+
     def _read_namespace(
         self, targets: Sequence[TargetRef], budget: Budget, now: datetime
     ) -> dict[TargetRef, WorkloadPods | Blind]:
@@ -100,11 +106,7 @@ class PodReader:
         self, wanted: dict[TargetRef, _Wanted], budget: Budget, now: datetime
     ) -> dict[TargetRef, WorkloadPods | Blind]:
         """The pods of targets of one namespace, from one LIST."""
-        namespace = next(iter(wanted)).namespace
-        labels = query_for([found.selector for found in wanted.values()])
-        # Pods of finished jobs stay on the server.
-        query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
-        call = Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
+        call = _pods_call(next(iter(wanted)).namespace, [found.selector for found in wanted.values()])
         try:
             pods = items_of(self._api, call, budget)
         except Unauthorised:
@@ -174,6 +176,13 @@ class PodReader:
 
 def _place_of(target: TargetRef) -> tuple[str, str, str]:
     return target.namespace, target.api_version, target.kind
+
+
+def _pods_call(namespace: str, selectors: Sequence[Selector]) -> Call:
+    labels = query_for(selectors)
+    # Pods of finished jobs stay on the server.
+    query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
+    return Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
 
 
 def _name_of(item: Json) -> str | None:
