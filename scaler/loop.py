@@ -14,11 +14,12 @@ from datetime import datetime
 from forecaster.types import Blind, BlindReason
 from scaler.policy.budget import BudgetRule, Wish, grant, grants
 from scaler.policy.decide import WorkloadPolicy, decide
-from scaler.policy.types import Action, Decision, DemandForecast, Mode, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import Action, Decision, DemandForecast, LeadTime, Mode, PolicyState, ReplicaState, Snapshot
 from scaler.ports import (
     DecisionRecord,
     Forecasts,
     Journal,
+    LeadTimes,
     Outcome,
     OutcomeKind,
     Signals,
@@ -45,6 +46,8 @@ class Ports:
     forecasts: Forecasts
     targets: Targets
     journal: Journal
+    lead_times: LeadTimes | None = None
+    """None plans with the configured start times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +71,10 @@ def tick(fleet: Fleet, states: Mapping[str, PolicyState], ports: Ports, *, now: 
     signals = ports.signals.read(now=now)
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
+    leads = _lead_times(fleet, ports.lead_times, now=now)
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy in fleet.workloads:
-        snapshot = _snapshot(policy, signals, replicas, forecasts)
+        snapshot = _snapshot(policy, signals, replicas, forecasts, leads.get(policy.workload))
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -110,6 +114,7 @@ def _snapshot(
     signals: Mapping[str, WorkloadSignals],
     replicas: Mapping[str, ReplicaState | Blind],
     forecasts: Mapping[str, tuple[DemandForecast, ...]],
+    lead_time: LeadTime | None,
 ) -> Snapshot:
     """What is known of one workload; whatever is missing counts as blind."""
     name = policy.workload
@@ -118,11 +123,18 @@ def _snapshot(
         workload=name,
         replicas=replicas.get(name, _UNREAD),
         classes=seen.classes,
-        lead_time_s=policy.start_time.total_seconds(),
+        lead_time_s=policy.start_time.total_seconds() if lead_time is None else lead_time.seconds,
         requests_waiting=seen.requests_waiting,
         forecasts=forecasts.get(name, ()),
         demand_partial=seen.demand_partial,
+        lead_time=lead_time,
     )
+
+
+def _lead_times(fleet: Fleet, source: LeadTimes | None, *, now: datetime) -> Mapping[str, LeadTime]:
+    """What is known of start times; nothing where nobody measures them."""
+    configured = {policy.workload: policy.start_time for policy in fleet.workloads}
+    return source.latest(configured, now=now) if source is not None else {}
 
 
 def _wish(policy: WorkloadPolicy, before: PolicyState, decision: Decision) -> Wish:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from scaler.policy.types import (
     ClassReadings,
     Decision,
     DemandForecast,
+    LeadTime,
     PolicyState,
     ReplicaState,
     Snapshot,
@@ -80,6 +81,14 @@ class Targets(Protocol):
 
     def scale(self, decision: Decision) -> Outcome:
         """Set `decision.target` replicas if the scale still is `decision.current`; never a blind overwrite."""
+        ...
+
+
+class LeadTimes(Protocol):
+    """How long a replica of each workload takes to be Ready."""
+
+    def latest(self, configured: Mapping[str, timedelta], *, now: datetime) -> Mapping[str, LeadTime]:
+        """Lead times of the workloads in `configured`, which says what to plan with until one is measured."""
         ...
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from forecaster.types import Blind
-from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
+from scaler.adapters.kubernetes import KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef, WorkloadPods
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.policy.types import Decision, ReplicaState
 from scaler.ports import Outcome, OutcomeKind
@@ -30,17 +30,26 @@ _KINDS = {
 class KubernetesTargets:
     """The loop's `Targets` over one cluster."""
 
-    def __init__(self, cluster: KubernetesCluster, targets: Mapping[str, TargetRef]) -> None:
-        """`targets` by workload."""
+    def __init__(
+        self,
+        cluster: KubernetesCluster,
+        targets: Mapping[str, TargetRef],
+        *,
+        on_pods: Callable[[Mapping[str, WorkloadPods | Blind]], None] = lambda _: None,
+    ) -> None:
+        """`targets` by workload; `on_pods` is told of all pods at every read."""
         self._cluster = cluster
+        self._on_pods = on_pods
         self._targets = dict(targets)
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         """Replica counts by workload."""
-        seen = self._cluster.read(tuple(self._targets.values()), now=now)
-        return {workload: seen[target] for workload, target in self._targets.items()}
+        seen = self._cluster.read_pods(tuple(self._targets.values()), now=now)
+        pods = {workload: seen[target] for workload, target in self._targets.items()}
+        self._on_pods(pods)
+        return {name: each if isinstance(each, Blind) else each.replicas for name, each in pods.items()}
 
     def scale(self, decision: Decision) -> Outcome:
         """Write `decision.target` if the scale still is `decision.current`."""

@@ -39,6 +39,7 @@ from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import SourceSignals
+from scaler.adapters.starts import StartLedger
 from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
@@ -83,6 +84,7 @@ class Daemon:
         self.board = Board()
         self.telemetry = Telemetry(self.board)
         self._forecasts = ForecastBoard()
+        self._starts = StartLedger()
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
@@ -112,7 +114,9 @@ class Daemon:
             observer=self.telemetry.queried,
         )
         targets = KubernetesTargets(
-            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
+            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")),
+            targets_of(config),
+            on_pods=self._starts.note,
         )
         fleet = config.fleet
         if dry_run:
@@ -125,6 +129,7 @@ class Daemon:
                 forecasts=self._forecasts,
                 targets=targets,
                 journal=NoJournal() if dry_run else self.journal,
+                lead_times=self._starts,
             ),
             Outlets(
                 board=self.board,
@@ -171,6 +176,7 @@ class Daemon:
                 forecaster=self._forecaster,
                 shelf=ModelShelf(models, config.forecast.models),
                 forecasts=self._forecasts,
+                starts=self._starts,
                 board=self.board,
                 telemetry=self.telemetry,
                 round=self.round,
@@ -180,6 +186,7 @@ class Daemon:
             )
         )
         upkeep.restore_engine()
+        upkeep.restore_starts()
         return upkeep
 
     def _app(self) -> Any:

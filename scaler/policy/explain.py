@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Known, Reading, TooFew, Zero
-from scaler.policy import guard, scheduled
+from forecaster.types import HORIZONS, LEVEL_Z, LEVELS, STEP, Blind, BlindReason, Known, Reading, TooFew, Zero
+from scaler.policy import guard, lead_time, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.latency import LatencyRule
 from scaler.policy.types import (
@@ -235,9 +235,12 @@ def _is_unread(reading: Reading) -> bool:
 def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy) -> Iterator[Line]:
     lead = timedelta(seconds=snapshot.lead_time_s)
     ready_at = decision.at + lead
-    yield Line(
-        part="ahead", topic="lead time", text=f"{in_words(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
-    )
+    text = f"{in_words(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
+    if snapshot.lead_time is not None:
+        text += f" ({lead_time.in_short(snapshot.lead_time, configured=policy.start_time)})"
+    if lead > HORIZONS[-1] * STEP:
+        text += f"; forecasts reach {in_words(HORIZONS[-1] * STEP)}, their last value counts from there on"
+    yield Line(part="ahead", topic="lead time", text=text)
     for each in snapshot.forecasts:
         yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"

@@ -114,12 +114,42 @@ class DemandForecast:
     quality: ForecastQuality | None = None
 
 
+class LeadSource(StrEnum):
+    """Whose starts a start time comes from."""
+
+    CONFIGURED = "configured"
+    OWN = "own"
+    SAME_GPUS = "same_gpus"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadTime:
+    """From an order to Ready: what is planned with, and where it comes from; all times in seconds.
+
+    `starts` became Ready, `unfinished` ones count as lower bounds. The three parts are those of the very start that is
+    the 90th percentile, so they add up to it before it is rounded; None where its pod does not tell them.
+    """
+
+    seconds: float
+    source: LeadSource = LeadSource.CONFIGURED
+    starts: int = 0
+    unfinished: int = 0
+    lifted: bool = False
+    """Whether slower starts, under way or too few to count alone, speak for more than `source` says."""
+    node_wait_s: float | None = None
+    """Created → given a node."""
+    image_s: float | None = None
+    """Given a node → its containers run: the image, and what runs before them."""
+    load_s: float | None = None
+    """Its containers run → Ready: the model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know about one workload at one tick.
 
     `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
-    grow by and never to release by.
+    grow by and never to release by. `lead_time` tells where `lead_time_s` comes from; nothing decides by it.
     """
 
     workload: str
@@ -129,6 +159,7 @@ class Snapshot:
     requests_waiting: Reading = NOT_READ
     forecasts: tuple[DemandForecast, ...] = ()
     demand_partial: bool = False
+    lead_time: LeadTime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

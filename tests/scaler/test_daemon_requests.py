@@ -19,6 +19,7 @@ from policy_cases import MINUTE, NOON, a_policy
 from scaler.adapters.board import Board
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
+from scaler.adapters.starts import StartLedger
 from scaler.adapters.store import FILE_NAME, Store
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.usage import stored_usage
@@ -128,6 +129,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             forecaster=DemandForecaster(store, workloads={CHAT}, ttl=timedelta(minutes=10)),
             shelf=Shelf(),  # type: ignore[arg-type]
             forecasts=ForecastBoard(),
+            starts=StartLedger(),
             board=board,
             telemetry=Telemetry(board),
             round=remarks,  # type: ignore[arg-type]
