@@ -7,9 +7,10 @@ them is `scaler.policy.lead_time`'s. It asks nobody anything: the tick hands it 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import PodPhase, PodStart, WorkloadPods
-from scaler.policy.lead_time import Start, estimate, newest, settle
+from scaler.policy.lead_time import LEAST_STARTS, Start, estimate, newest, settle
 from scaler.policy.types import LeadTime
 
 STARTS_BLOB = "starts"
@@ -66,9 +67,9 @@ class StartLedger:
         """The start time of each workload in `configured`; others are forgotten, with all that was measured of them."""
         with self._lock:
             self._followed = {name: each for name, each in self._followed.items() if name in configured}
-            pools = self._pools(now=now)
+            pool = functools.cache(lambda accelerator: self._pool(accelerator, now=now))
             found = {
-                name: settle(self._estimate(name, pools, start_time, now=now), self._held.get(name))
+                name: settle(self._estimate(name, pool, start_time, now=now), self._held.get(name))
                 for name, start_time in configured.items()
             }
             # An equal value keeps its identity: the journal then stores it once.
@@ -76,24 +77,24 @@ class StartLedger:
             self._held = {name: held[name] if held.get(name) == each else each for name, each in found.items()}
             return dict(self._held)
 
-    def _pools(self, *, now: datetime) -> dict[str, tuple[Start, ...]]:
-        """The newest starts of all workloads on the same GPUs, by what GPUs those are."""
-        pools: dict[str, list[Start]] = defaultdict(list)
-        for followed in self._followed.values():
-            if followed.accelerator:
-                pools[followed.accelerator] += followed.finished
-        return {accelerator: newest(starts, now=now) for accelerator, starts in pools.items()}
-
     def _estimate(
-        self, workload: str, pools: Mapping[str, tuple[Start, ...]], configured: timedelta, *, now: datetime
+        self, workload: str, pool: Callable[[str], tuple[Start, ...]], configured: timedelta, *, now: datetime
     ) -> LeadTime:
         own = self._followed.get(workload, Followed())
+        finished = newest(own.finished, now=now)
         return estimate(
-            newest(own.finished, now=now),
+            finished,
             tuple(own.unfinished.values()),
             configured=configured,
-            same_gpus=pools.get(own.accelerator, ()),
+            same_gpus=() if len(finished) >= LEAST_STARTS else pool(own.accelerator),
         )
+
+    def _pool(self, accelerator: str, *, now: datetime) -> tuple[Start, ...]:
+        """The newest starts of all workloads on the same GPUs; none of those without any."""
+        if not accelerator:
+            return ()
+        same = (each.finished for each in self._followed.values() if each.accelerator == accelerator)
+        return newest(itertools.chain.from_iterable(same), now=now)
 
     def saved(self) -> bytes:
         """Everything that was followed, as it can be stored."""

@@ -21,7 +21,7 @@ from scaler.adapters.states import statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import TickReport
 from scaler.policy.predictive import PredictiveRule
-from scaler.policy.types import Mode
+from scaler.policy.types import LeadSource, LeadTime, Mode
 
 ROOT = Path(__file__).resolve().parents[3]
 CHAT = {"namespace": "llm", "workload": "chat"}
@@ -67,6 +67,17 @@ def test_a_tick_shows_what_was_read_proposed_and_decided() -> None:
     assert shown["0.5", "lead"] == 20.0
     assert shown["0.95", "30m"] == pytest.approx(22.0)
     assert len(shown) == 16
+
+
+def test_the_parts_of_a_measured_start_and_how_many_starts_there_were() -> None:
+    lead = LeadTime(seconds=250, source=LeadSource.OWN, starts=17, node_wait_s=40, load_s=140)
+    seen = after(a_tick(replace(SEEN, lead_time_s=250.0, lead_time=lead), a_policy(), state=LONG))
+    assert seen["headstart_lead_time_seconds"] == [(CHAT, 250.0)]
+    assert seen["headstart_lead_time_starts"] == [({**CHAT, "source": "own"}, 17.0)]
+    assert seen["headstart_lead_time_part_seconds"] == [
+        ({**CHAT, "part": "node_wait"}, 40.0),
+        ({**CHAT, "part": "load"}, 140.0),
+    ]
 
 
 def test_how_far_the_forecast_is_doubted_and_why() -> None:
