@@ -128,6 +128,7 @@ def _snapshot(
         forecasts=forecasts.get(name, ()),
         demand_partial=seen.demand_partial,
         lead_time=lead_time,
+        requests_running=seen.requests_running,
     )
 
 

@@ -29,11 +29,12 @@ from scaler.policy.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSignals:
-    """What the metrics source knows of one workload at one tick; `reported` is shown and never decided on."""
+    """What the metrics source knows of one workload at one tick; `reported` is only shown."""
 
     classes: tuple[ClassReadings, ...]
     requests_waiting: Reading = NOT_READ
     demand_partial: bool = False
+    requests_running: Reading = NOT_READ
     reported: tuple[tuple[str, Reading], ...] = ()
 
 

@@ -52,6 +52,7 @@ _FORECAST_CAUSES = {
     Trust.WORSE_THAN_LAST_VALUE: "the forecast is worse than the last value",
     Trust.COVERAGE_LOW: "too many minutes lie above the 95 % quantile",
     Trust.COVERAGE_HIGH: "the forecast's band is too wide",
+    Trust.STAND_IN: "the day before stands in for it",
     Trust.CLASS_MISSING: "a request class has no forecast",
 }
 

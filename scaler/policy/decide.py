@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from forecaster.types import Blind, value_of
-from scaler.policy import guard, latency, limits, load, memory, predictive, scheduled, steering, trust
+from scaler.policy import guard, latency, limits, load, memory, outage, predictive, scheduled, steering, trust
 from scaler.policy.budget import grant
 from scaler.policy.capacity import CapacityProfile
 from scaler.policy.guard import GuardRule
 from scaler.policy.latency import LatencyRule
 from scaler.policy.limits import Bounds, StepRule
 from scaler.policy.load import LoadRule
+from scaler.policy.outage import OutageRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.steering import MISSED_TARGET_RATIO, CostRule, MissTarget, SteeringRule
@@ -68,6 +69,7 @@ class WorkloadPolicy:
     """What a missed minute costs against a GPU minute, in place of `steering.missed_target_ratio`."""
     steering: SteeringRule = field(default_factory=SteeringRule)
     guard: GuardRule = field(default_factory=GuardRule)
+    outage: OutageRule = field(default_factory=OutageRule)
     bounds: Bounds = field(default_factory=Bounds)
     step: StepRule = field(default_factory=StepRule)
 
@@ -101,7 +103,7 @@ def decide(
     state = memory.observe_model(state, snapshot, now=now)
     if replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0):
         return _hands_off(snapshot, state, now=now)
-    moment = _Moment.of(snapshot, policy, replicas, now=now)
+    moment = _Moment.of(snapshot, policy, replicas, state, now=now)
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
@@ -144,10 +146,13 @@ class _Moment:
     least: int
     most: int
     lead_time: timedelta
+    silence: str
     now: datetime
 
     @classmethod
-    def of(cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime) -> _Moment:
+    def of(
+        cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, state: PolicyState, *, now: datetime
+    ) -> _Moment:
         bounds = policy.bounds
         least, most = scheduled.bounds_at(
             policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now
@@ -162,6 +167,7 @@ class _Moment:
             least=least,
             most=most,
             lead_time=timedelta(seconds=snapshot.lead_time_s),
+            silence=outage.doubt(state.outage, policy.outage, in_flight=_in_flight(snapshot), now=now),
             now=now,
         )
 
@@ -172,7 +178,7 @@ class _Moment:
     @property
     def known(self) -> bool:
         """Whether demand is measured in full: only then may anything be released or learnt."""
-        return self.demand_rps is not None and not self.snapshot.demand_partial
+        return self.snapshot.demand_known
 
     def lasting_z(self, state: PolicyState) -> float:
         return self.policy.steering.first_z if state.z is None else state.z
@@ -180,12 +186,29 @@ class _Moment:
     def z(self, state: PolicyState) -> float:
         return steering.score(self.lasting_z(state), state.missed_share, self.policy.steering)
 
+    def foreseen(self) -> float | None:
+        """Load that the forecast's median sees in a few minutes; None without a forecast."""
+        usable = [
+            each.forecast
+            for each in self.snapshot.forecasts_in_force
+            if not each.forecast.expired(now=self.now) and each.forecast.plausible
+        ]
+        if not usable:
+            return None
+        soon = self.now + outage.ABRUPT
+        return self.policy.profile.load({each.request_class: each.quantile(soon, z=0.0) for each in usable})
+
     def load(self) -> float:
         """Present load and backlog, in exactly full replicas; 0 while demand is unknown."""
         demand_rps = self.demand_rps or {}
         waiting = value_of(self.snapshot.requests_waiting) or 0.0
         profile = self.policy.profile
         return profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=self.snapshot.lead_time_s)
+
+
+def _in_flight(snapshot: Snapshot) -> float:
+    """Requests that wait or run, as far as that is known."""
+    return (value_of(snapshot.requests_waiting) or 0.0) + (value_of(snapshot.requests_running) or 0.0)
 
 
 def _hands_off(snapshot: Snapshot, state: PolicyState, *, now: datetime) -> tuple[Decision, PolicyState]:
@@ -197,8 +220,10 @@ def _hands_off(snapshot: Snapshot, state: PolicyState, *, now: datetime) -> tupl
 def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     """Move z by what the last minute showed: its demand against what was Ready when it began."""
     policy, snapshot = moment.policy, moment.snapshot
-    fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
+    fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts_in_force)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh or policy.mode is Mode.OBSERVE:
+        return state
+    if outage.unusual(state.outage, policy.outage, now=moment.now):
         return state
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
@@ -246,8 +271,16 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
     keep = max((each.keep for each in proposals), default=0)
     calm = known and keep < moment.current
     window = guard.look_back(moment.lead_time)
+    seen = outage.Seen(
+        known=known,
+        load=moment.policy.profile.load(moment.demand_rps or {}),
+        current=moment.current,
+        foreseen=moment.foreseen(),
+        expected=max((each.want for each in proposals if each.rule == predictive.RULE), default=0),
+    )
     return replace(
         state,
+        outage=outage.observe(state.outage, seen, now=now),
         last_tick_at=now,
         known_since=(state.known_since or now) if known else None,
         calm_since=(state.calm_since or now) if calm else None,
@@ -268,7 +301,12 @@ def _compose(
     adjustments: tuple[Adjustment, ...] = ()
     if highest is not None and highest.want > current:
         target, reason = highest.want, highest.reason
-        target, adjustments = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
+        planned = max((each.want for each in proposals if each.rule == scheduled.RULE), default=0)
+        target, adjustments = outage.slowed(
+            target, planned, moment.policy.outage, state.outage, current=current, now=now
+        )
+        target, trace = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
+        adjustments += trace
         target, trace = limits.step_out(target, step, state.desired, current=current, now=now)
         adjustments += trace
     elif known and keep < current:
@@ -291,6 +329,7 @@ def _release(moment: _Moment, state: PolicyState, keep: int) -> tuple[int, tuple
         load=moment.load(),
         trusted=moment.verdict.doubt < 1.0,
         blind_rule=", ".join(blind),
+        silence=moment.silence,
     )
     return guard.hold(release, moment.policy.guard, state, lead_time=moment.lead_time, now=moment.now)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scaler.policy.types import At, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import At, OutageState, PolicyState, ReplicaState, Snapshot
 
 
 def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
@@ -16,7 +16,8 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 
     A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
     calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
-    What was measured or written stays: the steered score, the last scale-in, the scale asked for. A moment in the
+    What was measured or written stays: the steered score, the last scale-in, the scale asked for, and since when the
+    demand is silent: a restart is no reason to believe it. A moment in the
     future is dropped, it was stamped by a clock that has been corrected since.
     """
     if state.last_tick_at is None:
@@ -30,6 +31,9 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
         model_since=_not_after(state.model_since, now),
         z=state.z,
         asked=state.asked,
+        outage=OutageState(
+            fell_at=_not_after(state.outage.fell_at, now), silent_since=_not_after(state.outage.silent_since, now)
+        ),
     )
 
 
@@ -54,7 +58,7 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
 
 def observe_model(state: PolicyState, snapshot: Snapshot, *, now: datetime) -> PolicyState:
     """Note when the model behind the forecasts changed; the first one is no change."""
-    model = ",".join(sorted({each.forecast.model for each in snapshot.forecasts}))
+    model = ",".join(sorted({each.forecast.model for each in snapshot.forecasts_in_force}))
     if not model or model == state.model:
         return state
     return replace(state, model=model, model_since=now if state.model else None)

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     LOAD = "load"
     FORECAST = "forecast"
     FORECAST_EXPIRED = "forecast_expired"
+    STAND_IN = "stand_in"
     P95_BREACH = "p95_breach"
     P95_PENDING = "p95_pending"
     P95_WATCH = "p95_watch"
@@ -51,12 +52,14 @@ class Reason(StrEnum):
     BLIND_REPLICAS = "blind_replicas"
     BLIND_RULE = "blind_rule"
     REWARM = "rewarm"
+    SUDDEN_SILENCE = "sudden_silence"
     NOT_CALM = "not_calm"
     RECENT_SCALE_IN = "recent_scale_in"
     RECENT_PEAK = "recent_peak"
     SURVIVORS = "survivors"
     STEP_OUT = "step_out"
     STEP_IN = "step_in"
+    AFTER_OUTAGE = "after_outage"
     AT_MIN = "at_min"
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
@@ -76,6 +79,7 @@ class Trust(StrEnum):
     COVERAGE_LOW = "coverage_low"
     COVERAGE_HIGH = "coverage_high"
     CLASS_MISSING = "class_missing"
+    STAND_IN = "stand_in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +112,14 @@ class ClassReadings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemandForecast:
-    """One class's forecast of demand in requests per second, and how far it has earned trust."""
+    """One class's forecast of demand in requests per second, and how far it has earned trust.
+
+    A `stand_in` is no forecast: it is what the day before was like, for the time that nothing newer is known.
+    """
 
     forecast: Forecast
     quality: ForecastQuality | None = None
+    stand_in: bool = False
 
 
 class LeadSource(StrEnum):
@@ -160,6 +168,19 @@ class Snapshot:
     forecasts: tuple[DemandForecast, ...] = ()
     demand_partial: bool = False
     lead_time: LeadTime | None = None
+    requests_running: Reading = NOT_READ
+
+    @property
+    def demand_known(self) -> bool:
+        """Whether demand is measured in full: only then may anything be released or learnt."""
+        return demand_of(self.classes) is not None and not self.demand_partial
+
+    @property
+    def forecasts_in_force(self) -> tuple[DemandForecast, ...]:
+        """The forecasts that may speak, expired ones among them: a stand-in only while the demand is not known."""
+        if not self.demand_known:
+            return self.forecasts
+        return tuple(each for each in self.forecasts if not each.stand_in)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +272,19 @@ class LatencyState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutageState:
+    """What the outage rule remembers: when the demand was last busy, when it last fell silent all at once, since when
+    it has been so, since when it is unknown, and how many replicas there were, or were forecast to be needed, when it
+    came back."""
+
+    busy_at: datetime | None = None
+    fell_at: datetime | None = None
+    silent_since: datetime | None = None
+    blind_since: datetime | None = None
+    back: At | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyState:
     """All memory of the decision for one workload; an empty one holds the current scale.
 
@@ -277,6 +311,7 @@ class PolicyState:
     asked: int | None = None
     unschedulable_since: datetime | None = None
     over_budget: bool = False
+    outage: OutageState = field(default_factory=OutageState)
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
