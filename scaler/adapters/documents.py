@@ -155,6 +155,7 @@ def _band(each: DemandForecast, record: DecisionRecord | None, *, now: datetime)
     return {
         "request_class": forecast.request_class,
         "model": forecast.model,
+        "stand_in": each.stand_in,
         "issued_at": _time(forecast.issued_at),
         "expires_at": _time(forecast.expires_at),
         "expired": forecast.expired(now=now),

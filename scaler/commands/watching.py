@@ -179,6 +179,8 @@ def forecast(source: Source, workload: str, output: Output) -> None:
 def _put_band(each: Document, document: Document) -> None:
     """The quantiles of each bin ahead, in figures and drawn."""
     head = f"{document['workload']}  {each['request_class']}  by {each['model']}  issued {_clock(each['issued_at'])}"
+    if each.get("stand_in"):
+        head += ", in place of a forecast while the demand is unknown"
     until = f"{'EXPIRED' if each['expired'] else 'valid until'} {_clock(each['expires_at'])}"
     put(f"{head}, {until}  ({document['unit']})")
     levels = list(each["points"][0]["quantiles"]) if each["points"] else []
