@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon_cases import a_tick
 from forecaster.types import Blind, BlindReason, Reading, Zero
-from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
+from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
+from scaler.adapters.states import Status, statuses
 from scaler.policy.decide import WorkloadPolicy, decide
+from scaler.policy.explain import as_text, explain
 from scaler.policy.outage import ABRUPT, LEAST_OUTAGE, OutageRule, Seen, doubt, observe, slowed, surging, unusual
 from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule
-from scaler.policy.types import Action, At, Decision, OutageState, PolicyState, Reason, Snapshot
+from scaler.policy.types import Action, At, Decision, DemandForecast, OutageState, PolicyState, Reason, Snapshot, Trust
 
 GONE = Blind(reason=BlindReason.UNREACHABLE)
 NOBODY = Zero(evidence="the counter stands still")
@@ -262,3 +266,105 @@ def test_a_growth_is_slowed_to_the_ratio_and_nothing_else_is_changed() -> None:
 
 def test_nothing_speaks_against_a_demand_that_never_fell() -> None:
     assert doubt(OutageState(busy_at=NOON), OutageRule(), in_flight=99.0, now=NOON) == ""
+
+
+# ── Blindness, and the day before in place of a forecast ──────────────────────────────────────────────────────
+
+
+def with_stand_in(snapshot: Snapshot, rps: float, *, issued_at: datetime) -> Snapshot:
+    """The snapshot as it is once nothing has been known for half an hour."""
+    forecast = a_forecast(rps, issued_at=issued_at, model="day-before")
+    return replace(snapshot, forecasts=(DemandForecast(forecast=forecast, stand_in=True),))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "target", "reason", "trust"),
+    [
+        pytest.param(a_snapshot(rps=GONE, desired=3), 7, Reason.STAND_IN, Trust.STAND_IN, id="blind: it may add"),
+        pytest.param(a_snapshot(rps=GONE, desired=9), 9, Reason.BLIND_DEMAND, Trust.STAND_IN, id="and never releases"),
+        pytest.param(
+            replace(a_snapshot(rps=5.0, desired=3), demand_partial=True),
+            7,
+            Reason.STAND_IN,
+            Trust.STAND_IN,
+            id="some of the front door is down: it may add",
+        ),
+        pytest.param(a_snapshot(rps=25.0, desired=4), 4, Reason.STEADY, Trust.NO_FORECAST, id="seen again: not heard"),
+    ],
+)
+def test_the_day_before_speaks_only_while_the_demand_is_unknown(
+    snapshot: Snapshot, target: int, reason: Reason, trust: Trust
+) -> None:
+    policy = a_policy()
+    seen = with_stand_in(snapshot, 70.0, issued_at=NOON)
+    decision, _ = decide(seen, settled(snapshot, policy), policy, now=NOON)
+    assert (decision.target, decision.reason, decision.trust) == (target, reason, trust)
+
+
+def test_a_stand_in_expires_as_a_forecast_does() -> None:
+    policy, snapshot = a_policy(), a_snapshot(rps=GONE, desired=3)
+    old = with_stand_in(snapshot, 70.0, issued_at=NOON - 10 * MINUTE)
+    decision, _ = decide(old, settled(snapshot, policy), policy, now=NOON)
+    assert (decision.target, decision.reason) == (3, Reason.BLIND_DEMAND)
+
+
+@given(rps=st.floats(0.0, 1e6), scale=st.integers(1, 50), ratio=st.floats(0.0, 10.0), most=st.integers(50, 60))
+def test_no_stand_in_ever_releases_anything(rps: float, scale: int, ratio: float, most: int) -> None:
+    policy = a_policy(most=most)
+    blind = with_stand_in(a_snapshot(rps=GONE, desired=scale, waiting=ratio), rps, issued_at=NOON)
+    decision, after = decide(blind, settled(blind, policy), policy, now=NOON)
+    assert scale <= (decision.target or 0) <= most
+    assert after.known_since is None
+    assert after.z == settled(blind, policy).z, "and nothing is learnt from it"
+
+
+def test_hold_rewarm_active_the_whole_way() -> None:
+    """A morning on which the metrics are gone from 12:10 to 12:40, with yesterday's demand to go by from 12:30 on."""
+    policy, state, scale = a_policy(), PolicyState(), 6
+    course: list[tuple[int, str]] = []
+    then: dict[str, Status] = {}
+    for minute in range(70):
+        now = NOON + minute * MINUTE
+        blind = 10 <= minute < 40
+        snapshot = a_snapshot(rps=GONE if blind else 50.0 if minute < 10 else 20.0, desired=scale)
+        if blind and minute >= 30:
+            snapshot = with_stand_in(snapshot, 80.0, issued_at=now)
+        elif minute < 20 or not blind:
+            quiet = 50.0 if minute < 20 else 20.0
+            snapshot = replace(
+                snapshot, forecasts=(DemandForecast(forecast=a_forecast(quiet, issued_at=now), quality=GOOD),)
+            )
+        report = a_tick(snapshot, policy, state=state, now=now)
+        then, state = statuses(report, then), report.states["llm/chat"]
+        scale = report.records[0].decision.target or 0
+        course.append((scale, then["llm/chat"].state.value))
+    assert course[:5] == [(6, "REWARM")] * 5
+    assert course[5:10] == [(5, "ACTIVE")] * 5
+    assert course[10:30] == [(5, "HOLD")] * 20
+    assert course[30:40] == [(8, "HOLD")] * 10, "eight times ten requests were there the day before"
+    assert course[40:45] == [(8, "REWARM")] * 5
+    assert course[45][1] == "ACTIVE"
+    assert course[-1] == (2, "ACTIVE")
+    in_one_step = [before - after for (before, _), (after, _) in pairwise(course)]
+    assert max(in_one_step) <= 4
+
+
+def test_what_people_see_of_a_sudden_silence_and_of_a_stand_in() -> None:
+    policy = a_policy()
+    *_, (snapshot, state, _) = play([45.0, *[NOBODY] * 10], policy, scale=7)
+    report = a_tick(snapshot, policy, state=state, now=NOON + 10 * MINUTE)
+    status = statuses(report, {})["llm/chat"]
+    assert (status.state.value, status.since) == ("HOLD", NOON + MINUTE)
+    assert status.cause == "the demand fell silent all at once, at 12:01:00 UTC: an outage in front of it?"
+    assert status.way_out.startswith("believed from 12:31:00 UTC")
+    record = report.records[0]
+    text = as_text(record.decision, explain(record.decision, snapshot, policy, report.states["llm/chat"]))
+    assert "holds 7 because the demand vanished all at once" in text
+    assert "release possible from 12:31:00, unless requests still are in flight then" in text
+    blind = with_stand_in(a_snapshot(rps=GONE, desired=3), 70.0, issued_at=NOON)
+    status = statuses(a_tick(blind, policy), {})["llm/chat"]
+    assert "the day before stands in for the forecast and may add replicas" in status.cause
+    decision, after = decide(blind, PolicyState(), policy, now=NOON)
+    text = as_text(decision, explain(decision, blind, policy, after))
+    assert "stand-in  " in text
+    assert "out 3 → 7 because the demand is unknown, and the day before needed so many at that time" in text
