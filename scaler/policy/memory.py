@@ -16,8 +16,8 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 
     A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
     calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
-    What was measured or written stays: the steered score, the last scale-in, the scale asked for, and since when the
-    demand is silent: a restart is no reason to believe it. A moment in the
+    What was measured or written stays: the steered score, the last scale-in, the scale asked for, and how the
+    demand fell silent: a restart is no reason to believe it. A moment in the
     future is dropped, it was stamped by a clock that has been corrected since.
     """
     if state.last_tick_at is None:
@@ -32,7 +32,9 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
         z=state.z,
         asked=state.asked,
         outage=OutageState(
-            fell_at=_not_after(state.outage.fell_at, now), silent_since=_not_after(state.outage.silent_since, now)
+            heard_since=_not_after(state.outage.heard_since, now),
+            fell_at=_not_after(state.outage.fell_at, now),
+            silent_since=_not_after(state.outage.silent_since, now),
         ),
     )
 

@@ -4,7 +4,7 @@ When whatever stands before a service breaks, its demand reads zero, by evidence
 still. Released then, the replicas are missing when the traffic returns (Netflix, "Scryer: Netflix's predictive auto
 scaling engine", 2013: don't shrink in the dip). And what returns is more than the usual: clients ask again, and again.
 This rule only doubts: it blocks a release, slows growth for minutes, and never orders anything. A silence that the
-forecast has seen coming, or that comes by and by, is nobody's outage.
+forecast has seen coming, that comes by and by, or in traffic that keeps falling silent, is nobody's outage.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ FORESEEN_RATIO: Final = 0.05
 
 ABRUPT: Final = timedelta(minutes=3)
 """From busy to silent within this time is sudden: a rate over a minute needs two ticks to fall."""
+
+STEADY: Final = timedelta(hours=3)
+"""How long it must have gone on without a silent tick. Traffic in bursts falls silent all day: of a week of BurstGPT
+963 times within three minutes, after three hours on end twice. NASA's site of July 1995, which broke now and then,
+48 times and 26."""
+
+REAL: Final = timedelta(minutes=30)
+"""A silence that lasted so long was one, and what comes after it is not the old traffic going on."""
 
 LEAST_OUTAGE: Final = timedelta(minutes=3)
 """Shorter blindness or silence is a late scrape or a restart, and nobody has begun to ask again."""
@@ -85,13 +93,20 @@ def observe(state: OutageState, seen: Seen, *, now: datetime) -> OutageState:
     if _lasted(state.blind_since, now=now) or (not silent and _lasted(state.silent_since, now=now)):
         back = At(at=now, replicas=max(seen.current, seen.expected))
     if silent:
-        sudden = state.silent_since is None and state.busy_at is not None and now - state.busy_at <= ABRUPT
+        steady = state.heard_since is not None and now - state.heard_since >= STEADY
+        abrupt = state.busy_at is not None and now - state.busy_at <= ABRUPT
+        sudden = state.silent_since is None and steady and abrupt
         fell_at, since = (now, now) if sudden else (state.fell_at, state.silent_since)
-        return OutageState(busy_at=state.busy_at, fell_at=fell_at, silent_since=since, back=back)
+        heard_since = state.heard_since if since is not None else None
+        return OutageState(
+            heard_since=heard_since, busy_at=state.busy_at, fell_at=fell_at, silent_since=since, back=back
+        )
     foreseen = seen.foreseen is not None and seen.foreseen <= FORESEEN_RATIO * per_replica
     busy = seen.load >= max(BUSY_LOAD, BUSY_RATIO * seen.current)
     busy_at = None if foreseen else now if busy else state.busy_at
-    return OutageState(busy_at=busy_at, fell_at=state.fell_at, back=back)
+    slept = state.silent_since is not None and now - state.silent_since >= REAL
+    heard_since = now if slept else state.heard_since or now
+    return OutageState(heard_since=heard_since, busy_at=busy_at, fell_at=state.fell_at, back=back)
 
 
 def doubt(before: OutageState, rule: OutageRule, *, in_flight: float, now: datetime) -> str:

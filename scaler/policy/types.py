@@ -273,10 +273,11 @@ class LatencyState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutageState:
-    """What the outage rule remembers: when the demand was last busy, when it last fell silent all at once, since when
-    it has been so, since when it is unknown, and how many replicas there were, or were forecast to be needed, when it
-    came back."""
+    """What the outage rule remembers: since when demand has been heard of at every tick, when it was last busy, when it
+    last fell silent all at once, since when it has been so, since when it is unknown, and how many replicas there were,
+    or were forecast to be needed, when it came back."""
 
+    heard_since: datetime | None = None
     busy_at: datetime | None = None
     fell_at: datetime | None = None
     silent_since: datetime | None = None

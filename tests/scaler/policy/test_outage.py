@@ -21,7 +21,18 @@ from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, s
 from scaler.adapters.states import Status, statuses
 from scaler.policy.decide import WorkloadPolicy, decide
 from scaler.policy.explain import as_text, explain
-from scaler.policy.outage import ABRUPT, LEAST_OUTAGE, OutageRule, Seen, doubt, observe, slowed, surging, unusual
+from scaler.policy.outage import (
+    ABRUPT,
+    LEAST_OUTAGE,
+    STEADY,
+    OutageRule,
+    Seen,
+    doubt,
+    observe,
+    slowed,
+    surging,
+    unusual,
+)
 from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule
 from scaler.policy.types import Action, At, Decision, DemandForecast, OutageState, PolicyState, Reason, Snapshot, Trust
 
@@ -32,10 +43,9 @@ NOBODY = Zero(evidence="the counter stands still")
 def play(
     demand: Iterable[float | Reading], policy: WorkloadPolicy, *, scale: int, **seen: object
 ) -> list[tuple[Snapshot, PolicyState, Decision]]:
-    """Minute by minute from ten quiet ones on, with the first demand; what is asked for is there at the next tick."""
+    """Minute by minute from four hours of the first demand on; what is asked for is there at the next tick."""
     told, now = list(demand), NOON
-    first = a_snapshot(rps=told[0], desired=scale, **seen)  # type: ignore[arg-type]
-    state, steps = settled(first, policy), []
+    state, steps = steady(a_snapshot(rps=told[0], desired=scale, **seen), policy), []  # type: ignore[arg-type]
     for rps in told:
         snapshot = a_snapshot(rps=rps, desired=scale, **seen)  # type: ignore[arg-type]
         decision, after = decide(snapshot, state, policy, now=now)
@@ -43,6 +53,11 @@ def play(
         state, now = after, now + MINUTE
         scale = decision.target if decision.target is not None else scale
     return steps
+
+
+def steady(snapshot: Snapshot, policy: WorkloadPolicy) -> PolicyState:
+    """The state after four hours of an unchanged world."""
+    return settled(snapshot, policy, minutes=240)
 
 
 def targets(steps: list[tuple[Snapshot, PolicyState, Decision]]) -> list[int | None]:
@@ -84,8 +99,9 @@ def test_demand_that_goes_in_an_ordinary_way_is_believed(
 
 
 def test_a_silence_that_was_foreseen_is_believed() -> None:
-    policy, state, scale = a_policy(), PolicyState(), 7
-    reasons = set()
+    policy, scale = a_policy(), 7
+    always = a_snapshot(rps=45.0, desired=7, forecasts=(a_forecast(45.0, issued_at=NOON - MINUTE),))
+    state, reasons = steady(always, policy), set()
     for minute in range(60):
         now = NOON + minute * MINUTE
         ends = {h: 0.0 for h in range(1, 31) if minute + h > 15}  # work ends at a quarter past, as every day
@@ -102,7 +118,7 @@ def test_requests_in_flight_contradict_a_silence_for_as_long_as_it_takes() -> No
     policy, rule = a_policy(), OutageRule()
     steps = play([45.0, *[NOBODY] * 180], policy, scale=7, waiting=0.0)
     assert targets(steps)[-1] == 1
-    state, scale = settled(a_snapshot(rps=45.0, desired=7), policy), 7
+    state, scale = steady(a_snapshot(rps=45.0, desired=7), policy), 7
     for minute in range(180):
         busy = replace(a_snapshot(rps=NOBODY, desired=scale), requests_running=a_snapshot(rps=12).classes[0].demand_rps)
         decision, state = decide(busy, state, policy, now=NOON + minute * MINUTE)
@@ -230,7 +246,7 @@ def seen(load: float | None, *, current: int = 10, foreseen: float | None = None
 
 
 def after(*loads: float | None, current: int = 10, start: datetime = NOON) -> OutageState:
-    state = OutageState()
+    state = OutageState(heard_since=start - STEADY)
     for minute, load in enumerate(loads):
         state = observe(state, seen(load, current=current), now=start + minute * MINUTE)
     return state
@@ -252,6 +268,24 @@ def after(*loads: float | None, current: int = 10, start: datetime = NOON) -> Ou
 def test_what_is_a_sudden_silence(loads: list[float | None], current: int, silent: bool) -> None:
     assert (after(*loads, current=current).silent_since is not None) is silent
     assert ABRUPT == LEAST_OUTAGE == timedelta(minutes=3)
+
+
+@pytest.mark.parametrize(
+    ("loads", "doubted"),
+    [
+        pytest.param([*[5.0] * 180, 0.0], True, id="three hours on end"),
+        pytest.param([*[5.0] * 179, 0.0], False, id="a minute less"),
+        pytest.param([*[5.0] * 100, 0.0, *[5.0] * 100, 0.0], False, id="a silent minute in between"),
+        pytest.param([*[5.0] * 181, *[0.0] * 10, *[5.0] * 5, 0.0], True, id="a second outage, minutes after the first"),
+        pytest.param([*[5.0] * 181, *[0.0] * 30, *[5.0] * 5, 0.0], False, id="asleep for half an hour in between"),
+        pytest.param([*[5.0] * 90, *[None] * 5, *[5.0] * 90, 0.0], True, id="blind in between"),
+    ],
+)
+def test_only_of_steady_traffic_a_silence_is_doubted(loads: list[float | None], doubted: bool) -> None:
+    state = OutageState()
+    for minute, load in enumerate(loads):
+        state = observe(state, seen(load), now=NOON + minute * MINUTE)
+    assert (state.silent_since is not None) is doubted
 
 
 def test_a_growth_is_slowed_to_the_ratio_and_nothing_else_is_changed() -> None:
