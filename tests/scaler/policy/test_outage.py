@@ -6,6 +6,7 @@ demand never means fewer replicas there; after an outage growth beyond the limit
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -55,6 +56,7 @@ def play(
     return steps
 
 
+@functools.cache
 def steady(snapshot: Snapshot, policy: WorkloadPolicy) -> PolicyState:
     """The state after four hours of an unchanged world."""
     return settled(snapshot, policy, minutes=240)
