@@ -357,7 +357,7 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         yield f"no further scale-in before {_clock(decision.at + policy.guard.spacing)}"
     if decision.action is Action.HOLD:
         yield from _next_after_hold(decision, snapshot, policy, after)
-    yield from _stands_in_the_way(decision, after, lead)
+    yield from _stands_in_the_way(decision, policy, after, lead)
 
 
 def _next_after_hold(
@@ -397,11 +397,15 @@ def _release(decision: Decision, policy: WorkloadPolicy, after: PolicyState, win
         yield "release once the load has fallen, or more replicas are Ready"
 
 
-def _stands_in_the_way(decision: Decision, after: PolicyState, lead: timedelta) -> Iterator[str]:
+def _stands_in_the_way(
+    decision: Decision, policy: WorkloadPolicy, after: PolicyState, lead: timedelta
+) -> Iterator[str]:
     """Limits that cut what the rules wanted, and an order of the latency rule that is still open."""
     reasons = {each.reason for each in decision.adjustments}
     if Reason.STEP_OUT in reasons:
         yield "the rest is ordered in the next period if it is still wanted"
+    if Reason.AFTER_OUTAGE in reasons and after.outage.back is not None:
+        yield f"more from {_clock(after.outage.back.at + policy.outage.surge)} on if it is still wanted then"
     if Reason.AT_MAX in reasons:
         yield "more than the maximum is wanted: raise bounds.max_replicas, or accept what does not fit"
     if Reason.GPU_BUDGET in reasons:

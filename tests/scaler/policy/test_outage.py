@@ -179,6 +179,10 @@ def test_a_storm_of_retries_orders_twice_the_usual_and_no_more() -> None:
     storm = steps[11][2]
     assert storm.adjustments[0].reason is Reason.AFTER_OUTAGE
     assert storm.adjustments[0].detail == "back since 12:11:00; until 12:16:00 at most 14"
+    snapshot, state, _ = steps[11]
+    _, then = decide(snapshot, state, a_policy(), now=NOON + 11 * MINUTE)
+    text = as_text(storm, explain(storm, snapshot, a_policy(), then))
+    assert "more from 12:16:00 on if it is still wanted then" in text
 
 
 def test_what_still_is_there_after_five_minutes_is_ordered() -> None:
