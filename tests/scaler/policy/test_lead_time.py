@@ -76,6 +76,7 @@ def found_s(finished: list[Start], unfinished: list[Start] = [], configured: tim
         pytest.param([100] * 17 + [900] * 3, [], 900, id="three of twenty are what starts take"),
         pytest.param([100, 110, 120, 130, 140, 150, 160, 170, 180, 190], [], 180, id="of ten the ninth"),
         pytest.param([100] * 10, [40], 100, id="a young start says nothing"),
+        pytest.param([*range(100, 200, 10)], [50] * 50, 180, id="nor do fifty: of the ten it still is the ninth"),
         pytest.param([100] * 10, [0] * 50, 100, id="nor do fifty that were ordered just now"),
         pytest.param([100] * 10, [130], 100, id="one slow start of eleven may be odd"),
         pytest.param([100] * 10, [130, 150], 150, id="two of twelve that last longer than all others lift it"),

@@ -139,6 +139,10 @@ def test_a_restart_does_not_make_anybody_believe_it() -> None:
         decision, state = decide(snapshot, state, policy, now=back_at + minute * MINUTE)
         assert decision.target == 7
     assert decision.reason is Reason.SUDDEN_SILENCE
+    busy = replace(snapshot, requests_running=a_snapshot(rps=12).classes[0].demand_rps)
+    for minute in range(9, 60):
+        decision, state = decide(busy, state, policy, now=back_at + minute * MINUTE)
+        assert decision.target == 7, "and what is in flight still speaks against it"
 
 
 def test_it_can_be_switched_off() -> None:
