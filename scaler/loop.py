@@ -22,6 +22,7 @@ from scaler.policy.types import (
     Control,
     Decision,
     DemandForecast,
+    LeadTime,
     Mode,
     PolicyState,
     Reason,
@@ -33,6 +34,7 @@ from scaler.ports import (
     DecisionRecord,
     Forecasts,
     Journal,
+    LeadTimes,
     Outcome,
     OutcomeKind,
     Signals,
@@ -81,6 +83,8 @@ class Ports:
     journal: Journal
     controls: Controls = field(default_factory=NoControls)
     writes: Writes = field(default_factory=OneByOne)
+    lead_times: LeadTimes | None = None
+    """None plans with the configured start times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +114,16 @@ def tick(
     signals = ports.signals.read(now=now)
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
+    lead_times = _lead_times(fleet, ports.lead_times, now=now)
     decided, wishes, failed, next_states = [], [], {}, {}
     for configured in fleet.workloads:
         ordered = ports.controls.of(configured.workload, now=now)
         policy = _governed(configured, ordered)
-        snapshot = replace(_snapshot(policy, signals, replicas, forecasts), control=ordered, standby=not leads)
+        snapshot = replace(
+            _snapshot(policy, signals, replicas, forecasts, lead_times.get(policy.workload)),
+            control=ordered,
+            standby=not leads,
+        )
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -161,6 +170,7 @@ def _snapshot(
     signals: Mapping[str, WorkloadSignals],
     replicas: Mapping[str, ReplicaState | Blind],
     forecasts: Mapping[str, tuple[DemandForecast, ...]],
+    lead_time: LeadTime | None,
 ) -> Snapshot:
     """What is known of one workload; whatever is missing counts as blind."""
     name = policy.workload
@@ -169,11 +179,19 @@ def _snapshot(
         workload=name,
         replicas=replicas.get(name, _UNREAD),
         classes=seen.classes,
-        lead_time_s=policy.start_time.total_seconds(),
+        lead_time_s=policy.start_time.total_seconds() if lead_time is None else lead_time.seconds,
         requests_waiting=seen.requests_waiting,
         forecasts=forecasts.get(name, ()),
         demand_partial=seen.demand_partial,
+        lead_time=lead_time,
+        requests_running=seen.requests_running,
     )
+
+
+def _lead_times(fleet: Fleet, source: LeadTimes | None, *, now: datetime) -> Mapping[str, LeadTime]:
+    """What is known of start times; nothing where nobody measures them."""
+    configured = {policy.workload: policy.start_time for policy in fleet.workloads}
+    return source.latest(configured, now=now) if source is not None else {}
 
 
 def _wish(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from scaler.policy.types import (
     Control,
     Decision,
     DemandForecast,
+    LeadTime,
     PolicyState,
     ReplicaState,
     Snapshot,
@@ -29,11 +30,12 @@ from scaler.policy.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSignals:
-    """What the metrics source knows of one workload at one tick; `reported` is shown and never decided on."""
+    """What the metrics source knows of one workload at one tick; `reported` is only shown."""
 
     classes: tuple[ClassReadings, ...]
     requests_waiting: Reading = NOT_READ
     demand_partial: bool = False
+    requests_running: Reading = NOT_READ
     reported: tuple[tuple[str, Reading], ...] = ()
 
 
@@ -113,6 +115,14 @@ class Writes(Protocol):
 
         Answers an outcome for each of them, by workload; one that there was no time for is postponed.
         """
+        ...
+
+
+class LeadTimes(Protocol):
+    """How long a replica of each workload takes to be Ready."""
+
+    def latest(self, configured: Mapping[str, timedelta], *, now: datetime) -> Mapping[str, LeadTime]:
+        """Lead times of the workloads in `configured`, which says what to plan with until one is measured."""
         ...
 
 

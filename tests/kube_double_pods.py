@@ -22,9 +22,13 @@ GPU = "nvidia.com/gpu"
 
 @dataclass(frozen=True, kw_only=True)
 class PodBehaviour:
-    """How a workload's pods behave: seconds from placed to Ready, or crash-looping instead, and their way out."""
+    """How a workload's pods behave: seconds from placed to Ready, or crash-looping instead, and their way out.
+
+    The first `image_s` of `start_time_s` go by before the container runs.
+    """
 
     start_time_s: float = 0.0
+    image_s: float = 0.0
     crashing: bool = False
     grace_s: float = 0.0
 
@@ -210,10 +214,13 @@ class Controllers:
             status = {"phase": "Running", "containerStatuses": [_container(state, restarts, ready=False)]}
             self._condition(_with_status(pod, status), "Ready", "False", now, reason="ContainersNotReady")
         elif now >= due:
-            status = {"phase": "Running", "containerStatuses": [_container({"running": {}}, 0, ready=True)]}
-            self._condition(_with_status(pod, status), "Ready", "True", due)
+            self._condition(_with_status(pod, _running(placed, behaviour, ready=True)), "Ready", "True", due)
+        elif now >= placed + timedelta(seconds=behaviour.image_s):
+            status = _running(placed, behaviour, ready=False)
+            self._condition(_with_status(pod, status), "Ready", "False", now, reason="ContainersNotReady")
         else:
-            self._condition(pod, "Ready", "False", now, reason="ContainersNotReady")
+            status = {"containerStatuses": [_container({"waiting": {"reason": "ContainerCreating"}}, 0, ready=False)]}
+            self._condition(_with_status(pod, status), "Ready", "False", now, reason="ContainersNotReady")
 
     def _condition(self, pod: Json, kind: str, status: str, since: datetime, **text: str) -> None:
         old = next((c for c in pod["status"]["conditions"] if c["type"] == kind), {})
@@ -256,6 +263,12 @@ def _group_size(workload: Json) -> int:
 
 def _container(state: Json, restarts: int, *, ready: bool) -> Json:
     return {"name": "server", "state": state, "restartCount": restarts, "ready": ready}
+
+
+def _running(placed: datetime, behaviour: PodBehaviour, *, ready: bool) -> Json:
+    begun = placed + timedelta(seconds=min(behaviour.image_s, behaviour.start_time_s))
+    state = {"running": {"startedAt": _stamp(begun)}}
+    return {"phase": "Running", "containerStatuses": [_container(state, 0, ready=ready)]}
 
 
 def _gpus(pod: Json) -> int:

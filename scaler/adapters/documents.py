@@ -24,8 +24,9 @@ from scaler.adapters.usage import Usage
 from scaler.policy import control, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
+from scaler.policy.lead_time import in_short
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.types import Control, DemandForecast, ReplicaState
+from scaler.policy.types import Control, DemandForecast, LeadTime, ReplicaState
 from scaler.ports import DecisionRecord, Outcome
 
 API_VERSION = "headstart/v1"
@@ -81,6 +82,7 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
         },
         "demand_rps": {each.request_class: value_of(each.demand_rps) for each in snapshot.classes},
         "lead_time_s": snapshot.lead_time_s,
+        "lead_time": _lead_time(snapshot.lead_time, policy),
         "action": decision.action.value,
         "reason": decision.reason.value,
         "trust": decision.trust.value,
@@ -188,6 +190,7 @@ def _band(each: DemandForecast, record: DecisionRecord | None, *, now: datetime)
     return {
         "request_class": forecast.request_class,
         "model": forecast.model,
+        "stand_in": each.stand_in,
         "issued_at": _time(forecast.issued_at),
         "expires_at": _time(forecast.expires_at),
         "expired": forecast.expired(now=now),
@@ -218,8 +221,8 @@ def _amount(each: Amount) -> Document:
 
 def _lead_column(forecast: Forecast, record: DecisionRecord | None) -> int:
     """Which horizon the engine measures quality at: the first not before the bin that an order placed now can reach."""
-    start_time = timedelta(minutes=5) if record is None else record.policy.start_time
-    reached = math.ceil(start_time.total_seconds() / forecast.step_s) + 1
+    lead_s = 300.0 if record is None else record.snapshot.lead_time_s
+    reached = math.ceil(lead_s / forecast.step_s) + 1
     last = len(forecast.horizons) - 1
     return next((i for i, horizon in enumerate(forecast.horizons) if horizon >= reached), last)
 
@@ -328,6 +331,17 @@ def _windows(rule: ScheduledRule, minutes: list[datetime]) -> Iterator[Document]
                 "min_replicas": window.min_replicas,
                 "max_replicas": window.max_replicas,
             }
+
+
+def _lead_time(lead: LeadTime | None, policy: WorkloadPolicy) -> Document:
+    """Where the lead time comes from; as configured where nothing measures it."""
+    configured = policy.start_time
+    found = lead or LeadTime(seconds=configured.total_seconds())
+    return {
+        **to_plain(found),
+        "configured_s": configured.total_seconds(),
+        "text": in_short(found, configured=configured),
+    }
 
 
 def _missed_target(policy: WorkloadPolicy) -> Document:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
+
 from forecaster.day_kinds import Calendar
-from forecaster.models import ensemble
+from forecaster.models import ensemble, stand_in
 from forecaster.models.ensemble import EngineRule, EngineStep, Silence
 from forecaster.models.memory import EngineState
 from forecaster.preprocess import DAY, up_to
-from forecaster.types import STEP, Forecaster, Panel, SeriesKey, floor_to_step
+from forecaster.types import HORIZONS, STEP, Forecast, Forecaster, Panel, SeriesKey, floor_to_step
 from scaler.adapters.accounts import Account, accounts_of
 from scaler.adapters.demand import Known, as_announced, clocks_changed, usual_demand, with_like_days
 from scaler.adapters.intake import DEMAND, demand_keys, usage_keys
@@ -67,6 +69,7 @@ class ForecastBoard:
 class ForecastRun:
     """What one run brought: forecasts by workload, the workloads whose history is too short, members' failures.
 
+    Among the forecasts are stand-ins, of series that have not been known for half an hour.
     `usage` are the forecasts of tokens and images by signal and workload, each in its signal's unit.
     """
 
@@ -123,7 +126,14 @@ class DemandForecaster:
         mute = frozen | {key for key in used if replace(key, signal=DEMAND) in frozen}
         moment = _Moment(now=now, lead=lead, frozen=mute, series=len(demand) + len(used))
         steps = [self._step(shard, members, shard_keys, moment) for shard, shard_keys in enumerate(shards)]
-        run = _run_of(steps, workloads=self._workloads, known={key.workload for key in demand})
+        stale = tuple(sorted(key for done in steps for key, why in done.silent.items() if why is Silence.STALE))
+        blind = tuple(key for key in stale if key.signal == DEMAND)
+        run = _run_of(
+            steps,
+            workloads=self._workloads,
+            known={key.workload for key in demand},
+            stand_ins=self._stand_ins(blind, end=floor_to_step(now)),
+        )
         usage = {signal: as_announced(each, self._known) for signal, each in run.usage.items()}
         return replace(run, forecasts=as_announced(run.forecasts, self._known), usage=usage)
 
@@ -183,6 +193,27 @@ class DemandForecaster:
         self._states[shard] = done.state
         return done
 
+    def _stand_ins(self, keys: tuple[SeriesKey, ...], *, end: datetime) -> dict[SeriesKey, Forecast]:
+        """The day before of series of which nothing has been known for half an hour, where there is one.
+
+        They go on while the source is gone: the past that they need is in the history.
+        """
+        found: dict[SeriesKey, Forecast] = {}
+        for at in range(0, len(keys), SHARD):
+            panel = self._read(keys[at : at + SHARD], start=end - stand_in.LOOKBACK, end=end)
+            for key, values in zip(panel.keys, stand_in.predict(panel), strict=True):
+                if np.isfinite(values).all():
+                    found[key] = Forecast(
+                        model=stand_in.MODEL_ID,
+                        issued_at=end,
+                        expires_at=end + self._rule.ttl,
+                        step_s=STEP.total_seconds(),
+                        horizons=HORIZONS,
+                        values=tuple(map(tuple, values.tolist())),
+                        request_class=key.request_class,
+                    )
+        return found
+
     def _read(self, keys: tuple[SeriesKey, ...], *, start: datetime, end: datetime) -> Panel:
         panel = usual_demand(self._store.history, keys, start=start, end=end, known=self._known)
         return with_like_days(self._store.history, panel, known=self._known, calendars=self._calendars)
@@ -226,7 +257,9 @@ def _lead_steps(keys: Sequence[SeriesKey], lead: Mapping[str, timedelta]) -> dic
     return {key: -(-lead.get(key.workload, default) // STEP) + 1 for key in keys}
 
 
-def _run_of(steps: Sequence[EngineStep], *, workloads: Set[str], known: Set[str]) -> ForecastRun:
+def _run_of(
+    steps: Sequence[EngineStep], *, workloads: Set[str], known: Set[str], stand_ins: Mapping[SeriesKey, Forecast]
+) -> ForecastRun:
     found: dict[str, dict[str, list[DemandForecast]]] = defaultdict(lambda: defaultdict(list))
     learning = set(workloads) - set(known)
     failed: dict[str, str] = {}
@@ -240,6 +273,8 @@ def _run_of(steps: Sequence[EngineStep], *, workloads: Set[str], known: Set[str]
         failed.update(done.failed)
         for member, count in done.gated.items():
             gated[member] += count
+    for key, forecast in stand_ins.items():
+        found[key.signal][key.workload].append(DemandForecast(forecast=forecast, stand_in=True))
     by_signal = {
         signal: {workload: tuple(sorted(each, key=_class_of)) for workload, each in of_workloads.items()}
         for signal, of_workloads in found.items()

@@ -1,7 +1,7 @@
 """How one tick's records become blocks of the journal, and entries again.
 
-It decides what a block holds, what is written once and referred to (forecasts, settings), and when a decision is
-kept in full. It opens no file and begins no transaction: it is handed a connection inside one.
+It decides what a block holds, what is written once and referred to (forecasts, settings, start times), and when a
+decision is kept in full. It opens no file and begins no transaction: it is handed a connection inside one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from forecaster.types import EPOCH, Forecast
 from scaler.adapters.codec import Codec, CodecError, digest
 from scaler.policy.decide import WorkloadPolicy
-from scaler.policy.types import Decision, PolicyState, Snapshot
+from scaler.policy.types import Decision, LeadTime, PolicyState, Snapshot
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
 BLOCK_ROWS = 64
@@ -84,10 +84,10 @@ class _Row:
 class _Shared:
     """A value that many records refer to."""
 
-    value: Forecast | WorkloadPolicy
+    value: Forecast | WorkloadPolicy | LeadTime
 
 
-_ROWS = Codec(_Row, shared=(Forecast, WorkloadPolicy))
+_ROWS = Codec(_Row, shared=(Forecast, WorkloadPolicy, LeadTime))
 _SHARED = Codec(_Shared)
 
 # What makes a decision new enough to be kept in full: the scale, the reason, or a clamp.

@@ -115,6 +115,18 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Time from an order to Ready that the last decision planned with.",
     ),
     MetricSpec(
+        name="lead_time_part_seconds",
+        kind="gauge",
+        labels=(*_WORKLOAD, "part"),
+        meaning="Parts of the measured start that is the P90: node_wait, image, load. Absent where not measured.",
+    ),
+    MetricSpec(
+        name="lead_time_starts",
+        kind="gauge",
+        labels=(*_WORKLOAD, "source"),
+        meaning="Starts behind the lead time; source own (P90), same_gpus (P90 of all on such GPUs) or configured.",
+    ),
+    MetricSpec(
         name="tick_duration_seconds",
         kind="histogram",
         labels=(),

@@ -26,13 +26,14 @@ from scaler.ports import WorkloadSignals
 
 DEMAND = "demand_rps"
 WAITING = "requests_waiting"
+RUNNING = "requests_running"
 
 REPORTED = tuple(
     signal.name
     for signal in CATALOGUE
     if signal.use is Use.REPORTING or signal.name not in (DEMAND, WAITING, *LATENCIES)
 )
-"""Signals that are shown and never decided on."""
+"""Signals that are shown and never decided on, but for running requests: they speak against a demand of zero."""
 
 
 class Source(Protocol):
@@ -116,6 +117,7 @@ def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> Worklo
             for name in classes
         ),
         requests_waiting=by_name.get(WAITING, NOT_READ),
+        requests_running=by_name.get(RUNNING, NOT_READ),
         reported=(
             *((name, by_name[name]) for name in REPORTED if name in by_name),
             *((f"{key.signal}[{key.request_class}]", told_apart[key]) for key in told_apart if key.signal in USAGE),

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from forecaster.types import Blind, BlindReason
 from scaler.loop import TickReport
-from scaler.policy import control, guard, trust, writers
+from scaler.policy import control, guard, outage, trust, writers
 from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
@@ -53,6 +53,7 @@ _FORECAST_CAUSES = {
     Trust.WORSE_THAN_LAST_VALUE: "the forecast is worse than the last value",
     Trust.COVERAGE_LOW: "too many minutes lie above the 95 % quantile",
     Trust.COVERAGE_HIGH: "the forecast's band is too wide",
+    Trust.STAND_IN: "the day before stands in for it",
     Trust.CLASS_MISSING: "a request class has no forecast",
 }
 
@@ -118,7 +119,16 @@ def state_of(
         return _overridden_state(record)
     demand = blind_demand(record)
     if demand is not None:
-        return State.HOLD, None, f"demand unknown: {_words(demand)}", way_out_of(demand, name)
+        cause = f"demand unknown: {_words(demand)}"
+        if any(each.stand_in and not each.forecast.expired(now=record.at) for each in record.snapshot.forecasts):
+            cause += "; the day before stands in for the forecast and may add replicas"
+        return State.HOLD, None, cause, way_out_of(demand, name)
+    silent_since = after.outage.silent_since
+    doubted = outage.unusual(after.outage, record.policy.outage, now=record.at)
+    if silent_since is not None and (doubted or record.decision.reason is Reason.SUDDEN_SILENCE):
+        believed = silent_since + record.policy.outage.silence
+        cause = f"the demand fell silent all at once, at {silent_since:%H:%M:%S} UTC: an outage in front of it?"
+        return State.HOLD, silent_since, cause, f"believed from {believed:%H:%M:%S} UTC if nothing is in flight then"
     window = guard.look_back(timedelta(seconds=record.snapshot.lead_time_s))
     if after.known_since is not None and record.at - after.known_since < window:
         ends = after.known_since + window

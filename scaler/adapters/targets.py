@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from forecaster.types import Blind
-from scaler.adapters.kubernetes import FloorRef, KubernetesCluster, ScaleOutcome, ScaleResult, TargetRef
+from scaler.adapters.kubernetes import (
+    FloorRef,
+    KubernetesCluster,
+    ScaleOutcome,
+    ScaleResult,
+    TargetRef,
+    WorkloadPods,
+)
 from scaler.adapters.kubernetes.errors import KubernetesError, Throttled
 from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.policy.types import Action, Decision, ReplicaState
@@ -38,11 +45,13 @@ class KubernetesTargets:
         floors: Mapping[str, FloorRef] | None = None,
         *,
         victims: VictimMarker | None = None,
+        on_pods: Callable[[Mapping[str, WorkloadPods | Blind]], None] = lambda _: None,
     ) -> None:
         """`targets` by workload; those in `floors` are read from, and scaled by, the floor of that autoscaler. With
-        `victims` the pods that should go are marked before a scale-in."""
+        `victims` the pods that should go are marked before a scale-in. `on_pods` is told of all pods at every read."""
         self._cluster = cluster
         self._victims = victims
+        self._on_pods = on_pods
         self._targets = dict(targets)
         self._floors = dict(floors or {})
         self._refused: dict[str, str] = {}
@@ -54,6 +63,7 @@ class KubernetesTargets:
         floors = {self._targets[workload]: floor for workload, floor in self._floors.items()}
         pods = self._cluster.read_pods(tuple(self._targets.values()), now=now, floors=floors)
         seen = {workload: pods[target] for workload, target in self._targets.items()}
+        self._on_pods(seen)
         self._refused = {name: each.refused for name, each in seen.items() if not isinstance(each, Blind)}
         return {name: each if isinstance(each, Blind) else each.replicas for name, each in seen.items()}
 

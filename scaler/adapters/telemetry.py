@@ -176,6 +176,7 @@ class _TickCollector(Collector):
         if view is None:
             return
         yield from _of_decisions(view, in_force=self._telemetry.in_force())
+        yield from _of_lead_times(view)
         yield from _of_signals(view)
         yield from _of_forecasts(view)
         yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
@@ -185,7 +186,7 @@ class _TickCollector(Collector):
 def _of_decisions(view: View, *, in_force: bool) -> Iterator[Metric]:
     """A number of replicas that is wanted no more must not be followed: not `in_force`, it has no series."""
     desired, current, proposed = _gauge("replicas_desired"), _gauge("replicas_current"), _gauge("replicas_proposed")
-    lead, state = _gauge("lead_time_seconds"), _gauge("state")
+    state = _gauge("state")
     for record in view.report.records:
         labels, decision = _split(record.policy.workload), record.decision
         if decision.target is not None and in_force:
@@ -194,12 +195,27 @@ def _of_decisions(view: View, *, in_force: bool) -> Iterator[Metric]:
             current.add_metric(labels, decision.current)
         for proposal in decision.proposals:
             proposed.add_metric((*labels, proposal.rule), proposal.want)
-        if not _is_gone(record):
-            lead.add_metric(labels, record.snapshot.lead_time_s)
         status = view.statuses.get(record.policy.workload)
         if status is not None:
             state.add_metric((*labels, record.policy.mode.value, status.state.value), 1)
-    yield from (desired, current, proposed, lead, state)
+    yield from (desired, current, proposed, state)
+
+
+def _of_lead_times(view: View) -> Iterator[Metric]:
+    lead, part, starts = _gauge("lead_time_seconds"), _gauge("lead_time_part_seconds"), _gauge("lead_time_starts")
+    for record in view.report.records:
+        if _is_gone(record):
+            continue
+        labels, found = _split(record.policy.workload), record.snapshot.lead_time
+        lead.add_metric(labels, record.snapshot.lead_time_s)
+        if found is None:
+            continue
+        starts.add_metric((*labels, found.source.value), found.starts)
+        parts = {"node_wait": found.node_wait_s, "image": found.image_s, "load": found.load_s}
+        for name, seconds in parts.items():
+            if seconds is not None:
+                part.add_metric((*labels, name), seconds)
+    yield from (lead, part, starts)
 
 
 def _is_gone(record: DecisionRecord) -> bool:

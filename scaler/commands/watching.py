@@ -43,7 +43,7 @@ def put_workloads(document: Document) -> None:
         put("no workload yet: the first tick has not finished")
         return
     rows = [_row(item) for item in items]
-    put_table(_COLUMNS, rows, right=("MIN-MAX", "DEMAND/s"))
+    put_table(_COLUMNS, rows, right=("MIN-MAX", "DEMAND/s", "START"))
     notes = [f"{item['workload']}: {note}" for item in items for note in item.get("notes", ())]
     ways = [f"{item['workload']}: {_way(item)}" for item in items if item.get("way_out") and _is_trouble(item)]
     for line in (*ways, *notes):
@@ -54,7 +54,19 @@ def put_workloads(document: Document) -> None:
     put(f"last tick {datetime.fromisoformat(document['at']):%F %T} UTC")
 
 
-_COLUMNS = ("WORKLOAD", "MODE", "STATE", "SINCE", "REPLICAS", "READY", "MIN-MAX", "DEMAND/s", "FORECAST", "WHY")
+_COLUMNS = (
+    "WORKLOAD",
+    "MODE",
+    "STATE",
+    "SINCE",
+    "REPLICAS",
+    "READY",
+    "MIN-MAX",
+    "DEMAND/s",
+    "START",
+    "FORECAST",
+    "WHY",
+)
 
 
 def _row(item: dict[str, Any]) -> tuple[str, ...]:
@@ -68,6 +80,7 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
         _or_dash(replicas.get("ready")),
         f"{replicas['min']}-{replicas['max']}",
         _demand(item["demand_rps"]),
+        _start_time(item),
         item["trust"],
         item.get("cause") or item["reason"],
     )
@@ -84,6 +97,17 @@ def _demand(demand: dict[str, float | None]) -> str:
     if not demand or any(value is None for value in demand.values()):
         return "unknown"
     return f"{sum(value for value in demand.values() if value is not None):.4g}"
+
+
+def _start_time(item: dict[str, Any]) -> str:
+    """ "4m10s (17)" of 17 starts, "5m (set)" where they are too few to count."""
+    from datetime import timedelta
+
+    from scaler.policy.types import LeadSource, in_words
+
+    lead = item.get("lead_time") or {}
+    measured = lead.get("source", LeadSource.CONFIGURED) != LeadSource.CONFIGURED
+    return f"{in_words(timedelta(seconds=item['lead_time_s']))} ({lead['starts'] if measured else 'set'})"
 
 
 def _is_trouble(item: dict[str, Any]) -> bool:
@@ -158,6 +182,8 @@ def forecast(source: Source, workload: str, output: Output) -> None:
 def _put_band(each: Document, document: Document) -> None:
     """The quantiles of each bin ahead, in figures and drawn."""
     head = f"{document['workload']}  {each['request_class']}  by {each['model']}  issued {_clock(each['issued_at'])}"
+    if each.get("stand_in"):
+        head += ", in place of a forecast while the demand is unknown"
     until = f"{'EXPIRED' if each['expired'] else 'valid until'} {_clock(each['expires_at'])}"
     put(f"{head}, {until}  ({document['unit']})")
     levels = list(each["points"][0]["quantiles"]) if each["points"] else []

@@ -46,6 +46,7 @@ from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import SourceSignals
+from scaler.adapters.starts import StartLedger
 from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
@@ -112,6 +113,7 @@ class Daemon:
             leads=lambda: self.leading.leads,
         )
         self._forecasts = ForecastBoard()
+        self._starts = StartLedger()
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
@@ -161,7 +163,13 @@ class Daemon:
             {policy.workload: policy.latency for policy in config.fleet.workloads},
             observer=self.telemetry.queried,
         )
-        targets = KubernetesTargets(self._cluster, targets_of(config), floors_of(config), victims=self._victims())
+        targets = KubernetesTargets(
+            self._cluster,
+            targets_of(config),
+            floors_of(config),
+            victims=self._victims(),
+            on_pods=self._starts.note,
+        )
         controls = orders_of(self._control, self.journal, self.log)
         fleet = config.fleet
         if dry_run:
@@ -178,6 +186,7 @@ class Daemon:
                 writes=ParallelWrites(
                     begin_within_s=min(BEGIN_WITHIN_S, config.tick.total_seconds() / 3), wait=self.stopping.wait
                 ),
+                lead_times=self._starts,
             ),
             Outlets(
                 board=self.board,
@@ -234,6 +243,7 @@ class Daemon:
                 forecaster=self._forecaster,
                 shelf=ModelShelf(models, config.forecast.models),
                 forecasts=self._forecasts,
+                starts=self._starts,
                 board=self.board,
                 telemetry=self.telemetry,
                 round=self.round,
@@ -243,6 +253,7 @@ class Daemon:
             )
         )
         upkeep.restore_engine()
+        upkeep.restore_starts()
         return upkeep
 
     def _rivals(self) -> RivalWatch:

@@ -16,7 +16,7 @@ from scaler.adapters.invariants import violations
 from scaler.adapters.states import Status, statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import Fleet, Ports, TickReport, tick
-from scaler.policy import limits, memory, scheduled, steering
+from scaler.policy import limits, memory, outage, scheduled, steering
 from scaler.policy.types import Decision, PolicyState, demand_of
 from scaler.ports import DecisionRecord
 
@@ -173,6 +173,8 @@ def _is_frozen(record: DecisionRecord, after: PolicyState) -> bool:
     in_force = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=record.at)
     _, most = limits.under_ceiling(in_force, replicas.ceiling)
     lead = timedelta(seconds=record.snapshot.lead_time_s)
+    if outage.unusual(after.outage, policy.outage, now=record.at):
+        return True
     # A member that takes over within the ensemble is ordinary: only steering waits for that.
     same_model = replace(after, model_since=None)
     return steering.frozen(same_model, replicas, most_replicas=most, lead_time=lead, now=record.at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,17 +19,19 @@ from forecaster.sources.prometheus import PrometheusSource, SignalCheck
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import ForecastQuality, SeriesKey
 from scaler.adapters.accounts import ENGINE_BLOB
-from scaler.adapters.board import Board
+from scaler.adapters.board import Board, View
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard, ForecastRun
 from scaler.adapters.intake import DEMAND, HistoryIntake
 from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import at_bucket_edges
+from scaler.adapters.starts import STARTS_BLOB, StartLedger, StartsUnreadable
 from scaler.adapters.store import Store
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.usage import USAGE_BLOB, Reminder, UsageWatch, to_bytes
 from scaler.daemon.refits import Refits
 from scaler.daemon.round import Round, frozen_series
+from scaler.policy.decide import WorkloadPolicy
 
 RELEARN_FROM_POINTS = 1440
 """A back-fill that brought a day of some series changes what the models should know; a filled hole does not."""
@@ -78,6 +80,7 @@ class Parts:
     forecaster: DemandForecaster
     shelf: ModelShelf
     forecasts: ForecastBoard
+    starts: StartLedger
     board: Board
     telemetry: Telemetry
     round: Round
@@ -154,7 +157,7 @@ class Upkeep:
         view = parts.board.view()
         return parts.forecaster.run(
             shelf.members,
-            lead={policy.workload: policy.start_time for policy in parts.round.fleet.workloads},
+            lead=_lead_times(parts.round.fleet.workloads, view),
             frozen=frozen_series(view.report) if view is not None else frozenset(),
             now=now,
         )
@@ -169,7 +172,9 @@ class Upkeep:
         """What requests are made of, and whether that still is what their profiles say."""
         parts = self._parts
         try:
-            usage = self._usage.look(run, parts.round.fleet.workloads, now=now)
+            policies = parts.round.fleet.workloads
+            leads = _lead_times(policies, parts.board.view())
+            usage = self._usage.look(run, [replace(p, start_time=leads[p.workload]) for p in policies], now=now)
         except HistoryError as error:
             self._told.failed("usage", error, meanwhile="what requests hold is shown as it was")
             return
@@ -193,9 +198,10 @@ class Upkeep:
         self._filled = False
 
     def save_engine(self, *, now: datetime) -> None:
-        """Store what the engine has learnt."""
+        """Store what the engine has learnt, and the starts that were measured."""
         self._saved_at = now
         try:
+            self._parts.store.save_blob(STARTS_BLOB, self._parts.starts.saved(), now=now)
             for shard, stored in self._parts.forecaster.saved().items():
                 self._parts.store.save_blob(f"{ENGINE_BLOB}/{shard}", stored, now=now)
             usage = self._parts.board.usage()
@@ -215,6 +221,15 @@ class Upkeep:
             self._parts.forecaster.restore(saved)
         except (ForecasterError, OSError) as error:
             self._parts.log.warning("engine_not_restored", error=str(error), meanwhile="learning from the history")
+
+    def restore_starts(self) -> None:
+        """Go on with the starts measured before the restart; pods that are still there tell theirs anyway."""
+        try:
+            if (stored := self._parts.store.load_blob(STARTS_BLOB)) is not None:
+                self._parts.starts.restore(stored[0])
+        except (StartsUnreadable, OSError) as error:
+            meanwhile = "start times come from the pods that are there, or as configured"
+            self._parts.log.warning("starts_not_restored", error=str(error), meanwhile=meanwhile)
 
     # ── settings that depend on what is measured ──────────────────────────────────────────────────────────────
 
@@ -256,6 +271,14 @@ class Upkeep:
     def stop(self) -> None:
         """Let no refit go on."""
         self._refits.stop()
+
+
+def _lead_times(policies: Sequence[WorkloadPolicy], view: View | None) -> dict[str, timedelta]:
+    """The lead times of the last tick; before the first, and for a workload that it did not see, as configured."""
+    leads = {policy.workload: policy.start_time for policy in policies}
+    if view is not None:
+        leads |= {each.policy.workload: timedelta(seconds=each.snapshot.lead_time_s) for each in view.report.records}
+    return leads
 
 
 def quality_of(run: ForecastRun) -> dict[SeriesKey, ForecastQuality]:

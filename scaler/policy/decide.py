@@ -14,7 +14,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from forecaster.types import Blind, BlindReason, value_of
-from scaler.policy import control, guard, latency, limits, load, memory, predictive, scheduled, steering, trust, writers
+from scaler.policy import (
+    control,
+    guard,
+    latency,
+    limits,
+    load,
+    memory,
+    outage,
+    predictive,
+    scheduled,
+    steering,
+    trust,
+    writers,
+)
 from scaler.policy.budget import grant
 from scaler.policy.capacity import CapacityProfile
 from scaler.policy.control import Hand
@@ -22,6 +35,7 @@ from scaler.policy.guard import GuardRule
 from scaler.policy.latency import LatencyRule
 from scaler.policy.limits import Bounds, StepRule
 from scaler.policy.load import LoadRule
+from scaler.policy.outage import OutageRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.steering import MISSED_TARGET_RATIO, CostRule, MissTarget, SteeringRule
@@ -71,6 +85,7 @@ class WorkloadPolicy:
     """What a missed minute costs against a GPU minute, in place of `steering.missed_target_ratio`."""
     steering: SteeringRule = field(default_factory=SteeringRule)
     guard: GuardRule = field(default_factory=GuardRule)
+    outage: OutageRule = field(default_factory=OutageRule)
     bounds: Bounds = field(default_factory=Bounds)
     step: StepRule = field(default_factory=StepRule)
     other_writers: OtherWritersRule = field(default_factory=OtherWritersRule)
@@ -108,7 +123,7 @@ def decide(
     hand, state = _hand(snapshot, state, policy, replicas, now=now)
     if _switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
-    moment = _Moment.of(snapshot, policy, replicas, hand, now=now)
+    moment = _Moment.of(snapshot, policy, replicas, hand, state, now=now)
     state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
@@ -153,11 +168,19 @@ class _Moment:
     least: int
     most: int
     lead_time: timedelta
+    silence: str
     now: datetime
 
     @classmethod
     def of(
-        cls, snapshot: Snapshot, policy: WorkloadPolicy, replicas: ReplicaState, hand: Hand | None, *, now: datetime
+        cls,
+        snapshot: Snapshot,
+        policy: WorkloadPolicy,
+        replicas: ReplicaState,
+        hand: Hand | None,
+        state: PolicyState,
+        *,
+        now: datetime,
     ) -> _Moment:
         bounds = policy.bounds
         in_force = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
@@ -173,6 +196,7 @@ class _Moment:
             least=least,
             most=most,
             lead_time=timedelta(seconds=snapshot.lead_time_s),
+            silence=outage.doubt(state.outage, policy.outage, in_flight=_in_flight(snapshot), now=now),
             now=now,
         )
 
@@ -183,13 +207,25 @@ class _Moment:
     @property
     def known(self) -> bool:
         """Whether demand is measured in full: only then may anything be released or learnt."""
-        return self.demand_rps is not None and not self.snapshot.demand_partial
+        return self.snapshot.demand_known
 
     def lasting_z(self, state: PolicyState) -> float:
         return self.policy.steering.first_z if state.z is None else state.z
 
     def z(self, state: PolicyState) -> float:
         return steering.score(self.lasting_z(state), state.missed_share, self.policy.steering)
+
+    def foreseen(self) -> float | None:
+        """Load that the forecast's median sees in a few minutes; None without a forecast."""
+        usable = [
+            each.forecast
+            for each in self.snapshot.forecasts_in_force
+            if not each.forecast.expired(now=self.now) and each.forecast.plausible
+        ]
+        if not usable:
+            return None
+        soon = self.now + outage.ABRUPT
+        return self.policy.profile.load({each.request_class: each.quantile(soon, z=0.0) for each in usable})
 
     def load(self) -> float:
         """Present load and backlog, in exactly full replicas; 0 while demand is unknown."""
@@ -244,6 +280,11 @@ def _by_hand(
     return target, (*adjustments, *trace, *bound), hand.reason
 
 
+def _in_flight(snapshot: Snapshot) -> float:
+    """Requests that wait or run, as far as that is known."""
+    return (value_of(snapshot.requests_waiting) or 0.0) + (value_of(snapshot.requests_running) or 0.0)
+
+
 def _hands_off(snapshot: Snapshot, state: PolicyState, *, current: int, now: datetime) -> tuple[Decision, PolicyState]:
     """A zero that we did not write: somebody switched the workload off, and it stays off."""
     decision = Decision(workload=snapshot.workload, at=now, current=current, target=current, reason=Reason.HANDS_OFF)
@@ -255,13 +296,15 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     policy, snapshot = moment.policy, moment.snapshot
     if snapshot.standby:  # what was Ready is another daemon's doing: an integrator without a hand on the scale winds up
         return state
-    fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts)
+    fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts_in_force)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh:
         return state
     if not policy.mode.counts:  # what an observed workload misses is somebody else's doing
         return state
     if state.disabled_since is not None:
         return state  # nothing was ordered by z
+    if outage.unusual(state.outage, policy.outage, now=moment.now):
+        return state
     if steering.frozen(state, moment.replicas, most_replicas=moment.most, lead_time=moment.lead_time, now=moment.now):
         return state
     load_then = policy.profile.load(moment.demand_rps)
@@ -315,8 +358,16 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
     given_back = moment.hand is None and state.by_hand_at is not None and state.by_hand_at == state.last_tick_at
     calm_since = None if given_back else state.calm_since
     window = guard.look_back(moment.lead_time)
+    seen = outage.Seen(
+        known=known,
+        load=moment.policy.profile.load(moment.demand_rps or {}),
+        current=moment.current,
+        foreseen=moment.foreseen(),
+        expected=max((each.want for each in proposals if each.rule == predictive.RULE), default=0),
+    )
     return replace(
         state,
+        outage=outage.observe(state.outage, seen, now=now),
         last_tick_at=now,
         known_since=(state.known_since or now) if known else None,
         calm_since=(calm_since or now) if calm else None,
@@ -337,7 +388,12 @@ def _compose(
     adjustments: tuple[Adjustment, ...] = ()
     if highest is not None and highest.want > current:
         target, reason = highest.want, highest.reason
-        target, adjustments = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
+        planned = max((each.want for each in proposals if each.rule == scheduled.RULE), default=0)
+        target, adjustments = outage.slowed(
+            target, planned, moment.policy.outage, state.outage, current=current, now=now
+        )
+        target, trace = limits.no_gpu(target, step, state.unschedulable_since, current=current, now=now)
+        adjustments += trace
         target, trace = limits.step_out(target, step, state.desired, current=current, now=now)
         adjustments += trace
     elif known and keep < current:
@@ -360,6 +416,7 @@ def _release(moment: _Moment, state: PolicyState, keep: int) -> tuple[int, tuple
         load=moment.load(),
         trusted=moment.verdict.doubt < 1.0,
         blind_rule=", ".join(blind),
+        silence=moment.silence,
     )
     return guard.hold(release, moment.policy.guard, state, lead_time=moment.lead_time, now=moment.now)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Known, Reading, TooFew, Zero
-from scaler.policy import guard, scheduled
+from forecaster.types import HORIZONS, LEVEL_Z, LEVELS, STEP, Blind, BlindReason, Known, Reading, TooFew, Zero
+from scaler.policy import guard, lead_time, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain_people import BY_HAND, next_by_hand, ordered
 from scaler.policy.latency import LatencyRule
@@ -34,6 +34,7 @@ from scaler.policy.types import (
 REASONS: Final[dict[Reason, str]] = {
     Reason.LOAD: "the load of now needs so many",
     Reason.FORECAST: "the forecast needs so many by the time an order placed now is Ready",
+    Reason.STAND_IN: "the demand is unknown, and the day before needed so many at that time",
     Reason.FORECAST_EXPIRED: "the forecast has expired and is not used",
     Reason.P95_BREACH: "a latency stayed above its SLO for long enough",
     Reason.P95_PENDING: "a latency was above its SLO; what was ordered for it is not Ready yet",
@@ -46,11 +47,13 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.BLIND_REPLICAS: "the cluster could not be read",
     Reason.BLIND_RULE: "a signal whose rule was active a moment ago is blind, so nothing is released",
     Reason.REWARM: "signals are known again, but a whole look-back must pass before anything is released",
+    Reason.SUDDEN_SILENCE: "the demand vanished all at once, which outages do and people do not",
     Reason.NOT_CALM: "the rules have allowed less for too short a time",
     Reason.RECENT_SCALE_IN: "the last scale-in was too recent",
     Reason.RECENT_PEAK: "without a trusted forecast only what lies above the recent peak is released",
     Reason.SURVIVORS: "those that would stay could not carry the present load",
     Reason.STEP_OUT: "the most that may be added in one period",
+    Reason.AFTER_OUTAGE: "so soon after an outage clients ask again and again, which is not demand that stays",
     Reason.STEP_IN: "the most that may be released at once",
     Reason.AT_MIN: "the minimum is a promise",
     Reason.AT_MAX: "the maximum is a promise",
@@ -74,6 +77,7 @@ TRUSTS: Final[dict[Trust, str]] = {
     Trust.WORSE_THAN_LAST_VALUE: "worse than the last value: it may add replicas, but carries less margin",
     Trust.COVERAGE_LOW: "too optimistic: more minutes exceed its 95 % quantile than should; it carries less margin",
     Trust.COVERAGE_HIGH: "too cautious: its band is so wide that it wastes GPUs; it carries no margin",
+    Trust.STAND_IN: "a stand-in, the day before at this level: it may add replicas while the demand is unknown",
     Trust.CLASS_MISSING: "incomplete: a request class with traffic has no forecast; it carries no margin",
 }
 """What each verdict on the forecast means, as the end of "the forecast is …"."""
@@ -246,11 +250,15 @@ def _is_unread(reading: Reading) -> bool:
 def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after: PolicyState) -> Iterator[Line]:
     lead = timedelta(seconds=snapshot.lead_time_s)
     ready_at = decision.at + lead
-    yield Line(
-        part="ahead", topic="lead time", text=f"{in_words(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
-    )
+    text = f"{in_words(lead)}: what is ordered now is Ready at {_clock(ready_at)}"
+    if snapshot.lead_time is not None:
+        text += f" ({lead_time.in_short(snapshot.lead_time, configured=policy.start_time)})"
+    if lead > HORIZONS[-1] * STEP:
+        text += f"; forecasts reach {in_words(HORIZONS[-1] * STEP)}, their last value counts from there on"
+    yield Line(part="ahead", topic="lead time", text=text)
     for each in snapshot.forecasts:
-        yield Line(part="ahead", topic="forecast", text=_forecast_text(each, ready_at, now=decision.at))
+        topic = "stand-in" if each.stand_in else "forecast"
+        yield Line(part="ahead", topic=topic, text=_forecast_text(each, ready_at, now=decision.at))
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
     if after.disabled_since is not None and policy.predictive.enabled:
@@ -380,7 +388,7 @@ def _next(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after:
         yield f"no further scale-in before {_clock(decision.at + policy.guard.spacing)}"
     if decision.action is Action.HOLD:
         yield from _next_after_hold(decision, snapshot, policy, after)
-    yield from _stands_in_the_way(decision, after, lead)
+    yield from _stands_in_the_way(decision, policy, after, lead)
 
 
 def _next_after_hold(
@@ -409,6 +417,9 @@ def _release(decision: Decision, policy: WorkloadPolicy, after: PolicyState, win
     possible = max((moment + wait for moment, wait, _ in waits if moment is not None), default=decision.at)
     if possible > decision.at:
         yield f"{', '.join(since)}: release possible from {_clock(possible)}"
+    elif decision.reason is Reason.SUDDEN_SILENCE and after.outage.fell_at is not None:
+        believed = after.outage.fell_at + policy.outage.silence
+        yield f"release possible from {_clock(max(believed, decision.at))}, unless requests still are in flight then"
     elif decision.reason is Reason.BLIND_RULE and after.latency_active_at is not None:
         yield f"release once the signal is back, or at {_clock(after.latency_active_at + window)}"
     elif decision.reason is Reason.RECENT_PEAK and after.peaks:
@@ -417,11 +428,15 @@ def _release(decision: Decision, policy: WorkloadPolicy, after: PolicyState, win
         yield "release once the load has fallen, or more replicas are Ready"
 
 
-def _stands_in_the_way(decision: Decision, after: PolicyState, lead: timedelta) -> Iterator[str]:
+def _stands_in_the_way(
+    decision: Decision, policy: WorkloadPolicy, after: PolicyState, lead: timedelta
+) -> Iterator[str]:
     """Limits that cut what the rules wanted, and an order of the latency rule that is still open."""
     reasons = {each.reason for each in decision.adjustments}
     if Reason.STEP_OUT in reasons:
         yield "the rest is ordered in the next period if it is still wanted"
+    if Reason.AFTER_OUTAGE in reasons and after.outage.back is not None:
+        yield f"more from {_clock(after.outage.back.at + policy.outage.surge)} on if it is still wanted then"
     if Reason.AT_MAX in reasons:
         yield "more than the maximum is wanted: raise bounds.max_replicas, or accept what does not fit"
     if Reason.GPU_BUDGET in reasons:

@@ -42,6 +42,8 @@ class Release:
     trusted: bool
     blind_rule: str = ""
     """The optional signal that is blind although its rule was active within the look-back; empty if none."""
+    silence: str = ""
+    """Why a demand that has fallen silent is not believed yet; empty if nothing speaks against it."""
 
 
 def look_back(lead_time: timedelta) -> timedelta:
@@ -86,6 +88,8 @@ def _blocked(
         return Reason.REWARM, f"signals known since {since}, a look-back of {in_words(window)} must pass"
     if release.blind_rule:
         return Reason.BLIND_RULE, f"{release.blind_rule} is blind and was active within {in_words(window)}"
+    if release.silence:
+        return Reason.SUDDEN_SILENCE, release.silence
     if state.calm_since is None or now - state.calm_since < rule.calm:
         return Reason.NOT_CALM, f"calm since {_clock(state.calm_since)}, {in_words(rule.calm)} must pass"
     if state.last_scale_in_at is not None and now - state.last_scale_in_at < rule.spacing:

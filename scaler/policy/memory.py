@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scaler.policy.types import RELEASES_KEPT, At, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import RELEASES_KEPT, At, OutageState, PolicyState, ReplicaState, Snapshot
 
 
 def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
@@ -16,9 +16,10 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 
     A break of more than three ticks (restart, suspend, clock jump in either direction) ends every unbroken run:
     calm, known signals, peaks and breaches start again, so a full look-back passes before anything is released.
-    What was measured or written stays: the steered score, the last scale-in, the releases, the scale asked for, and
-    what others changed. The scale itself is taken as it is found: who changed it meanwhile cannot be told. A moment in
-    the future is dropped, it was stamped by a clock that has been corrected since.
+    What was measured or written stays: the steered score, the last scale-in, the releases, the scale asked for, what
+    others changed, and how the demand fell silent: a restart is no reason to believe it. The scale itself is taken as
+    it is found: who changed it meanwhile cannot be told. A moment in the future is dropped, it was stamped by a clock
+    that has been corrected since.
     """
     if state.last_tick_at is None:
         return state
@@ -46,6 +47,11 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
         heeded=state.heeded,
         by_hand_at=_not_after(state.by_hand_at, now),
         released=tuple(each for each in state.released if timedelta(0) <= now - each.at < RELEASES_KEPT),
+        outage=OutageState(
+            heard_since=_not_after(state.outage.heard_since, now),
+            fell_at=_not_after(state.outage.fell_at, now),
+            silent_since=_not_after(state.outage.silent_since, now),
+        ),
     )
 
 
@@ -84,7 +90,7 @@ def _released(state: PolicyState, desired: int, *, now: datetime) -> tuple[At, .
 
 def observe_model(state: PolicyState, snapshot: Snapshot, *, now: datetime) -> PolicyState:
     """Note when the model behind the forecasts changed; the first one is no change."""
-    model = ",".join(sorted({each.forecast.model for each in snapshot.forecasts}))
+    model = ",".join(sorted({each.forecast.model for each in snapshot.forecasts_in_force}))
     if not model or model == state.model:
         return state
     return replace(state, model=model, model_since=now if state.model else None)

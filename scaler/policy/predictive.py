@@ -45,9 +45,10 @@ def propose(
     Quantiles of several classes are added as if they peaked together: never too little, exact for one class. None
     while the rule is off, or no unexpired, plausible forecast is at hand.
     """
-    usable = [
-        each.forecast for each in snapshot.forecasts if not each.forecast.expired(now=now) and each.forecast.plausible
+    spoken = [
+        each for each in snapshot.forecasts_in_force if not each.forecast.expired(now=now) and each.forecast.plausible
     ]
+    usable = [each.forecast for each in spoken]
     if not rule.enabled or not usable:
         return None
 
@@ -65,7 +66,7 @@ def propose(
         rule=RULE,
         want=want,
         keep=max(want, replicas_for(max(release, present))),
-        reason=Reason.FORECAST,
+        reason=Reason.STAND_IN if any(each.stand_in for each in spoken) else Reason.FORECAST,
         detail=(
             f"{usable[0].model}: load {order:.3f} at {needed_at:%H:%M:%S} (z {z:.2f}), "
             f"peak {release:.3f} until {arrival + tick:%H:%M:%S} (z {z + rule.release_margin_z:.2f})"

@@ -65,13 +65,16 @@ TRUSTED = Verdict(trust=Trust.TRUSTED, doubt=0.0)
 
 def judge(snapshot: Snapshot, rule: TrustRule, *, now: datetime) -> Verdict:
     """The gravest thing that speaks against the forecast, the first of equals. Every class with demand must pass."""
-    if not snapshot.forecasts:
+    forecasts = snapshot.forecasts_in_force
+    if not forecasts:
         return _lost(Trust.NO_FORECAST)
-    covered = {each.forecast.request_class for each in snapshot.forecasts}
+    if any(each.stand_in for each in forecasts):
+        return _lost(Trust.STAND_IN)
+    covered = {each.forecast.request_class for each in forecasts}
     if any(readings.request_class not in covered for readings in snapshot.classes):
         return _lost(Trust.CLASS_MISSING)
     worst = TRUSTED
-    for each in snapshot.forecasts:
+    for each in forecasts:
         if each.forecast.expired(now=now):
             return _lost(Trust.EXPIRED)
         if not each.forecast.plausible:

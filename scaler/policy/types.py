@@ -55,6 +55,7 @@ class Reason(StrEnum):
     LOAD = "load"
     FORECAST = "forecast"
     FORECAST_EXPIRED = "forecast_expired"
+    STAND_IN = "stand_in"
     P95_BREACH = "p95_breach"
     P95_PENDING = "p95_pending"
     P95_WATCH = "p95_watch"
@@ -67,12 +68,14 @@ class Reason(StrEnum):
     BLIND_REPLICAS = "blind_replicas"
     BLIND_RULE = "blind_rule"
     REWARM = "rewarm"
+    SUDDEN_SILENCE = "sudden_silence"
     NOT_CALM = "not_calm"
     RECENT_SCALE_IN = "recent_scale_in"
     RECENT_PEAK = "recent_peak"
     SURVIVORS = "survivors"
     STEP_OUT = "step_out"
     STEP_IN = "step_in"
+    AFTER_OUTAGE = "after_outage"
     AT_MIN = "at_min"
     AT_MAX = "at_max"
     GPU_BUDGET = "gpu_budget"
@@ -98,6 +101,7 @@ class Trust(StrEnum):
     COVERAGE_LOW = "coverage_low"
     COVERAGE_HIGH = "coverage_high"
     CLASS_MISSING = "class_missing"
+    STAND_IN = "stand_in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +149,44 @@ class ClassReadings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemandForecast:
-    """One class's forecast of demand in requests per second, and how far it has earned trust."""
+    """One class's forecast of demand in requests per second, and how far it has earned trust.
+
+    A `stand_in` is no forecast: it is what the day before was like, for the time that nothing newer is known.
+    """
 
     forecast: Forecast
     quality: ForecastQuality | None = None
+    stand_in: bool = False
+
+
+class LeadSource(StrEnum):
+    """Whose starts a start time comes from."""
+
+    CONFIGURED = "configured"
+    OWN = "own"
+    SAME_GPUS = "same_gpus"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadTime:
+    """From an order to Ready: what is planned with, and where it comes from; all times in seconds.
+
+    `starts` became Ready, `unfinished` ones count as lower bounds. The three parts are those of the very start that is
+    the 90th percentile, so they add up to it before it is rounded; None where its pod does not tell them.
+    """
+
+    seconds: float
+    source: LeadSource = LeadSource.CONFIGURED
+    starts: int = 0
+    unfinished: int = 0
+    lifted: bool = False
+    """Whether slower starts, under way or too few to count alone, speak for more than `source` says."""
+    node_wait_s: float | None = None
+    """Created → given a node."""
+    image_s: float | None = None
+    """Given a node → its containers run: the image, and what runs before them."""
+    load_s: float | None = None
+    """Its containers run → Ready: the model."""
 
 
 # ── What people ordered ───────────────────────────────────────────────────────────────────────────────────────
@@ -220,6 +258,7 @@ class Snapshot:
 
     `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
     grow by and never to release by. `standby` says that another daemon carries out its decisions instead of ours.
+    `lead_time` tells where `lead_time_s` comes from; nothing decides by it.
     """
 
     workload: str
@@ -231,6 +270,20 @@ class Snapshot:
     demand_partial: bool = False
     standby: bool = False
     control: Control = NO_CONTROL
+    lead_time: LeadTime | None = None
+    requests_running: Reading = NOT_READ
+
+    @property
+    def demand_known(self) -> bool:
+        """Whether demand is measured in full: only then may anything be released or learnt."""
+        return demand_of(self.classes) is not None and not self.demand_partial
+
+    @property
+    def forecasts_in_force(self) -> tuple[DemandForecast, ...]:
+        """The forecasts that may speak, expired ones among them: a stand-in only while the demand is not known."""
+        if not self.demand_known:
+            return self.forecasts
+        return tuple(each for each in self.forecasts if not each.stand_in)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +384,20 @@ class LatencyState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutageState:
+    """What the outage rule remembers: since when demand has been heard of at every tick, when it was last busy, when it
+    last fell silent all at once, since when it has been so, since when it is unknown, and how many replicas there were,
+    or were forecast to be needed, when it came back."""
+
+    heard_since: datetime | None = None
+    busy_at: datetime | None = None
+    fell_at: datetime | None = None
+    silent_since: datetime | None = None
+    blind_since: datetime | None = None
+    back: At | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyState:
     """All memory of the decision for one workload; an empty one holds the current scale.
 
@@ -372,6 +439,7 @@ class PolicyState:
     heeded: Override | None = None
     by_hand_at: datetime | None = None
     released: tuple[At, ...] = ()
+    outage: OutageState = field(default_factory=OutageState)
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

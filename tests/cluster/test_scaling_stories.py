@@ -5,6 +5,7 @@ They speak to the cluster only through `scaler.adapters.kubernetes` and hold on 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import KubernetesCluster, PodPhase, ScaleResult, TargetRef, WorkloadPods
 from scaler.adapters.kubernetes.errors import Forbidden
-from scaler.policy.types import ReplicaState
+from scaler.adapters.starts import StartLedger
+from scaler.policy.types import LeadSource, ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +84,20 @@ def test_activated_it_goes_out_and_in_and_waits_for_ready(stage: Stage) -> None:
     assert cluster.announce(chat, back, note="the peak is over", now=stage.now) is None
     stage.wait_for(look, all_ready(1), what="one Ready pod")
     assert sorted(event["reason"] for event in stage.events(chat)) == ["ScaledIn", "ScaledOut"]
+
+
+def test_the_measured_start_time_is_the_pods_own(stage: Stage) -> None:
+    chat = stage.deploy("chat", replicas=5)
+    look = looking_at(stage.account("headstart-observe"), stage, chat)
+    ledger, configured = StartLedger(), {"chat": timedelta(minutes=5)}
+    seen = stage.wait_for(look, all_ready(5), what="five Ready pods")
+    ledger.note({"chat": seen})
+    lead = ledger.latest(configured, now=stage.now)["chat"]
+    took_s = [(start.ready_at - start.created_at).total_seconds() for start in seen.starts if start.ready_at]
+    assert (lead.source, lead.starts) == (LeadSource.OWN, 5)
+    assert max(30.0, max(took_s)) <= lead.seconds < max(30.0, max(took_s)) + 10.0, "of five the longest"
+    if stage.double is not None:
+        assert (lead.seconds, lead.node_wait_s, lead.load_s) == (50.0, 0.0, 45.0)
 
 
 def test_a_least_privilege_account_lacks_nothing_and_may_do_no_more(stage: Stage) -> None:

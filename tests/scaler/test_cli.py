@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daemon_cases import a_tick
 from forecaster.types import Blind, BlindReason, Panel, SeriesKey
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot
 from scaler.adapters.board import Board, View
-from scaler.adapters.documents import decision_document
+from scaler.adapters.documents import decision_document, workloads_document
 from scaler.adapters.states import statuses
 from scaler.adapters.store import Store
 from scaler.adapters.watchdog import Health
@@ -29,7 +30,7 @@ from scaler.commands.printing import Output
 from scaler.config import data_folder
 from scaler.loop import TickReport
 from scaler.policy.decide import WorkloadPolicy, decide
-from scaler.policy.types import PolicyState, Snapshot
+from scaler.policy.types import LeadSource, LeadTime, PolicyState, Snapshot
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
 REPO = Path(__file__).resolve().parents[2]
@@ -223,6 +224,22 @@ def test_get_shows_every_workload(headstart: Headstart, data_dir: Path) -> None:
     assert "\x1b" not in ran.out, "colour where there is no terminal"
 
 
+@pytest.mark.parametrize(
+    ("lead", "shown"),
+    [
+        pytest.param(None, "3m (set)", id="nobody measures it"),
+        pytest.param(LeadTime(seconds=180, starts=2), "3m (set)", id="too few starts"),
+        pytest.param(LeadTime(seconds=180, starts=17, source=LeadSource.OWN), "3m (17)", id="measured"),
+    ],
+)
+def test_get_shows_the_start_time_and_of_how_many_starts(
+    lead: LeadTime | None, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = a_tick(replace(a_snapshot(rps=5, desired=1), lead_time=lead), POLICY)
+    watching.put_workloads(workloads_document(View(report=report)))
+    assert f"  {shown}  " in capsys.readouterr().out
+
+
 def test_get_tells_an_old_tick_from_a_new_one(headstart: Headstart, data_dir: Path) -> None:
     """A data folder whose daemon has ended looks like one that runs, but for the time of its last tick."""
     assert headstart("get", "--data-dir", data_dir).out.splitlines()[-1] == "last tick 2026-03-02 12:29:00 UTC"
@@ -274,7 +291,7 @@ def test_forecast_shows_the_quantiles(headstart: Headstart, data_dir: Path) -> N
     assert "95 %" in ran.out
     document = json.loads(headstart("forecast", "llm/chat", "--data-dir", data_dir, "-o", "json").out)
     assert document["kind"] == "Forecast"
-    assert (document["calendar"]["events"], document["classes"][0]["lead_horizon_s"]) == ([], 360.0)
+    assert (document["calendar"]["events"], document["classes"][0]["lead_horizon_s"]) == ([], 240.0)
     assert document["unknown"][0].startswith("default: the members' weights"), "no engine's memory is stored here"
 
 

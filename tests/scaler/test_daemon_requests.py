@@ -19,12 +19,15 @@ from policy_cases import MINUTE, NOON, a_policy
 from scaler.adapters.board import Board
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
+from scaler.adapters.kubernetes import PodPhase, PodStart, WorkloadPods
+from scaler.adapters.starts import STARTS_BLOB, StartLedger
 from scaler.adapters.store import FILE_NAME, Store
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.usage import stored_usage
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile, ClassCapacity, RequestTokens
+from scaler.policy.types import ReplicaState
 
 CHAT = "llm/chat"
 PROMPT = "prompt_tokens_per_s"
@@ -128,6 +131,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             forecaster=DemandForecaster(store, workloads={CHAT}, ttl=timedelta(minutes=10)),
             shelf=Shelf(),  # type: ignore[arg-type]
             forecasts=ForecastBoard(),
+            starts=StartLedger(),
             board=board,
             telemetry=Telemetry(board),
             round=remarks,  # type: ignore[arg-type]
@@ -155,6 +159,19 @@ def test_requests_that_grow_are_told_of_after_a_quarter_of_an_hour_once(stage: S
     stored = stored_usage(tmp_path / FILE_NAME)
     assert stored is not None
     assert stored.at == NOON + 20 * MINUTE + timedelta(seconds=3), "with the engine, every ten minutes"
+
+
+def test_measured_starts_are_kept_with_the_engine_and_damaged_ones_are_told(stage: Stage) -> None:
+    ledger, store = stage.upkeep._parts.starts, stage.upkeep._parts.store
+    pod = PodStart(name="a", uid="a", created_at=NOON, phase=PodPhase.READY, ready_at=NOON + MINUTE)
+    ledger.note({CHAT: WorkloadPods(replicas=ReplicaState(desired=1, ready=1), starts=(pod,), read_at=NOON + MINUTE)})
+    stage.upkeep.save_engine(now=NOON + MINUTE)
+    ledger.restore(b"{}")
+    stage.upkeep.restore_starts()
+    assert ledger.latest({CHAT: MINUTE}, now=NOON + MINUTE)[CHAT].starts == 1
+    store.save_blob(STARTS_BLOB, b"torn", now=NOON)
+    stage.upkeep.restore_starts()
+    assert [event for event, _ in stage.log.told] == ["starts_not_restored"]
 
 
 def test_a_site_that_tells_no_tokens_hears_nothing_of_them(stage: Stage, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ from scaler.policy.types import (
     Control,
     Decision,
     DemandForecast,
+    LeadSource,
+    LeadTime,
     Mode,
     ModeSwitch,
     Override,
@@ -162,6 +164,20 @@ def test_a_steady_tick_is_journalled_and_writes_nothing() -> None:
     report = tick(a_fleet("a/x"), {}, world.ports(), now=NOON)
     assert world.log == ["journal 1"]
     assert report.outcomes == {}
+
+
+def test_the_measured_start_time_is_planned_with_and_the_configured_one_without() -> None:
+    measured = LeadTime(seconds=250.0, source=LeadSource.OWN, starts=9)
+
+    class Measured:
+        def latest(self, configured: Mapping[str, timedelta], *, now: datetime) -> Mapping[str, LeadTime]:
+            assert configured == {"a/x": timedelta(minutes=5), "b/y": timedelta(minutes=5)}
+            return {"a/x": measured}
+
+    world = World(rps={"a/x": 5.0, "b/y": 5.0}, replicas={"a/x": pods(1), "b/y": pods(1)})
+    report = tick(a_fleet("a/x", "b/y"), {}, replace(world.ports(), lead_times=Measured()), now=NOON)
+    planned = [(record.snapshot.lead_time_s, record.snapshot.lead_time) for record in report.records]
+    assert planned == [(250.0, measured), (300.0, None)]
 
 
 def test_a_full_disk_does_not_stop_scaling_and_is_reported() -> None:

@@ -21,7 +21,8 @@ from scaler.adapters.codec import Codec
 from scaler.adapters.connections import floors_of
 from scaler.config import parse_config
 from scaler.errors import ConfigError
-from scaler.loop import Fleet, Ports, TickReport, settled, tick
+from scaler.loop import Fleet, Ports, TickReport, tick
+from scaler.loop import settled as settled_by
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy, decide, decide_within
 from scaler.policy.explain import as_text, explain
@@ -279,7 +280,7 @@ def test_a_record_of_a_floor_is_all_it_takes_to_decide_again() -> None:
     (snapshot,) = codec.decode(codec.encode([record.snapshot]), layout=codec.layout)
     assert snapshot == record.snapshot
     again, state = decide_within(snapshot, record.state, record.policy, record.grant, now=record.at)
-    state = settled(state, again, report.outcomes["llm/a"])
+    state = settled_by(state, again, report.outcomes["llm/a"])
     assert (again, state) == (record.decision, report.states["llm/a"])
     assert report.states["llm/a"].held == 6
 

@@ -8,7 +8,7 @@ kubernetes#72775).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -38,6 +38,13 @@ _UNPLACED = frozenset({"Unschedulable", "SchedulingGated"})
 """Why `PodScheduled` is False: no node fits, or a quota holds the pod back. Either way no GPU is coming by itself."""
 
 
+_GPU_WORDS = ("gpu", "nvidia.com/mig", "gaudi", "tpu", "neuron")
+"""What the name of an extended resource holds that stands for an accelerator (nvidia.com/gpu, amd.com/gpu, …)."""
+
+_PRODUCT_WORDS = ("gpu", "accelerator", "instance-type")
+"""What a node label's name holds that tells which one (nvidia.com/gpu.product, cloud.google.com/gke-accelerator, …)."""
+
+
 class PodPhase(StrEnum):
     """What a pod is to a scaler. `GONE` pods (terminating, finished) count as nothing."""
 
@@ -53,7 +60,9 @@ class PodStart:
     """One pod's way to Ready: what the measured start time is made of.
 
     `ready_at` is the time of its latest turn to Ready, None while it is not; `phase` tells a start that goes on
-    (a lower bound of the start time) from one that failed (no measurement at all). Kubernetes' times are whole seconds.
+    (a lower bound of the start time) from one that failed (no measurement at all). `running_at` is when the last of
+    its containers began to run; after a restart that is the restart's. `accelerator` names what GPUs it asks for, such
+    as "nvidia.com/gpu:4 NVIDIA-H100-80GB-HBM3", "" for none. Kubernetes' times are whole seconds.
     """
 
     name: str
@@ -61,7 +70,10 @@ class PodStart:
     created_at: datetime
     phase: PodPhase
     scheduled_at: datetime | None = None
+    running_at: datetime | None = None
     ready_at: datetime | None = None
+    restarts: int = 0
+    accelerator: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,16 +176,53 @@ def count(pods: Iterable[Mapping[str, Any]], *, desired: int, now: datetime, ref
 
 
 def _start(pod: Mapping[str, Any]) -> PodStart:
-    metadata, phase = pod["metadata"], phase_of(pod)
-    conditions = _conditions(pod.get("status") or {})
+    metadata, phase, status = pod["metadata"], phase_of(pod), pod.get("status") or {}
+    conditions, containers = _conditions(status), status.get("containerStatuses") or ()
     return PodStart(
         name=metadata["name"],
         uid=metadata["uid"],
         created_at=_moment(metadata["creationTimestamp"]),
         phase=phase,
         scheduled_at=_turned_true(conditions.get("PodScheduled")),
+        running_at=_running_since(containers),
         ready_at=_turned_true(conditions.get("Ready")),
+        restarts=sum(int(container.get("restartCount") or 0) for container in containers),
+        accelerator=_accelerator(pod.get("spec") or {}),
     )
+
+
+def _running_since(containers: Sequence[Mapping[str, Any]]) -> datetime | None:
+    """When the last container began to run; None while one does not, or where the kubelet does not say."""
+    begun = [str(((each.get("state") or {}).get("running") or {}).get("startedAt") or "") for each in containers]
+    return max(map(_moment, begun)) if begun and all(begun) else None
+
+
+def _accelerator(spec: Mapping[str, Any]) -> str:
+    """The GPUs that a pod asks for and where it wants them. Nodes are not read: that would be a cluster-wide right."""
+    wanted: Counter[str] = Counter()
+    for container in spec.get("containers") or ():
+        limits = (container.get("resources") or {}).get("limits") or {}
+        for resource, amount in limits.items():
+            if any(word in resource for word in _GPU_WORDS) and str(amount).isdecimal():
+                wanted[resource] += int(amount)
+    resources = " ".join(f"{resource}:{amount}" for resource, amount in sorted(wanted.items()) if amount)
+    products = sorted(
+        value for label, values in _placement(spec) for value in values if any(word in label for word in _PRODUCT_WORDS)
+    )
+    return " ".join((resources, *dict.fromkeys(products))) if resources else ""
+
+
+def _placement(spec: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Labels of the nodes that a pod wants, with their values: by selector, and by required affinity."""
+    for label, value in (spec.get("nodeSelector") or {}).items():
+        yield label, (str(value),)
+    affinity = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
+    for term in affinity.get("nodeSelectorTerms") or ():
+        for each in term.get("matchExpressions") or ():
+            if each.get("operator") == "In":
+                yield str(each.get("key")), tuple(map(str, each.get("values") or ()))
 
 
 def _turned_true(condition: Mapping[str, Any] | None) -> datetime | None:

@@ -623,3 +623,34 @@ def test_forecasts_are_published_whole() -> None:
 def test_lead_steps(lead: timedelta, steps: int) -> None:
     assert module._lead_steps([KEY], {CHAT: lead}) == {KEY: steps}
     assert STEP == MINUTE
+
+
+# ── While nothing is measured ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_half_an_hour_without_measurements_the_day_before_stands_in_and_steps_back_when_they_return(
+    intake: HistoryIntake, past: ScriptedPast, store: Store
+) -> None:
+    dark = NOON - timedelta(hours=1)
+    filled(intake, now=dark)
+    forecaster, told = a_forecaster(store), {}
+    for minutes in (0, 29, 31, 55, 600):
+        now = dark + minutes * MINUTE
+        run = forecaster.run(MEMBERS, lead=LEAD, now=now)
+        told[minutes] = [(each.stand_in, each.forecast.model) for each in run.forecasts.get(CHAT, ())]
+        if minutes == 55:
+            (each,) = run.forecasts[CHAT]
+    assert [stand_in for each in told.values() for stand_in, _ in each] == [False, False, True, True, True]
+    assert {name for _, name in (*told[31], *told[55], *told[600])} == {"day-before"}
+    assert each.quality is None
+    assert each.forecast.expires_at == dark + 65 * MINUTE
+    medians = [round(each.forecast.quantile(NOON + ahead * MINUTE, z=0.0)) for ahead in (-4, 10)]
+    assert medians == [12, 20], "it doubles at noon as it did the day before, within a quarter of an hour"
+    back = dark + 601 * MINUTE
+    intake.collect(now=back)
+    run = forecaster.run(MEMBERS, lead=LEAD, now=back)
+    assert [each.stand_in for each in run.forecasts[CHAT]] == [False]
+
+
+def test_nothing_stands_in_for_a_workload_that_was_never_seen(store: Store) -> None:
+    assert a_forecaster(store).run(MEMBERS, lead=LEAD, now=NOON).forecasts == {}

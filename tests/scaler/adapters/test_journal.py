@@ -38,7 +38,16 @@ from scaler.policy.capacity import CapacityProfile, ClassCapacity
 from scaler.policy.decide import WorkloadPolicy, decide_within
 from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import Bounds
-from scaler.policy.types import ClassReadings, DemandForecast, PolicyState, Reason, ReplicaState, Snapshot
+from scaler.policy.types import (
+    ClassReadings,
+    DemandForecast,
+    LeadSource,
+    LeadTime,
+    PolicyState,
+    Reason,
+    ReplicaState,
+    Snapshot,
+)
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
 NOW = datetime(2026, 11, 4, 10, 20, 0, 5, tzinfo=UTC)
@@ -251,6 +260,17 @@ def test_forecasts_and_settings_are_written_once(path: Path, journal: SqliteJour
     fleet.policies[0] = replace(fleet.policies[0], priority=3)
     run(journal, fleet, 1, start=NOW + 6 * STEP)
     assert query(path, "SELECT sum(count) FROM shared") == [(7,)]
+
+
+def test_a_start_time_is_written_when_it_changes(path: Path, journal: SqliteJournal) -> None:
+    fleet, lead = Fleet(1), LeadTime(seconds=250.0, source=LeadSource.OWN, starts=17, load_s=140.0)
+    records = []
+    for minute, found in enumerate((None, lead, lead, replace(lead), replace(lead, starts=18))):
+        tick = [replace(r, snapshot=replace(r.snapshot, lead_time=found)) for r in fleet.tick(NOW + minute * STEP)]
+        journal.append(tick)
+        records += tick
+    assert query(path, "SELECT sum(count) FROM shared") == [(4,)], "a policy, a forecast, two start times"
+    read_as_recorded(journal, records)
 
 
 def test_a_record_takes_under_a_hundred_bytes(path: Path, journal: SqliteJournal) -> None:

@@ -177,3 +177,61 @@ def test_micro_times_are_what_kubernetes_accepts(moment: datetime) -> None:
     assert len(text.split(".")[1]) == 7
     assert not text.endswith(".000000Z")
     assert abs((datetime.fromisoformat(text) - moment).total_seconds()) <= 1e-6
+
+
+# ── Starts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def asking(*limits: dict[str, str], **spec: Any) -> dict[str, Any]:
+    return {**a_pod(), "spec": {"containers": [{"resources": {"limits": each}} for each in limits], **spec}}
+
+
+def wanting(key: str, *values: str) -> dict[str, Any]:
+    expression = {"key": key, "operator": "In", "values": list(values)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+
+
+@pytest.mark.parametrize(
+    ("pod", "accelerator"),
+    [
+        pytest.param(a_pod(), "", id="no spec at all"),
+        pytest.param(asking({"cpu": "4", "memory": "16Gi"}), "", id="no GPU"),
+        pytest.param(asking({"cpu": "4"}, nodeSelector={"gpu": "yes"}), "", id="beside GPUs, and none of its own"),
+        pytest.param(asking({"nvidia.com/gpu": "4"}), "nvidia.com/gpu:4", id="four"),
+        pytest.param(asking({"nvidia.com/gpu": 1}, {"nvidia.com/gpu": "1"}), "nvidia.com/gpu:2", id="two containers"),
+        pytest.param(asking({"nvidia.com/mig-1g.10gb": "1"}), "nvidia.com/mig-1g.10gb:1", id="a slice"),
+        pytest.param(asking({"nvidia.com/gpu": "0"}), "", id="none"),
+        pytest.param(
+            asking({"nvidia.com/gpu": "8"}, nodeSelector={"nvidia.com/gpu.product": "H100", "zone": "a"}),
+            "nvidia.com/gpu:8 H100",
+            id="by selector",
+        ),
+        pytest.param(
+            asking({"amd.com/gpu": "8"}, affinity=wanting("node.kubernetes.io/instance-type", "b", "a")),
+            "amd.com/gpu:8 a b",
+            id="by affinity",
+        ),
+        pytest.param(asking({"amd.com/gpu": "8"}, affinity={"nodeAffinity": None}), "amd.com/gpu:8", id="nulls"),
+    ],
+)
+def test_what_gpus_a_pod_asks_for(pod: dict[str, Any], accelerator: str) -> None:
+    assert count([pod], desired=1, now=NOW).starts[0].accelerator == accelerator
+
+
+@pytest.mark.parametrize(
+    ("statuses", "running_at"),
+    [
+        pytest.param([], None, id="the kubelet has said nothing yet"),
+        pytest.param([{"waiting": {"reason": "ContainerCreating"}}], None, id="its image is being pulled"),
+        pytest.param([{"running": {"startedAt": "2026-01-05T08:59:40Z"}}, {"waiting": {}}], None, id="one of two"),
+        pytest.param(
+            [{"running": {"startedAt": "2026-01-05T08:59:40Z"}}, {"running": {"startedAt": "2026-01-05T08:59:50Z"}}],
+            NOW.replace(hour=8, minute=59, second=50),
+            id="both",
+        ),
+    ],
+)
+def test_when_a_pods_containers_run(statuses: list[dict[str, Any]], running_at: datetime | None) -> None:
+    status = {**LOADING, "containerStatuses": [{"state": each, "restartCount": 0} for each in statuses]}
+    assert count([a_pod(status)], desired=1, now=NOW).starts[0].running_at == running_at

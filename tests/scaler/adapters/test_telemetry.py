@@ -21,7 +21,7 @@ from scaler.adapters.states import statuses
 from scaler.adapters.telemetry import Telemetry
 from scaler.loop import TickReport
 from scaler.policy.predictive import PredictiveRule
-from scaler.policy.types import Mode
+from scaler.policy.types import LeadSource, LeadTime, Mode
 
 ROOT = Path(__file__).resolve().parents[3]
 CHAT = {"namespace": "llm", "workload": "chat"}
@@ -102,6 +102,17 @@ def test_of_a_workload_that_is_gone_only_its_state_and_the_reason_are_left() -> 
     seen = after(a_tick(gone, a_policy(), state=LONG))
     named = {name for name, samples in seen.items() if any(labels.get("workload") == "chat" for labels, _ in samples)}
     assert named == {"headstart_state", "headstart_blind", "headstart_decision_total"}
+
+
+def test_the_parts_of_a_measured_start_and_how_many_starts_there_were() -> None:
+    lead = LeadTime(seconds=250, source=LeadSource.OWN, starts=17, node_wait_s=40, load_s=140)
+    seen = after(a_tick(replace(SEEN, lead_time_s=250.0, lead_time=lead), a_policy(), state=LONG))
+    assert seen["headstart_lead_time_seconds"] == [(CHAT, 250.0)]
+    assert seen["headstart_lead_time_starts"] == [({**CHAT, "source": "own"}, 17.0)]
+    assert seen["headstart_lead_time_part_seconds"] == [
+        ({**CHAT, "part": "node_wait"}, 40.0),
+        ({**CHAT, "part": "load"}, 140.0),
+    ]
 
 
 def test_how_far_the_forecast_is_doubted_and_why() -> None:

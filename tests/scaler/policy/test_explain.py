@@ -13,7 +13,18 @@ from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy, a_snapshot, s
 from scaler.policy.decide import WorkloadPolicy, decide, decide_within
 from scaler.policy.explain import BLINDS, REASONS, TRUSTS, as_text, blind_block, explain, headline, reading_text
 from scaler.policy.scheduled import ScheduledRule, TimeWindow
-from scaler.policy.types import At, Breach, LatencyState, Mode, PolicyState, Reason, Snapshot, Trust
+from scaler.policy.types import (
+    At,
+    Breach,
+    LatencyState,
+    LeadSource,
+    LeadTime,
+    Mode,
+    PolicyState,
+    Reason,
+    Snapshot,
+    Trust,
+)
 
 GONE = Blind(reason=BlindReason.UNREACHABLE, detail="connection refused")
 
@@ -77,6 +88,7 @@ def test_a_whole_chain_reads_as_it_was_made() -> None:
 CALM_TWO = PolicyState(
     last_tick_at=NOON - MINUTE, known_since=NOON - 30 * MINUTE, calm_since=NOON - 2 * MINUTE, ready=6
 )
+MEASURED = LeadTime(seconds=250, source=LeadSource.OWN, starts=17, node_wait_s=40.0, image_s=70.0, load_s=140.0)
 WINDOW = ScheduledRule(windows=(TimeWindow(name="day", start=time(8), end=time(20), min_replicas=3),))
 
 
@@ -103,6 +115,20 @@ WINDOW = ScheduledRule(windows=(TimeWindow(name="day", start=time(8), end=time(2
         pytest.param(a_snapshot(rps=400, desired=6), a_policy(), None, "the rest is ordered in the next period", id="step limit"),
         pytest.param(
             a_snapshot(rps=400, desired=6, unschedulable=2), a_policy(), None, "once the waiting pods have found a GPU", id="no GPU"
+        ),
+        pytest.param(
+            replace(a_snapshot(rps=5, desired=6), lead_time_s=250.0, lead_time=MEASURED),
+            a_policy(),
+            None,
+            "4m10s: what is ordered now is Ready at 12:04:10 (P90 of 17 starts; node wait 40s, image 1m10s, load 2m20s; configured 5m)",
+            id="measured start",
+        ),
+        pytest.param(
+            a_snapshot(rps=5, desired=6, lead_s=2700),
+            a_policy(),
+            None,
+            "45m: what is ordered now is Ready at 12:45:00; forecasts reach 30m, their last value counts from there on",
+            id="start beyond the forecast",
         ),
         pytest.param(
             a_snapshot(rps=GONE, desired=6),

@@ -188,14 +188,8 @@ def test_i3_no_rule_is_undercut(world: list[Minute], policy: WorkloadPolicy) -> 
         decision = step.decision
         if decision.target is None or not decision.proposals:
             continue
-        limited = {
-            Reason.STEP_OUT,
-            Reason.UNSCHEDULABLE,
-            Reason.AT_MAX,
-            Reason.BLIND_DEMAND,
-            Reason.REWARM,
-            *LEFT_ALONE,
-        }
+        limited = {Reason.STEP_OUT, Reason.AFTER_OUTAGE, Reason.UNSCHEDULABLE}
+        limited |= {Reason.AT_MAX, Reason.BLIND_DEMAND, Reason.REWARM, *LEFT_ALONE}
         if not limited & {each.reason for each in decision.adjustments}:
             assert decision.target >= max(each.want for each in decision.proposals)
         if decision.action is Action.IN and Reason.AT_MAX not in {each.reason for each in decision.adjustments}:
@@ -308,5 +302,5 @@ def test_every_outcome_says_who_what_and_why(world: list[Minute], policy: Worklo
             assert proposal.keep >= proposal.want >= 0
             assert proposal.detail
         for adjustment in step.decision.adjustments:
-            assert adjustment.rule in {"guard", "limits", "by hand"}
+            assert adjustment.rule in {"guard", "limits", "by hand", "outage"}
             assert adjustment.detail
