@@ -62,6 +62,10 @@ class SourceSignals:
         self._lock = threading.Lock()
         self._notes: tuple[str, ...] = ()
 
+    def use(self, source: Source, selectors: Sequence[WorkloadSelector], latency: Mapping[str, LatencyRule]) -> None:
+        """Read these from the next read on. Not during one."""
+        self._source, self._selectors, self._latency = source, tuple(selectors), latency
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the source remarked on its last read, such as a skew of the clocks."""

@@ -37,6 +37,10 @@ class KubernetesTargets:
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
 
+    def use(self, targets: Mapping[str, TargetRef]) -> None:
+        """Read and scale these from the next read on. Not during one."""
+        self._targets = dict(targets)
+
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         """Replica counts by workload."""
         seen = self._cluster.read(tuple(self._targets.values()), now=now)

@@ -24,19 +24,16 @@ from typing import Any
 
 from forecaster import drift
 from forecaster.errors import HistoryError
-from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, selectors_of, targets_of
-from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.ledger import NoJournal, StoreJournal
-from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import SourceSignals
 from scaler.adapters.store import Store
@@ -44,11 +41,11 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
-from scaler.config.holidays import holidays_of
+from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
+from scaler.daemon.reload import PendingSettings, Reloader, change_between, started, taken_up
 from scaler.daemon.round import Outlets, Round
-from scaler.daemon.upkeep import Parts, Upkeep
+from scaler.daemon.upkeep import JobSettings, Parts, Upkeep
 from scaler.loop import Ports, TickReport
-from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
@@ -68,8 +65,6 @@ STOP_JOBS_S = 1.5
 REFIT_BUDGET = timedelta(hours=1)
 """Time for one refit: 1,000 workloads take 50 minutes of CPU time."""
 
-MODELS_FOLDER = "models"
-
 
 class Daemon:
     """All parts of one running daemon, joined."""
@@ -81,6 +76,7 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
+        self._wanted = PendingSettings(self.board, self.log)
         self.telemetry = Telemetry(self.board)
         self._forecasts = ForecastBoard()
         self._no_writes = threading.Event()
@@ -105,15 +101,12 @@ class Daemon:
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
         states = self._last_states()
-        signals = SourceSignals(
-            PrometheusSource(connection_of(config.prometheus)),
-            selectors_of(config),
-            {policy.workload: policy.latency for policy in config.fleet.workloads},
-            observer=self.telemetry.queried,
+        source = self._tick_source = PrometheusSource(connection_of(config.prometheus))
+        signals = self._signals = SourceSignals(
+            source, selectors_of(config), latency_of(config), observer=self.telemetry.queried
         )
-        targets = KubernetesTargets(
-            KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
-        )
+        cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
+        targets = self._targets = KubernetesTargets(cluster, targets_of(config))
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -151,16 +144,16 @@ class Daemon:
 
     def _upkeep(self) -> Upkeep:
         config, workloads = self.config, {policy.workload for policy in self.config.fleet.workloads}
-        models = config.data_dir / MODELS_FOLDER
         # A source of its own: a check or a range query that hangs must not make a tick wait for its lock.
-        source = PrometheusSource(connection_of(config.prometheus))
+        source = self._job_source = PrometheusSource(connection_of(config.prometheus))
+        self._shelf = shelf_of(config)
         selectors = selectors_of(config)
         self._forecaster = DemandForecaster(
             self.store,
             workloads=workloads,
             ttl=config.forecast.ttl,
             known=known_of(config),
-            holidays={workload: holidays_of(name) for workload, name in config.holidays.items()},
+            holidays=days_off(config),
         )
         upkeep = Upkeep(
             Parts(
@@ -169,7 +162,7 @@ class Daemon:
                 store=self.store,
                 intake=HistoryIntake(source, selectors, self.store),
                 forecaster=self._forecaster,
-                shelf=ModelShelf(models, config.forecast.models),
+                shelf=self._shelf,
                 forecasts=self._forecasts,
                 board=self.board,
                 telemetry=self.telemetry,
@@ -194,8 +187,7 @@ class Daemon:
         return create_app(sources, token_file=self.config.http.token_file)
 
     def _jobs(self) -> tuple[Job, ...]:
-        minute, tick, refit = timedelta(minutes=1), self.config.tick, self.config.forecast.refit
-        night = timedelta(hours=refit.hour, minutes=refit.minute, seconds=refit.second)
+        minute, tick = timedelta(minutes=1), self.config.tick
         # A short tick has no room to wait for the forecast: it takes the last one.
         delay = TICK_DELAY if tick >= timedelta(seconds=30) else timedelta(0)
         return (
@@ -227,7 +219,7 @@ class Daemon:
                 run=lambda: self.upkeep.refit(now=datetime.now(UTC)),
                 interval=timedelta(days=1),
                 lane="train",
-                offset=night,
+                offset=night_of(self.config),
             ),
             Job(
                 name="drift",
@@ -242,7 +234,8 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve and to decide; the first tick runs at once. `OSError` if the port is taken."""
-        self._leave_for_the_refit()
+        self.upkeep.leave_known(known_of(self.config), now=datetime.now(UTC))
+        started(self.board)
         self.web.start()
         self.watchdog.start()
         self._schedule.start(now=datetime.now(UTC))
@@ -256,17 +249,46 @@ class Daemon:
             data=str(self.store.path),
         )
 
-    def _leave_for_the_refit(self) -> None:
-        """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""
-        try:
-            self.store.save_blob(KNOWN_BLOB, known_to_bytes(known_of(self.config)), now=datetime.now(UTC))
-        except OSError as error:
-            self.log.warning("known_not_saved", error=str(error), meanwhile="refits see events as ordinary demand")
+    def reload(self, config: Config) -> None:
+        """Take these settings up between this tick and the next; what needs a restart is told and stays as it is.
+
+        States of workloads that stay are kept, those of workloads that go are dropped. Safe from any thread.
+        """
+        self._wanted.put(config)
+
+    def _take_up(self, wanted: Config, *, now: datetime) -> None:
+        """In the tick's thread, so that no round sees half of it."""
+        running, change = self.config, change_between(self.config, wanted)
+        config = taken_up(running, wanted)
+        if config.prometheus != running.prometheus:
+            connection = connection_of(config.prometheus)
+            self._tick_source, self._job_source = PrometheusSource(connection), PrometheusSource(connection)
+        if config.forecast.models != running.forecast.models:
+            self._shelf = shelf_of(config)
+        settings = JobSettings(
+            selectors=selectors_of(config),
+            source=self._job_source,
+            known=known_of(config),
+            holidays=days_off(config),
+            ttl=config.forecast.ttl,
+            shelf=self._shelf,
+            train_command=train_command(config),
+        )
+        self._signals.use(self._tick_source, settings.selectors, latency_of(config))
+        self._targets.use(targets_of(config))
+        self.round.forget((*change.removed, *change.retargeted))
+        self.upkeep.use(config.fleet, settings)
+        if config.forecast.refit != running.forecast.refit:
+            self._schedule.move("refit", night_of(config), now=now)
+        self.config = config
+        self._wanted.told(change, now=now)
 
     def tick(self) -> None:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
         if self.stopping.is_set():
             return
+        if (wanted := self._wanted.take()) is not None:
+            self._take_up(wanted, now=datetime.now(UTC))
         self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
         self.watchdog.progressed()
 
@@ -302,17 +324,6 @@ class Daemon:
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
 
 
-def known_of(config: Config) -> dict[str, ScheduledRule]:
-    """What is known in advance, by workload."""
-    return {policy.workload: policy.scheduled for policy in config.fleet.workloads}
-
-
-def train_command(config: Config) -> tuple[str, ...]:
-    """The refit as a command line of this very Python: those of the wanted models that need a fit."""
-    fitted = [model for model in config.forecast.models if model in KINDS]
-    return (sys.executable, "-m", "scaler.refit_job", str(config.data_dir), ",".join(fitted))
-
-
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
     logs.configure()
@@ -325,6 +336,8 @@ def run(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
+    reread = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: reread.set())
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock.held(config.data_dir))
@@ -334,15 +347,15 @@ def run(config: Config) -> int:
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
             return 1
-        return _serve(daemon, asked)
+        return _serve(daemon, asked, reread)
 
 
-def _serve(daemon: Daemon, asked: threading.Event) -> int:
+def _serve(daemon: Daemon, asked: threading.Event, reread: threading.Event) -> int:
     """Until asked to stop; answers the exit status."""
     log, store = daemon.log, daemon.store
     if store.report.quarantined is not None:
         log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
-    _watch_clock(daemon, asked)
+    _watch_clock_and_files(daemon, asked, reread)
     if not daemon.stop():
         # A thread is still in a call; the interpreter would wait for its end. What is on disk is whole at any moment.
         sys.stderr.flush()
@@ -350,8 +363,9 @@ def _serve(daemon: Daemon, asked: threading.Event) -> int:
     return 0
 
 
-def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
-    """Wait to be asked to stop; plan anew when the clock was set by more than a second."""
+def _watch_clock_and_files(daemon: Daemon, asked: threading.Event, reread: threading.Event) -> None:
+    """Wait to be asked to stop; meanwhile plan anew when the clock was set, and read settings that have changed."""
+    reloader = Reloader(lambda: daemon.config, daemon.reload, daemon.board, daemon.log, asked=reread)
     skew_s = time.time() - time.monotonic()
     while not asked.wait(1.0):
         now_s = time.time() - time.monotonic()
@@ -359,6 +373,7 @@ def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
             daemon.log.warning("clock_set", by_s=round(now_s - skew_s, 1), meanwhile="jobs are planned anew")
             daemon.realign()
         skew_s = now_s
+        reloader.look(now=datetime.now(UTC))
 
 
 def tick_once(config: Config, *, dry_run: bool) -> TickReport:
