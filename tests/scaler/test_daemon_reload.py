@@ -237,7 +237,7 @@ def test_a_profile_and_an_events_file_count_as_the_file_itself(tmp_path: Path) -
     desk.look(2)
     assert desk.taken[0].fleet.workloads[0].profile.max_rps("default") == 3
     desk.write(
-        '{events: [{name: sale, start: "2026-11-27T18:00Z", end: "2026-11-27T20:00Z", expected_multiple: 2}]}',
+        '{events: [{name: sale, start: "2026-11-27T18:00Z", end: "2026-11-27T20:00Z", demand_ratio: 2}]}',
         "events.yaml",
     )
     desk.look(2)
