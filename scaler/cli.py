@@ -342,6 +342,37 @@ def forecast(
 
 
 @app.command()
+def init(
+    prometheus: Annotated[
+        str | None, typer.Option("--prometheus", metavar="URL", help="Look for vLLM's series there, too.")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option("--kubeconfig", metavar="FILE", help="Look at this cluster.")
+    ] = None,
+    context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="By this context of it.")] = None,
+    namespace: Annotated[
+        list[str] | None, typer.Option("--namespace", "-n", metavar="N", help="Only this one; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the settings go; stdout if not given.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Find what vLLM serves and write a first settings file.
+
+    Looks at the cluster (the pod's service account or a kubeconfig) and at Prometheus; one of the two is enough.
+    The file is commented, observes everything and scales nothing.
+    """
+    from scaler.commands import init as first
+
+    first.init(
+        first.Where(prometheus=prometheus, kubeconfig=kubeconfig, context=context, namespaces=tuple(namespace or ())),
+        out,
+        force=force,
+    )
+
+
+@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The settings file (YAML).")],
     offline: Annotated[

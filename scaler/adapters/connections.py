@@ -9,7 +9,7 @@ from pathlib import Path
 from forecaster.sources.connection import Connection
 from forecaster.sources.selector import WorkloadSelector
 from scaler.adapters.kubernetes import InCluster, Kubeconfig, TargetRef
-from scaler.config import Config, PrometheusConfig, SelectorConfig, TargetConfig
+from scaler.config import Config, KubernetesConfig, PrometheusConfig, SelectorConfig, TargetConfig
 
 
 def connection_of(prometheus: PrometheusConfig) -> Connection:
@@ -61,8 +61,12 @@ def _target(workload: str, target: TargetConfig) -> TargetRef:
 
 
 def access_of(config: Config) -> InCluster | Kubeconfig:
+    """How the daemon reaches the cluster."""
+    return access_by(config.kubernetes)
+
+
+def access_by(kubernetes: KubernetesConfig) -> InCluster | Kubeconfig:
     """A kubeconfig where one is named; else the pod's service account; else the user's own kubeconfig."""
-    kubernetes = config.kubernetes
     named = kubernetes.kubeconfig is not None or kubernetes.context is not None
     if not named and "KUBERNETES_SERVICE_HOST" in os.environ:
         return InCluster()

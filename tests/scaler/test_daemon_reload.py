@@ -236,10 +236,8 @@ def test_a_profile_and_an_events_file_count_as_the_file_itself(tmp_path: Path) -
     desk.write("{name: own, classes: [{name: default, max_rps: 3}]}", "own.yaml")
     desk.look(2)
     assert desk.taken[0].fleet.workloads[0].profile.max_rps("default") == 3
-    desk.write(
-        '{events: [{name: sale, start: "2026-11-27T18:00Z", end: "2026-11-27T20:00Z", demand_ratio: 2}]}',
-        "events.yaml",
-    )
+    event = 'name: sale, start: "2026-11-27T18:00Z", end: "2026-11-27T20:00Z"'
+    desk.write(f"{{events: [{{{event}, expected_peak: [{{request_class: default, rps: 9}}]}}]}}", "events.yaml")
     desk.look(2)
     assert [event.name for event in desk.taken[1].fleet.workloads[1].scheduled.events] == ["sale"]
 
