@@ -76,7 +76,7 @@ def recognise(items: Iterable[Json], *, api_version: str, kind: str) -> tuple[li
         containers = list(_containers(spec))
         signs = [(each, _evidence(each)) for each in containers]
         serving = [(each, found_by) for each, found_by in signs if found_by]
-        gpus = _gpus_of_replica(spec)
+        gpus = gpus_of_replica(spec)
         if not serving:
             if gpus:
                 reason = f"holds {gpus} GPUs a replica, and neither image nor arguments speak of vLLM"
@@ -102,11 +102,12 @@ def recognise(items: Iterable[Json], *, api_version: str, kind: str) -> tuple[li
 
 def _containers(spec: Json) -> Iterator[Json]:
     """The containers of whatever serves: a Deployment's pods, or a LeaderWorkerSet's leader before its workers."""
-    for template in _templates(spec):
+    for template in templates_of(spec):
         yield from (template.get("spec") or {}).get("containers") or ()
 
 
-def _templates(spec: Json) -> list[Json]:
+def templates_of(spec: Json) -> list[Json]:
+    """The pod templates of an object, the one of the pods that are asked first."""
     group = spec.get("leaderWorkerTemplate")
     if group is None:
         return [spec.get("template") or {}]
@@ -114,9 +115,9 @@ def _templates(spec: Json) -> list[Json]:
     return [group.get("leaderTemplate") or worker, worker]
 
 
-def _gpus_of_replica(spec: Json) -> int:
+def gpus_of_replica(spec: Json) -> int:
     """GPUs of one replica: of one pod, or of a group's leader and all its workers."""
-    counts = [_gpus(template) for template in _templates(spec)]
+    counts = [_gpus(template) for template in templates_of(spec)]
     if len(counts) == 1:
         return counts[0]
     return counts[0] + counts[1] * (int((spec.get("leaderWorkerTemplate") or {}).get("size") or 1) - 1)
