@@ -128,9 +128,9 @@ def doctor(
 ) -> None:
     """What works and what does not, each with its fix line.
 
-    Which metric each signal would be read from, where latency targets lie between buckets, whether the targets are
-    there, and which permission is missing. Changes nothing; exit 1 if anything fails. Reads headstart.yaml here
-    unless told otherwise.
+    This machine, Prometheus (clock, past, each signal, bucket edges), the cluster (targets, permissions, other
+    autoscalers, probes, quotas) and whether profiles are plausible. Changes nothing; exit 1 if anything fails. Reads
+    headstart.yaml here unless told otherwise.
     """
     from scaler.commands import doctor as checks
 
@@ -376,13 +376,14 @@ def init(
 def validate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The settings file (YAML).")],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Leave out whether the secret files it names are readable here.")
+        bool, typer.Option("--offline", help="Ask no server, and leave out whether secret files are readable here.")
     ] = False,
     output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Check a settings file; nothing is started or asked.
+    """Check a settings file; nothing is started.
 
-    Every problem is printed with its file, line and column, and every query that the settings lead to is parsed.
+    Every problem is printed with its file, line and column, and every query that the settings lead to is parsed. Of a
+    file that is right the servers that it names are asked, unless --offline; what they say does not make it wrong.
     """
     from scaler.commands import settings
 
