@@ -112,6 +112,7 @@ class Upkeep:
         self._refits = Refits(parts.refit, parts.store, parts.telemetry, parts.log)
         self._quality: Mapping[SeriesKey, ForecastQuality] = {}
         self._filled = False
+        self._relearn = True
         self._edges_at: datetime | None = None
         self._checks: Mapping[str, Sequence[SignalCheck]] = {}
         self._settings_lock = threading.Lock()
@@ -146,14 +147,14 @@ class Upkeep:
         )
         parts.refit.use(wanted.train_command)
         self.leave_known(wanted.known, now=now)
-        self._parts = replace(
-            parts,
-            selectors=wanted.selectors,
-            source=wanted.source,
-            intake=HistoryIntake(wanted.source, wanted.selectors, parts.store),
-            shelf=wanted.shelf,
-        )
+        same_source, before = wanted.source is parts.source, {each.workload for each in parts.selectors}
+        self._parts = replace(parts, selectors=wanted.selectors, source=wanted.source, shelf=wanted.shelf)
+        if same_source and wanted.selectors == parts.selectors:
+            return  # rules alone: what was asked of the source need not be asked again
+        self._parts = replace(self._parts, intake=HistoryIntake(wanted.source, wanted.selectors, parts.store))
         self._filled = False
+        # The past of a workload that came must not cost the others what the models have learnt of them.
+        self._relearn = not (same_source and before & set(wanted.known))
 
     def leave_known(self, known: Mapping[str, ScheduledRule], *, now: datetime) -> None:
         """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""
@@ -193,12 +194,13 @@ class Upkeep:
                 brought = parts.intake.backfill(now=now, stopped=parts.stopping)
                 if brought.stored >= RELEARN_FROM_POINTS:
                     parts.log.info("history_filled", points=brought.stored, queries=brought.pieces)
-                    parts.forecaster.forget()
+                    if self._relearn:
+                        parts.forecaster.forget()
                 if brought.error:
                     self._told.failed("backfill", brought.error, meanwhile="forecasts use the history that is here")
                 else:
                     self._told.succeeded("backfill")
-                    self._filled = True
+                    self._filled = self._relearn = True
             parts.intake.collect(now=now)
         except SourceError as error:
             self._told.failed("history", error, meanwhile="the minutes are asked for again later")

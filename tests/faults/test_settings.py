@@ -230,6 +230,9 @@ def test_row_36_a_bad_file_under_a_running_daemon_leaves_the_old_settings_in_for
     assert shown["settings"]["loaded_at"] == loaded_at
     assert 'must be a whole number, got "4" (and 3 more)' in shown["settings"]["problem"]
     assert process.metric("headstart_config_reload_ok") == 0
+    asked = [sys.executable, "-m", "scaler.cli", "get", "--url", f"http://127.0.0.1:{world.port}"]
+    table = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+    assert f"settings file refused: {world.file}:" in table
 
     world.write("code", most="5")
     process.child.send_signal(signal.SIGHUP)
@@ -280,3 +283,19 @@ def test_what_a_workload_has_learnt_survives_a_reload(world: World, running: Cal
     record = json.loads(process.get("/api/v1/workloads/llm/chat/explain"))
     assert record["state"]["asked"] == asked
     assert json.loads(process.get("/api/v1/workloads/llm/code/explain"))["state"]["asked"] != asked
+
+
+def test_another_metrics_server_is_read_from_the_next_tick_on(
+    world: World, running: Callable[[World], Process]
+) -> None:
+    """An address that nobody answers at, put right while the daemon runs."""
+    text = world.write().read_text()
+    world.file.write_text(text.replace(world.prometheus, f"http://127.0.0.1:{free_port()}"))
+    process = running(world)
+    assert process.rows()["llm/chat"]["state"] == "HOLD"
+    world.file.write_text(text)
+    process.child.send_signal(signal.SIGHUP)
+    (reloaded,) = until(lambda: process.events("reloaded"))
+    assert reloaded["settings"] == ["prometheus.url"]
+    until(lambda: process.rows()["llm/chat"]["state"] != "HOLD")
+    until(lambda: world.cluster.replicas("llm", "chat") >= 2)
