@@ -62,9 +62,11 @@ class SourceSignals:
         self._lock = threading.Lock()
         self._notes: tuple[str, ...] = ()
 
-    def use(self, source: Source, selectors: Sequence[WorkloadSelector], latency: Mapping[str, LatencyRule]) -> None:
-        """Read these from the next read on. Not during one."""
-        self._source, self._selectors, self._latency = source, tuple(selectors), latency
+    def use(
+        self, source: Source | None, selectors: Sequence[WorkloadSelector], latency: Mapping[str, LatencyRule]
+    ) -> None:
+        """Read these from the next read on, from another source if one is given. Not during a read."""
+        self._source, self._selectors, self._latency = source or self._source, tuple(selectors), latency
 
     @property
     def notes(self) -> tuple[str, ...]:

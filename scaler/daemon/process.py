@@ -42,9 +42,9 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
-from scaler.daemon.reload import PendingSettings, Reloader, change_between, started, taken_up
+from scaler.daemon.reload import LiveParts, LiveSettings, Reloader, started
 from scaler.daemon.round import Outlets, Round
-from scaler.daemon.upkeep import JobSettings, Parts, Upkeep
+from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import Ports, TickReport
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
@@ -76,7 +76,6 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self._wanted = PendingSettings(self.board, self.log)
         self.telemetry = Telemetry(self.board)
         self._forecasts = ForecastBoard()
         self._no_writes = threading.Event()
@@ -95,15 +94,28 @@ class Daemon:
         jobs = self._jobs()
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
+        self._live = LiveSettings(
+            LiveParts(
+                signals=self._signals,
+                targets=self._targets,
+                round=self.round,
+                upkeep=self.upkeep,
+                board=self.board,
+                log=self.log,
+                move_refit=lambda offset, now: self._schedule.move("refit", offset, now=now),
+            )
+        )
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
         states = self._last_states()
-        source = self._tick_source = PrometheusSource(connection_of(config.prometheus))
         signals = self._signals = SourceSignals(
-            source, selectors_of(config), latency_of(config), observer=self.telemetry.queried
+            PrometheusSource(connection_of(config.prometheus)),
+            selectors_of(config),
+            latency_of(config),
+            observer=self.telemetry.queried,
         )
         cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
         targets = self._targets = KubernetesTargets(cluster, targets_of(config))
@@ -145,8 +157,7 @@ class Daemon:
     def _upkeep(self) -> Upkeep:
         config, workloads = self.config, {policy.workload for policy in self.config.fleet.workloads}
         # A source of its own: a check or a range query that hangs must not make a tick wait for its lock.
-        source = self._job_source = PrometheusSource(connection_of(config.prometheus))
-        self._shelf = shelf_of(config)
+        source = PrometheusSource(connection_of(config.prometheus))
         selectors = selectors_of(config)
         self._forecaster = DemandForecaster(
             self.store,
@@ -162,7 +173,7 @@ class Daemon:
                 store=self.store,
                 intake=HistoryIntake(source, selectors, self.store),
                 forecaster=self._forecaster,
-                shelf=self._shelf,
+                shelf=shelf_of(config),
                 forecasts=self._forecasts,
                 board=self.board,
                 telemetry=self.telemetry,
@@ -254,41 +265,13 @@ class Daemon:
 
         States of workloads that stay are kept, those of workloads that go are dropped. Safe from any thread.
         """
-        self._wanted.put(config)
-
-    def _take_up(self, wanted: Config, *, now: datetime) -> None:
-        """In the tick's thread, so that no round sees half of it."""
-        running, change = self.config, change_between(self.config, wanted)
-        config = taken_up(running, wanted)
-        if config.prometheus != running.prometheus:
-            connection = connection_of(config.prometheus)
-            self._tick_source, self._job_source = PrometheusSource(connection), PrometheusSource(connection)
-        if config.forecast.models != running.forecast.models:
-            self._shelf = shelf_of(config)
-        settings = JobSettings(
-            selectors=selectors_of(config),
-            source=self._job_source,
-            known=known_of(config),
-            holidays=days_off(config),
-            ttl=config.forecast.ttl,
-            shelf=self._shelf,
-            train_command=train_command(config),
-        )
-        self._signals.use(self._tick_source, settings.selectors, latency_of(config))
-        self._targets.use(targets_of(config))
-        self.round.forget((*change.removed, *change.retargeted))
-        self.upkeep.use(config.fleet, settings)
-        if config.forecast.refit != running.forecast.refit:
-            self._schedule.move("refit", night_of(config), now=now)
-        self.config = config
-        self._wanted.told(change, now=now)
+        self._live.put(config)
 
     def tick(self) -> None:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
         if self.stopping.is_set():
             return
-        if (wanted := self._wanted.take()) is not None:
-            self._take_up(wanted, now=datetime.now(UTC))
+        self.config = self._live.take_up(self.config, now=datetime.now(UTC))
         self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
         self.watchdog.progressed()
 

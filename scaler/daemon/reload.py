@@ -12,13 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters.board import Board, SettingsStatus
+from scaler.adapters.connections import connection_of, selectors_of, targets_of
+from scaler.adapters.signals import SourceSignals
+from scaler.adapters.targets import KubernetesTargets
 from scaler.config import Config, read_config
 from scaler.config.document import MAX_BYTES
+from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
+from scaler.daemon.round import Round
+from scaler.daemon.upkeep import JobSettings, Upkeep
 from scaler.errors import ConfigError, ConfigIssue
 
 LIVE = frozenset({"path", "files", "fleet", "targets", "selectors", "prometheus", "forecast", "holidays"})
@@ -150,6 +157,59 @@ class PendingSettings:
         if change.needs_restart:
             keys["meanwhile"] = ["what needs a restart goes on as it was"]
         self._log.info("reloaded", **keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveParts:
+    """The daemon's parts that follow the settings."""
+
+    signals: SourceSignals
+    targets: KubernetesTargets
+    round: Round
+    upkeep: Upkeep
+    board: Board
+    log: Any
+    move_refit: Callable[[timedelta, datetime], None]
+    """Let the daily refit begin so long after midnight UTC, as of now."""
+
+
+class LiveSettings:
+    """Brings wanted settings into the parts. `put` from any thread, `take_up` from the tick's."""
+
+    def __init__(self, parts: LiveParts) -> None:
+        self._parts = parts
+        self._pending = PendingSettings(parts.board, parts.log)
+
+    def put(self, wanted: Config) -> None:
+        """Want these from the next tick on."""
+        self._pending.put(wanted)
+
+    def take_up(self, running: Config, *, now: datetime) -> Config:
+        """Before a round, so that none sees half of it: the settings in force from now on."""
+        wanted, parts = self._pending.take(), self._parts
+        if wanted is None:
+            return running
+        change, config = change_between(running, wanted), taken_up(running, wanted)
+        elsewhere = config.prometheus != running.prometheus
+        settings = JobSettings(
+            selectors=selectors_of(config),
+            source=PrometheusSource(connection_of(config.prometheus)) if elsewhere else None,
+            known=known_of(config),
+            holidays=days_off(config),
+            ttl=config.forecast.ttl,
+            shelf=shelf_of(config) if config.forecast.models != running.forecast.models else None,
+            train_command=train_command(config),
+        )
+        # Not the jobs' source: a check or a range query that hangs must not make a tick wait for its lock.
+        source = PrometheusSource(connection_of(config.prometheus)) if elsewhere else None
+        parts.signals.use(source, settings.selectors, latency_of(config))
+        parts.targets.use(targets_of(config))
+        parts.round.forget((*change.removed, *change.retargeted))
+        parts.upkeep.use(config.fleet, settings)
+        if config.forecast.refit != running.forecast.refit:
+            parts.move_refit(night_of(config), now)
+        self._pending.told(change, now=now)
+        return config
 
 
 # ── When the file is read again ───────────────────────────────────────────────────────────────────────────────

@@ -94,12 +94,14 @@ class JobSettings:
     """What the jobs follow of the settings, and the parts that were made for them."""
 
     selectors: tuple[WorkloadSelector, ...]
-    source: PrometheusSource
+    source: PrometheusSource | None
+    """The metrics source to ask from now on; None: the one that is asked now."""
     known: Mapping[str, ScheduledRule]
     """What is known in advance, by workload."""
     holidays: Mapping[str, Set[date]]
     ttl: timedelta
-    shelf: ModelShelf
+    shelf: ModelShelf | None
+    """The models to use from now on; None: those that are used now."""
     train_command: tuple[str, ...]
 
 
@@ -147,14 +149,15 @@ class Upkeep:
         )
         parts.refit.use(wanted.train_command)
         self.leave_known(wanted.known, now=now)
-        same_source, before = wanted.source is parts.source, {each.workload for each in parts.selectors}
-        self._parts = replace(parts, selectors=wanted.selectors, source=wanted.source, shelf=wanted.shelf)
-        if same_source and wanted.selectors == parts.selectors:
+        source, shelf = wanted.source or parts.source, wanted.shelf or parts.shelf
+        self._parts = replace(parts, selectors=wanted.selectors, source=source, shelf=shelf)
+        if wanted.source is None and wanted.selectors == parts.selectors:
             return  # rules alone: what was asked of the source need not be asked again
-        self._parts = replace(self._parts, intake=HistoryIntake(wanted.source, wanted.selectors, parts.store))
+        self._parts = replace(self._parts, intake=HistoryIntake(source, wanted.selectors, parts.store))
         self._filled = False
         # The past of a workload that came must not cost the others what the models have learnt of them.
-        self._relearn = not (same_source and before & set(wanted.known))
+        stay = {each.workload for each in parts.selectors} & set(wanted.known)
+        self._relearn = wanted.source is not None or not stay
 
     def leave_known(self, known: Mapping[str, ScheduledRule], *, now: datetime) -> None:
         """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""

@@ -258,14 +258,17 @@ def test_a_file_that_changes_is_read_without_being_asked(world: World, running: 
 def test_what_needs_a_restart_is_told_and_the_rest_counts(world: World, running: Callable[[World], Process]) -> None:
     world.write()
     process = running(world)
-    text = world.write(most="7").read_text().replace("data_dir: data", "data_dir: elsewhere").replace("1s", "2s")
-    world.file.write_text(text)
+    forecast = 'forecast: {refit: "04:00", ttl: 9m, models: [last-value]}\n'
+    text = world.write(most="7", top=forecast).read_text()
+    world.file.write_text(text.replace("data_dir: data", "data_dir: elsewhere").replace("tick: 1s", "tick: 2s"))
     process.child.send_signal(signal.SIGHUP)
     (reloaded,) = until(lambda: process.events("reloaded"))
     assert reloaded["needs_restart"] == ["data_dir", "tick"]
+    assert reloaded["settings"] == ["forecast.models", "forecast.refit", "forecast.ttl"]
     until(lambda: process.rows()["llm/chat"]["replicas"]["max"] == 7)
     assert process.workloads()["settings"]["needs_restart"] == ["data_dir", "tick"]
     assert not (world.folder / "elsewhere").exists()
+    assert process.events("job_failed") == []
     world.write(most="7")  # taken back: nothing waits any more
     process.child.send_signal(signal.SIGHUP)
     until(lambda: process.workloads()["settings"]["needs_restart"] == [])
