@@ -98,9 +98,9 @@ def demo(
 @app.command()
 def run(config: ConfigFile) -> None:
     """The daemon: read, forecast, decide, scale, until told to stop."""
-    from scaler.config import read_config
+    from scaler.adapters.settings import read_settings
 
-    checked = read_config(config)
+    checked = read_settings(config)
     from scaler import daemon
 
     raise typer.Exit(daemon.run(checked))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from pathlib import Path
 
 from forecaster.sources.connection import Connection
 from forecaster.sources.selector import WorkloadSelector
 from scaler.adapters.kubernetes import InCluster, Kubeconfig, TargetRef
-from scaler.config import Config, KubernetesConfig, PrometheusConfig, SelectorConfig, TargetConfig
+from scaler.config import Config, KubernetesConfig, PrometheusConfig, TargetConfig
+from scaler.policy.decide import WorkloadPolicy
 
 
 def connection_of(prometheus: PrometheusConfig) -> Connection:
@@ -29,15 +29,14 @@ def connection_of(prometheus: PrometheusConfig) -> Connection:
 
 def selectors_of(config: Config) -> tuple[WorkloadSelector, ...]:
     """How each workload's series are found, in the order of the fleet."""
-    return tuple(
-        _selector(policy.workload, config.selectors[policy.workload], policy.latency.rate_window)
-        for policy in config.fleet.workloads
-    )
+    return tuple(selector_of(config, policy) for policy in config.fleet.workloads)
 
 
-def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -> WorkloadSelector:
+def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
+    """How one workload's series are found. `ValueError` names a setting that no query can be made of."""
+    selector = config.selectors[policy.workload]
     return WorkloadSelector(
-        workload=workload,
+        workload=policy.workload,
         namespace=selector.namespace,
         namespaced=selector.namespaced,
         labels=tuple(sorted(selector.labels.items())),
@@ -46,7 +45,7 @@ def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -
         class_label=selector.class_label,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
-        rate_window_s=round(rate_window.total_seconds()),
+        rate_window_s=round(policy.latency.rate_window.total_seconds()),
     )
 
 

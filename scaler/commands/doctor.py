@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from scaler.commands.printing import Output, put_json, put_table
-from scaler.config import API_VERSION, Config, read_config
+from scaler.config import API_VERSION, Config
 from scaler.errors import CommandError
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 def doctor(path: Path, *, workload: str | None, output: Output) -> None:
     """Check `workload`, or all of them; exit 1 if anything fails."""
+    from scaler.adapters.settings import read_settings
     from scaler.doctor.finding import Health
 
-    config = read_config(path)
+    config = read_settings(path)
     known = [policy.workload for policy in config.fleet.workloads]
     if workload is not None and workload not in known:
         raise CommandError(f"no workload {workload!r} in {path}; known: {', '.join(known)}")

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaler.commands.printing import Output, put, put_json, say
-from scaler.config import Config, read_config
+from scaler.config import Config
 from scaler.errors import ConfigError, ConfigIssue
 
 if TYPE_CHECKING:
     from forecaster.sources.promql import Query
     from forecaster.sources.selector import WorkloadSelector
-    from scaler.config.document import Place
     from scaler.doctor.finding import Finding
 
 
@@ -28,11 +27,13 @@ def validate(path: Path, output: Output, *, offline: bool) -> int:
     Every query that the settings lead to is built and parsed. Unless `offline`, the secret files that they name must
     be readable here too, and the servers that a right file names are asked about it.
     """
+    from scaler.adapters.settings import read_settings
+
     issues: tuple[ConfigIssue, ...] = ()
     config = None
     findings: tuple[Finding, ...] = ()
     try:
-        config = read_config(path)
+        config = read_settings(path)
         issues = (*_queries(config), *(() if offline else _secret_files(config)))
     except ConfigError as error:
         issues = error.issues
@@ -87,6 +88,9 @@ def _queries(config: Config) -> list[ConfigIssue]:
     """Queries that are no PromQL. None is expected, because names are checked and values quoted before."""
     import promql_parser
 
+    from scaler.adapters.settings import nearest
+    from scaler.config.document import read_document
+
     issues = []
     for index, selector in enumerate(_selectors(config)):
         for query in _queries_of(selector):
@@ -94,22 +98,13 @@ def _queries(config: Config) -> list[ConfigIssue]:
                 promql_parser.parse(query.text)
             except ValueError as error:
                 text = f"leads to a query that is no PromQL ({error}): {query.text}"
-                place, setting = _selector_place(config, index), f"workloads[{index}].selector"
+                setting = f"workloads[{index}].selector"
+                root = read_document(config.path, str(config.path))
+                place = nearest(root, ("workloads", index, "selector")).place
                 issues.append(
                     ConfigIssue(file=place.file, line=place.line, column=place.column, setting=setting, text=text)
                 )
     return issues
-
-
-def _selector_place(config: Config, index: int) -> Place:
-    """Where the selector of a workload stands, or the nearest thing above it that does."""
-    from scaler.config.document import read_document
-
-    node = read_document(config.path, str(config.path))
-    steps: tuple[str | int, ...] = ("workloads", index, "selector")
-    for step in steps:
-        node = node.child(step) or node
-    return node.place
 
 
 def _selectors(config: Config) -> tuple[WorkloadSelector, ...]:

@@ -19,9 +19,10 @@ from typing import Any
 from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters.board import Board, SettingsStatus
 from scaler.adapters.connections import connection_of, selectors_of, targets_of
+from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
 from scaler.adapters.targets import KubernetesTargets
-from scaler.config import Config, read_config
+from scaler.config import Config
 from scaler.config.document import MAX_BYTES
 from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
 from scaler.daemon.round import Round
@@ -311,7 +312,7 @@ class Reloader:
 def _attempt(path: Path) -> Config | ConfigError:
     """The settings in the file, or everything that is wrong with them."""
     try:
-        return read_config(path)
+        return read_settings(path)
     except ConfigError as error:
         return error
 

@@ -134,6 +134,9 @@ class Upkeep:
         Latency targets are judged at the edges seen last, until the check that is now due has answered.
         """
         with self._settings_lock:
+            if self._wanted is not None:  # not taken up yet, and what it changed must not be lost
+                source, shelf = settings.source or self._wanted.source, settings.shelf or self._wanted.shelf
+                settings = replace(settings, source=source, shelf=shelf)
             self._configured, self._wanted, self._edges_at = fleet.workloads, settings, None
             self._decide_by(fleet)
 

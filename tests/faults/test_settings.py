@@ -183,13 +183,24 @@ def test_row_36_a_typo_refuses_the_start_with_its_place(world: World) -> None:
     assert "did you mean bounds?" in said
 
 
-def test_row_36_a_query_that_no_prometheus_takes_refuses_the_start_with_its_place(world: World) -> None:
-    world.write()
-    text = world.file.read_text().replace("{labels: {model_name: chat}}", '{pod_pattern: "chat-(?=x)"}')
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        pytest.param('{pod_pattern: "chat-(?=x)"}', "not a regular expression for Prometheus (RE2)", id="look-ahead"),
+        pytest.param('{pod_pattern: "(?i)chat.*"}', "must be a plain regular expression over pod names", id="flags"),
+        pytest.param('{labels: {"mod-el": chat}}', "must name a label", id="label"),
+        pytest.param('{demand_metric: "sum(rate(x[1m]))"}', "must be the name of one counter", id="expression"),
+    ],
+)
+def test_row_36_a_query_that_no_prometheus_takes_refuses_the_start_with_its_place(
+    world: World, selector: str, said: str
+) -> None:
+    text = world.write().read_text().replace("{labels: {model_name: chat}}", selector)
     world.file.write_text(text)
-    said = refused_start(world)
-    assert f"{world.file}:{world.line_of('pod_pattern')}:" in said
-    assert "pod_pattern is not a regular expression for Prometheus (RE2)" in said
+    heard = refused_start(world)
+    assert f"{world.file}:{world.line_of('selector: ')}:" in heard
+    assert "workloads[0].selector" in heard
+    assert said in heard
 
 
 # ── Row 36, the running daemon ────────────────────────────────────────────────────────────────────────────────
