@@ -98,9 +98,9 @@ def demo(
 @app.command()
 def run(config: ConfigFile) -> None:
     """The daemon: read, forecast, decide, scale, until told to stop."""
-    from scaler.config import read_config
+    from scaler.adapters.settings import read_settings
 
-    checked = read_config(config)
+    checked = read_settings(config)
     from scaler import daemon
 
     raise typer.Exit(daemon.run(checked))
@@ -128,9 +128,9 @@ def doctor(
 ) -> None:
     """What works and what does not, each with its fix line.
 
-    Which metric each signal would be read from, where latency targets lie between buckets, whether the targets are
-    there, and which permission is missing. Changes nothing; exit 1 if anything fails. Reads headstart.yaml here
-    unless told otherwise.
+    This machine, Prometheus (clock, past, each signal, bucket edges), the cluster (targets, permissions, other
+    autoscalers, probes, quotas) and whether profiles are plausible. Changes nothing; exit 1 if anything fails. Reads
+    headstart.yaml here unless told otherwise.
     """
     from scaler.commands import doctor as checks
 
@@ -450,16 +450,48 @@ def observe(
 
 
 @app.command()
+def init(
+    prometheus: Annotated[
+        str | None, typer.Option("--prometheus", metavar="URL", help="Look for vLLM's series there, too.")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option("--kubeconfig", metavar="FILE", help="Look at this cluster.")
+    ] = None,
+    context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="By this context of it.")] = None,
+    namespace: Annotated[
+        list[str] | None, typer.Option("--namespace", "-n", metavar="N", help="Only this one; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the settings go; stdout if not given.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Find what vLLM serves and write a first settings file.
+
+    Looks at the cluster (the pod's service account or a kubeconfig) and at Prometheus; one of the two is enough.
+    The file is commented, observes everything and scales nothing.
+    """
+    from scaler.commands import init as first
+
+    first.init(
+        first.Where(prometheus=prometheus, kubeconfig=kubeconfig, context=context, namespaces=tuple(namespace or ())),
+        out,
+        force=force,
+    )
+
+
+@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The settings file (YAML).")],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Leave out whether the secret files it names are readable here.")
+        bool, typer.Option("--offline", help="Ask no server, and leave out whether secret files are readable here.")
     ] = False,
     output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Check a settings file; nothing is started or asked.
+    """Check a settings file; nothing is started.
 
-    Every problem is printed with its file, line and column, and every query that the settings lead to is parsed.
+    Every problem is printed with its file, line and column, and every query that the settings lead to is parsed. Of a
+    file that is right the servers that it names are asked, unless --offline; what they say does not make it wrong.
     """
     from scaler.commands import settings
 

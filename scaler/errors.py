@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class ScalerError(Exception):
@@ -35,10 +36,15 @@ class ConfigIssue:
 
 
 class ConfigError(ScalerError):
-    """A configuration that cannot be used; `issues` holds all that was found, in the order of the file."""
+    """A configuration that cannot be used; `issues` holds all that was found, in the order of the file.
 
-    def __init__(self, issues: Sequence[ConfigIssue]) -> None:
+    `files` are those beside the main one that it names, as far as it could be read, missing ones included: once one
+    of them changes it is worth reading again.
+    """
+
+    def __init__(self, issues: Sequence[ConfigIssue], *, files: Sequence[Path] = ()) -> None:
         self.issues = tuple(issues)
+        self.files = tuple(files)
         super().__init__("\n".join(str(issue) for issue in self.issues))
 
 

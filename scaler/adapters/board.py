@@ -44,6 +44,20 @@ class View:
         return record.snapshot.forecasts if record is not None else ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsStatus:
+    """Which settings are in force, and what became of the last attempt to read them again."""
+
+    loaded_at: datetime
+    """Since when the running settings are in force."""
+    refused_at: datetime | None = None
+    """When the settings file was last read and could not be used; None if it is the one that runs."""
+    problem: str = ""
+    """The first thing that is wrong with it."""
+    needs_restart: tuple[str, ...] = ()
+    """Settings of the file that go on as they were until the daemon is started again."""
+
+
 class Board:
     """Where the tick leaves its view. Safe between threads."""
 
@@ -51,6 +65,7 @@ class Board:
         self._lock = threading.Lock()
         self._view: View | None = None
         self._usage: Usage | None = None
+        self._settings: SettingsStatus | None = None
 
     def publish(self, view: View) -> None:
         """Replace the view."""
@@ -61,6 +76,16 @@ class Board:
         """Replace what requests are made of."""
         with self._lock:
             self._usage = usage
+
+    def publish_settings(self, settings: SettingsStatus) -> None:
+        """Replace what is known of the settings."""
+        with self._lock:
+            self._settings = settings
+
+    def settings(self) -> SettingsStatus | None:
+        """Which settings are in force; None where nobody reads them again."""
+        with self._lock:
+            return self._settings
 
     def usage(self) -> Usage | None:
         """What requests are made of, as of the last forecasts; None before the first."""

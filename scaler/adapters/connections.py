@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from pathlib import Path
 
 from forecaster.sources.connection import Connection
 from forecaster.sources.selector import WorkloadSelector
 from scaler.adapters.kubernetes import FloorRef, InCluster, Kubeconfig, TargetRef
-from scaler.config import Config, PrometheusConfig, SelectorConfig, TargetConfig
+from scaler.config import Config, KubernetesConfig, PrometheusConfig, TargetConfig
+from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import Mode
 
 
@@ -30,15 +30,14 @@ def connection_of(prometheus: PrometheusConfig) -> Connection:
 
 def selectors_of(config: Config) -> tuple[WorkloadSelector, ...]:
     """How each workload's series are found, in the order of the fleet."""
-    return tuple(
-        _selector(policy.workload, config.selectors[policy.workload], policy.latency.rate_window)
-        for policy in config.fleet.workloads
-    )
+    return tuple(selector_of(config, policy) for policy in config.fleet.workloads)
 
 
-def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -> WorkloadSelector:
+def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
+    """How one workload's series are found. `ValueError` names a setting that no query can be made of."""
+    selector = config.selectors[policy.workload]
     return WorkloadSelector(
-        workload=workload,
+        workload=policy.workload,
         namespace=selector.namespace,
         namespaced=selector.namespaced,
         labels=tuple(sorted(selector.labels.items())),
@@ -47,7 +46,7 @@ def _selector(workload: str, selector: SelectorConfig, rate_window: timedelta) -
         class_label=selector.class_label,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
-        rate_window_s=round(rate_window.total_seconds()),
+        rate_window_s=round(policy.latency.rate_window.total_seconds()),
     )
 
 
@@ -76,8 +75,12 @@ def _target(workload: str, target: TargetConfig) -> TargetRef:
 
 
 def access_of(config: Config) -> InCluster | Kubeconfig:
+    """How the daemon reaches the cluster."""
+    return access_by(config.kubernetes)
+
+
+def access_by(kubernetes: KubernetesConfig) -> InCluster | Kubeconfig:
     """A kubeconfig where one is named; else the pod's service account; else the user's own kubeconfig."""
-    kubernetes = config.kubernetes
     named = kubernetes.kubeconfig is not None or kubernetes.context is not None
     if not named and "KUBERNETES_SERVICE_HOST" in os.environ:
         return InCluster()

@@ -16,7 +16,7 @@ from forecaster.models.memory import family
 from forecaster.sources.catalogue import signal_named
 from forecaster.types import HORIZONS, LEVELS, STEP, Blind, Forecast, value_of
 from scaler.adapters.accounts import Account
-from scaler.adapters.board import View
+from scaler.adapters.board import SettingsStatus, View
 from scaler.adapters.codec import to_plain
 from scaler.adapters.request_shape import Amount
 from scaler.adapters.states import State, Status
@@ -34,17 +34,27 @@ API_VERSION = "headstart/v1"
 Document = dict[str, Any]
 
 
-def workloads_document(view: View | None) -> Document:
-    """Every workload of the last finished tick, or an empty list before the first."""
+def workloads_document(view: View | None, settings: SettingsStatus | None = None) -> Document:
+    """Every workload of the last finished tick, or an empty list before the first; and which settings are in force."""
     items = [] if view is None else [workload_row(view, record) for record in view.report.records]
     at = None if view is None else _time(view.at)
     leader = None if view is None else _leader(view)
-    return {"apiVersion": API_VERSION, "kind": "WorkloadList", "at": at, "leader": leader, "items": items}
+    document = {"apiVersion": API_VERSION, "kind": "WorkloadList", "at": at, "leader": leader, "items": items}
+    return document if settings is None else {**document, "settings": _settings(settings)}
 
 
 def _leader(view: View) -> Document | None:
     """Who writes; null where no lease decides it."""
     return None if view.leader is None else {"leads": view.report.leads, "holder": view.leader}
+
+
+def _settings(settings: SettingsStatus) -> Document:
+    return {
+        "loaded_at": _time(settings.loaded_at),
+        "refused_at": None if settings.refused_at is None else _time(settings.refused_at),
+        "problem": settings.problem,
+        "needs_restart": list(settings.needs_restart),
+    }
 
 
 def workload_document(view: View, record: DecisionRecord) -> Document:

@@ -98,6 +98,18 @@ class DemandForecaster:
         """`known` are the workloads' events, which the models never see, and the clocks their people live by;
         `holidays` the days that the people of some workloads keep."""
         self._store = store
+        self._states: dict[int, EngineState] = {}
+        self.use(workloads=workloads, ttl=ttl, known=known, holidays=holidays)
+
+    def use(
+        self,
+        *,
+        workloads: Set[str],
+        ttl: timedelta,
+        known: Known | None = None,
+        holidays: Mapping[str, Set[date]] | None = None,
+    ) -> None:
+        """Forecast these from the next run on; what was learnt of those that stay is kept."""
         self._known = known or {}
         self._calendars = {
             workload: Calendar(zone=ZoneInfo(_clock(self._known, workload)), holidays=frozenset(days))
@@ -105,7 +117,6 @@ class DemandForecaster:
         }
         self._workloads = set(workloads)
         self._rule = EngineRule(ttl=ttl)
-        self._states: dict[int, EngineState] = {}
 
     def run(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -130,6 +130,12 @@ class Schedule:
         """Plan every job anew: after the clock was set back, the next run would be as far off as the jump was wide."""
         for job in self._jobs:
             self._scheduler.reschedule_job(job.name, trigger=self._trigger(job, now=now))
+
+    def move(self, name: str, offset: timedelta, *, now: datetime) -> None:
+        """Run the job of that name `offset` after its interval's start from now on."""
+        self._jobs = tuple(replace(job, offset=offset) if job.name == name else job for job in self._jobs)
+        job = next(job for job in self._jobs if job.name == name)
+        self._scheduler.reschedule_job(name, trigger=self._trigger(job, now=now))
 
     def stop(self) -> None:
         """Plan nothing more; what runs is left to end by itself, and `wait` tells when it has."""

@@ -206,6 +206,18 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Time since the model in use was trained. Absent while only members that need no fit are used.",
     ),
     MetricSpec(
+        name="config_reload_ok",
+        kind="gauge",
+        labels=(),
+        meaning="1 while the settings file is the one in force, 0 since it was last read and could not be used.",
+    ),
+    MetricSpec(
+        name="config_reload_success_timestamp_seconds",
+        kind="gauge",
+        labels=(),
+        meaning="Since when the settings in force are in force: the last start or reload.",
+    ),
+    MetricSpec(
         name="gpu_budget_used_ratio",
         kind="gauge",
         labels=(),

@@ -69,6 +69,10 @@ class Refit:
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
 
+    def use(self, command: Sequence[str]) -> None:
+        """Run this command from the next refit on."""
+        self._command = tuple(command)
+
     def run(self) -> RefitReport:
         """Train, wait, report. Never raises for what the child does."""
         missing = missing_packages(self._needs)

@@ -63,6 +63,12 @@ class SourceSignals:
         self._lock = threading.Lock()
         self._notes: tuple[str, ...] = ()
 
+    def use(
+        self, source: Source | None, selectors: Sequence[WorkloadSelector], latency: Mapping[str, LatencyRule]
+    ) -> None:
+        """Read these from the next read on, from another source if one is given. Not during a read."""
+        self._source, self._selectors, self._latency = source or self._source, tuple(selectors), latency
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the source remarked on its last read, such as a skew of the clocks."""

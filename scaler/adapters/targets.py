@@ -55,8 +55,22 @@ class KubernetesTargets:
         self._targets = dict(targets)
         self._floors = dict(floors or {})
         self._refused: dict[str, str] = {}
+        self._annotations: dict[str, Mapping[str, str]] = {}
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
+
+    def use(self, targets: Mapping[str, TargetRef], floors: Mapping[str, FloorRef] | None = None) -> None:
+        """Read and scale these from the next read on. Not during one."""
+        self._targets, self._floors = dict(targets), dict(floors or {})
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Whose targets these are."""
+        return tuple(self._targets)
+
+    def annotations(self, workload: str) -> Mapping[str, str]:
+        """A workload's own, as the last read found them; none where it could not be read."""
+        return self._annotations.get(workload, {})
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         """Replica counts by workload."""
@@ -64,7 +78,12 @@ class KubernetesTargets:
         pods = self._cluster.read_pods(tuple(self._targets.values()), now=now, floors=floors)
         seen = {workload: pods[target] for workload, target in self._targets.items()}
         self._on_pods(seen)
-        self._refused = {name: each.refused for name, each in seen.items() if not isinstance(each, Blind)}
+        known = {name: each for name, each in seen.items() if not isinstance(each, Blind)}
+        self._refused = {name: each.refused for name, each in known.items()}
+        # Who paused by annotation stays paused while the cluster cannot be read.
+        self._annotations = {
+            name: (known[name].annotations or {}) if name in known else self._annotations.get(name, {}) for name in seen
+        }
         return {name: each if isinstance(each, Blind) else each.replicas for name, each in seen.items()}
 
     @property

@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Forecast, value_of
-from scaler.adapters.board import Board, View
+from scaler.adapters.board import Board, SettingsStatus, View
 from scaler.adapters.invariants import INVARIANTS, Violation
 from scaler.adapters.metrics import SPECS
 from scaler.adapters.usage import Usage
@@ -172,6 +172,7 @@ class _TickCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._telemetry.counts()
+        yield from _of_settings(self._board.settings())
         view = self._board.view()
         if view is None:
             return
@@ -181,6 +182,14 @@ class _TickCollector(Collector):
         yield from _of_forecasts(view)
         yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
         yield _budget_used(view)
+
+
+def _of_settings(settings: SettingsStatus | None) -> Iterator[Metric]:
+    ok, loaded = _gauge("config_reload_ok"), _gauge("config_reload_success_timestamp_seconds")
+    if settings is not None:
+        ok.add_metric((), float(settings.refused_at is None))
+        loaded.add_metric((), settings.loaded_at.timestamp())
+    yield from (ok, loaded)
 
 
 def _of_decisions(view: View, *, in_force: bool) -> Iterator[Metric]:

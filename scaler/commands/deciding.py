@@ -11,9 +11,9 @@ from scaler.errors import CommandError
 
 def tick(path: Path, *, dry_run: bool, workload: str | None, output: Output) -> None:
     """One decision round over the whole fleet; `workload` only narrows what is printed."""
-    from scaler.config import read_config
+    from scaler.adapters.settings import read_settings
 
-    config = read_config(path)
+    config = read_settings(path)
     if workload is not None and config.policy(workload) is None:
         known = ", ".join(policy.workload for policy in config.fleet.workloads)
         raise CommandError(f"no workload {workload!r} in {path}; known: {known}")

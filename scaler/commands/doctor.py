@@ -1,63 +1,45 @@
 """`doctor`: what works and what does not, each with its fix line. It asks and changes nothing.
 
-It looks where a daemon would: the metrics that each signal would be read from, the bucket edges that latency targets
-are judged at, the targets, and the account's permissions.
+It looks where a daemon would: this machine, the metrics that each signal would be read from, the targets, and the
+account's permissions. A server that does not answer is one finding, and everything else is looked at all the same.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from scaler.commands.printing import Output, put_json, put_table
-from scaler.config import API_VERSION, Config, read_config
+from scaler.config import API_VERSION, Config
 from scaler.errors import CommandError
 
 if TYPE_CHECKING:
-    from forecaster.sources.prometheus import PrometheusSource, SignalCheck
+    from forecaster.sources.prometheus import PrometheusSource
     from forecaster.sources.selector import WorkloadSelector
-    from scaler.adapters.kubernetes import FloorRef, KubernetesCluster, TargetRef
-    from scaler.policy.latency import LatencyRule
-
-
-class Health(StrEnum):
-    """How one check came out."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One check: what was looked at, what was found, and what to do about it (nothing, if it is well)."""
-
-    workload: str
-    check: str
-    health: Health
-    found: str
-    fix: str = ""
+    from forecaster.types import Reading, SeriesKey
+    from scaler.doctor.finding import Finding
 
 
 def doctor(path: Path, *, workload: str | None, output: Output) -> None:
     """Check `workload`, or all of them; exit 1 if anything fails."""
-    config, findings = _discovered(read_config(path))
+    from scaler.adapters.settings import read_settings
+    from scaler.doctor.finding import Health
+
+    config, findings = _discovered(read_settings(path))
     known = [policy.workload for policy in config.fleet.workloads]
     if workload is not None and workload not in known:
         raise CommandError(f"no workload {workload!r} in {path}; known: {', '.join(known)}")
-    chosen = known if workload is None else [workload]
-    findings = [*findings, *_signals(config, chosen), *_cluster(config, chosen)]
+    findings = [*findings, *examined(config, known if workload is None else [workload])]
     if output is Output.JSON:
         put_json({"apiVersion": API_VERSION, "kind": "Findings", "items": [asdict(each) for each in findings]})
     else:
-        rows = [(each.workload, each.check, each.health.value, each.found, each.fix) for each in findings]
-        put_table(("WORKLOAD", "CHECK", "", "FOUND", "FIX"), rows)
+        put_findings(findings)
     if any(each.health is Health.FAIL for each in findings):
         raise typer.Exit(1)
 
@@ -68,6 +50,7 @@ def _discovered(config: Config) -> tuple[Config, list[Finding]]:
         return config, []
     from scaler.adapters.kubernetes.errors import KubernetesError
     from scaler.daemon.discovery import discovered
+    from scaler.doctor.finding import Finding, Health
 
     try:
         found = discovered(config, known=())
@@ -79,49 +62,87 @@ def _discovered(config: Config) -> tuple[Config, list[Finding]]:
     return found.config, wrong
 
 
-def _signals(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
-    """Where each signal would come from."""
+def put_findings(findings: Sequence[Finding]) -> None:
+    """A table, a line a check."""
+    rows = [(each.workload, each.check, each.health.value, each.found, each.fix) for each in findings]
+    put_table(("WORKLOAD", "CHECK", "", "FOUND", "FIX"), rows)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one server said and a check of another one needs: demand by workload and class, Ready pods by workload."""
+
+    demand: dict[str, dict[str, Reading]] = field(default_factory=lambda: defaultdict(dict))
+    ready: dict[str, int] = field(default_factory=dict)
+
+
+def examined(config: Config, chosen: Sequence[str], *, host: bool = True) -> list[Finding]:
+    """Every check of the chosen workloads; without `host` only those that ask a server."""
+    seen = _Seen()
+    return [
+        *(_host(config) if host else ()),
+        *_metrics(config, chosen, seen),
+        *_cluster(config, chosen, seen),
+        *_profiles(config, chosen, seen),
+    ]
+
+
+def _host(config: Config) -> Iterator[Finding]:
+    from scaler.daemon.derived import MODELS_FOLDER
+    from scaler.doctor.host import judge_host
+    from scaler.doctor.look_host import look_host
+
+    yield from judge_host(config, look_host(config, models_folder=config.data_dir / MODELS_FOLDER))
+
+
+# ── The metrics server ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _metrics(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
     from forecaster.errors import SourceError
     from forecaster.sources.prometheus import PrometheusSource
     from scaler.adapters.connections import connection_of, selectors_of
+    from scaler.doctor.finding import FLEET, Finding, Health
+    from scaler.doctor.look_metrics import look_server
+    from scaler.doctor.metrics import judge_server
 
-    selectors = [each for each in selectors_of(config) if each.workload in chosen]
-    source = PrometheusSource(connection_of(config.prometheus))
+    connection = connection_of(config.prometheus)
+    source = PrometheusSource(connection)
     try:
-        checks = source.check(selectors, now=datetime.now(UTC))
+        yield from judge_server(config, look_server(connection))
+        yield from _signals(config, source, chosen, seen)
     except SourceError as error:
         fix = "check prometheus.url, its credentials and the network policy"
-        yield Finding(workload="-", check="prometheus", health=Health.FAIL, found=str(error), fix=fix)
+        yield Finding(workload=FLEET, check="prometheus", health=Health.FAIL, found=str(error), fix=fix)
         return
-    yield Finding(workload="-", check="prometheus", health=Health.OK, found="answers")
+    yield from _requests(config, source, [each for each in selectors_of(config) if each.workload in chosen])
+
+
+def _signals(config: Config, source: PrometheusSource, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
+    """Where each signal would come from, and what demand is now. All selectors are asked: they may meet."""
+    from forecaster.sources.plan import DEMAND
+    from scaler.adapters.connections import selectors_of
+    from scaler.doctor.metrics import judge_demand, judge_edges, judge_signal
+
+    selectors, now = selectors_of(config), datetime.now(UTC)
+    checks = [check for check in source.check(selectors, now=now) if check.workload in chosen]
     for check in checks:
-        yield _signal(check)
+        yield judge_signal(check)
         policy = config.policy(check.workload)
         if policy is not None:
-            yield from _targets_on_edges(check, policy.latency)
-    yield from _requests(config, source, selectors)
+            yield from judge_edges(check, policy)
+    readings = source.read(selectors, now=now).values
+    live = {check.workload for check in checks if check.signal == DEMAND and check.found}
+    for key, reading in _demand_of(readings, live):
+        seen.demand[key.workload][key.request_class] = reading
+    for workload, by_class in seen.demand.items():
+        yield from judge_demand(workload, tuple(by_class.values()))
 
 
-_FIXES = {
-    "required": "set selector.labels, selector.deployment_label or selector.demand_metric",
-    "rules": "scrape one of them; meanwhile the rule that reads it stays silent",
-    "reporting": "none needed: it is only reported, no rule reads it",
-}
-"""What to do about a signal without a metric, by `catalogue.Use`."""
+def _demand_of(readings: Mapping[SeriesKey, Reading], live: set[str]) -> Iterator[tuple[SeriesKey, Reading]]:
+    from forecaster.sources.plan import DEMAND
 
-
-def _signal(check: SignalCheck) -> Finding:
-    from forecaster.sources.catalogue import USAGE, Use
-
-    if check.signal in USAGE and not check.found:
-        return Finding(workload=check.workload, check=check.signal, health=Health.OK, found="nothing tells it")
-    if check.found:
-        health, found, fix = Health.OK, f"{check.metric} by {check.reach}", ""
-    else:
-        required = check.use is Use.REQUIRED
-        health, found = (Health.FAIL if required else Health.WARN), check.detail or "no live metric"
-        fix = _FIXES[check.use]
-    return Finding(workload=check.workload, check=check.signal, health=health, found=found, fix=fix)
+    return ((key, each) for key, each in readings.items() if key.signal == DEMAND and key.workload in live)
 
 
 def _requests(config: Config, source: PrometheusSource, selectors: Sequence[WorkloadSelector]) -> Iterator[Finding]:
@@ -129,6 +150,7 @@ def _requests(config: Config, source: PrometheusSource, selectors: Sequence[Work
     from forecaster.errors import SourceError
     from scaler.adapters.request_shape import FIX, departure, held_text
     from scaler.adapters.usage import compared_now
+    from scaler.doctor.finding import FLEET, Finding, Health
 
     profiles = {each.workload: each.profile for each in config.fleet.workloads}
     profiles = {name: profile for name, profile in profiles.items() if any(one.tokens for one in profile.classes)}
@@ -137,7 +159,7 @@ def _requests(config: Config, source: PrometheusSource, selectors: Sequence[Work
         found = compared_now(source, asked, profiles, now=datetime.now(UTC)) if asked else {}
     except SourceError as error:
         fix = "ask again; nothing depends on it"
-        yield Finding(workload="-", check="requests", health=Health.WARN, found=str(error), fix=fix)
+        yield Finding(workload=FLEET, check="requests", health=Health.WARN, found=str(error), fix=fix)
         return
     for (workload, name), amounts in found.items():
         gone = departure(profiles[workload], amounts)
@@ -151,96 +173,50 @@ def _requests(config: Config, source: PrometheusSource, selectors: Sequence[Work
         )
 
 
-def _targets_on_edges(check: SignalCheck, rule: LatencyRule) -> Iterator[Finding]:
-    """A latency target between two bucket edges is judged at the lower one: say so before it surprises."""
-    targets: set[float | None] = {getattr(slo, check.signal, None) for slo in rule.slos}
-    for target_s in sorted(each for each in targets if each is not None):
-        edge_s = check.judged_at(target_s) if check.edges_s else None
-        if edge_s is not None and edge_s < target_s:
-            found = f"the SLO of {target_s:g} s lies between buckets and is judged at {edge_s:g} s"
-            fix = f"a histogram with an edge at {target_s:g}, or an SLO on an edge"
-            yield Finding(workload=check.workload, check=check.signal, health=Health.WARN, found=found, fix=fix)
+# ── The cluster ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _cluster(config: Config, chosen: Sequence[str]) -> Iterator[Finding]:
+def _cluster(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
     """Whether the targets can be read, and scaled where they are active."""
     from forecaster.types import Blind
-    from scaler.adapters.connections import access_of, floors_of, targets_of
-    from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
+    from scaler.adapters.connections import access_of, targets_of
+    from scaler.adapters.kubernetes import ApiConnection
     from scaler.adapters.kubernetes.errors import KubernetesError
+    from scaler.doctor.finding import FLEET, Finding, Health
+    from scaler.doctor.look_cluster import look_objects, look_version
+    from scaler.doctor.objects import judge_object, judge_version
     from scaler.policy.types import Mode
 
     targets = {name: target for name, target in targets_of(config).items() if name in chosen}
-    floors = {targets[name]: floor for name, floor in floors_of(config).items() if name in chosen}
-    active = {policy.workload for policy in config.fleet.workloads if policy.mode is Mode.ACTIVE}
+    active = [policy.workload for policy in config.fleet.workloads if policy.mode is Mode.ACTIVE]
     try:
         api = ApiConnection(access_of(config))
     except KubernetesError as error:
         fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
-        yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
+        yield Finding(workload=FLEET, check="api server", health=Health.FAIL, found=str(error), fix=fix)
         return
     try:
-        cluster = KubernetesCluster(api)
-        states = cluster.read(list(targets.values()), now=datetime.now(UTC), floors=floors)
-        for name, target in targets.items():
-            state = states[target]
-            if isinstance(state, Blind):
-                fix = "check target.kind, target.name and the namespace; permissions are checked below"
-                yield Finding(workload=name, check="target", health=Health.FAIL, found=state.detail, fix=fix)
-            else:
-                what = f"floor of {floors[target]}" if target in floors else target.kind
-                found = f"{what}: {state.desired} desired, {state.ready} Ready"
-                yield Finding(workload=name, check="target", health=Health.OK, found=found)
-                yield from _drain(cluster, name, target)
-            floor = floors.get(target)
-            yield from _permissions(cluster, name, target, active=name in active, floor=floor)
-        yield from _rivals(cluster, {name: target for name, target in targets.items() if name in active})
+        yield judge_version(look_version(api))
+        for name, facts in look_objects(api, targets, active, now=datetime.now(UTC)).items():
+            if not isinstance(facts.pods, Blind):
+                seen.ready[name] = facts.pods.replicas.ready
+            policy = config.policy(name)
+            if policy is not None:
+                yield from judge_object(policy, facts)
     except KubernetesError as error:
-        fix = "check that the API server is reachable from here"
-        yield Finding(workload="-", check="api server", health=Health.FAIL, found=str(error), fix=fix)
+        fix = "check that the API server is reachable from here, and that its token is valid"
+        yield Finding(workload=FLEET, check="api server", health=Health.FAIL, found=str(error), fix=fix)
     finally:
         api.close()
 
 
-def _rivals(cluster: KubernetesCluster, active: Mapping[str, TargetRef]) -> Iterator[Finding]:
-    """Other autoscalers on what we scale; nothing is said where the account may not look."""
-    from scaler.adapters.kubernetes.rivals import WAY_OUT
+def _profiles(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
+    """Whether profiles are plausible beside what replicas serve now."""
+    from forecaster.types import value_of
+    from scaler.doctor.metrics import judge_profile
 
-    found = cluster.rivals(list(active.values()))
-    for name, target in active.items():
-        if found.get(target):
-            said = f"{', '.join(found[target])} writes the same replicas"
-            yield Finding(workload=name, check="other autoscalers", health=Health.FAIL, found=said, fix=WAY_OUT)
-
-
-def _drain(cluster: KubernetesCluster, name: str, target: TargetRef) -> Iterator[Finding]:
-    """Whether a pod that is removed may finish what it serves; nothing to say while there is no pod."""
-    from scaler.adapters.kubernetes.errors import KubernetesError
-
-    try:
-        drain = cluster.drain(target)
-    except KubernetesError as error:
-        fix = "ask again; permissions are checked below"
-        yield Finding(workload=name, check="drain", health=Health.WARN, found=str(error), fix=fix)
-        return
-    if drain is None:
-        return
-    found = f"{drain.grace_s:g} s of grace: preStop {drain.pre_stop_s:g} s, drain {drain.shutdown_s or 0:g} s"
-    health = Health.WARN if drain.trouble else Health.OK
-    fix = drain.fix if drain.trouble else ""
-    yield Finding(workload=name, check="drain", health=health, found=drain.trouble or found, fix=fix)
-
-
-def _permissions(
-    cluster: KubernetesCluster, name: str, target: TargetRef, *, active: bool, floor: FloorRef | None
-) -> Iterator[Finding]:
-    missing = cluster.missing_permissions([target], active=active, floors={target: floor} if floor else {})
-    if not missing:
-        does = "observe and scale" if active else "observe and set the floor" if floor else "observe"
-        yield Finding(workload=name, check="permissions", health=Health.OK, found=f"suffice to {does}")
-    for each in missing:
-        kind, slash, part = each.resource.partition("/")
-        resource = f"{kind}.{each.group}{slash}{part}" if each.group else each.resource
-        fix = f"kubectl -n {each.namespace} create role headstart-{each.verb} --verb={each.verb} --resource={resource}"
-        found = f"may not {each.verb} {resource} in {each.namespace}"
-        yield Finding(workload=name, check="permissions", health=Health.FAIL, found=found, fix=f"{fix}, and bind it")
+    for name in chosen:
+        policy = config.policy(name)
+        demand = {of: value for of, each in seen.demand.get(name, {}).items() if (value := value_of(each)) is not None}
+        if policy is not None:
+            yield from judge_profile(policy, demand, seen.ready.get(name, 0))

@@ -1,42 +1,65 @@
-"""`validate` and `schema`: a settings file checked and described, with nothing started and nobody asked."""
+"""`validate` and `schema`: a settings file checked and described, with nothing started.
+
+What is wrong with the file decides `validate`'s exit code. What servers say of it, unless it is offline, is told beside
+it: a file is right before its cluster is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaler.commands.printing import Output, put, put_json, say
-from scaler.config import Config, read_config
+from scaler.config import Config
 from scaler.errors import ConfigError, ConfigIssue
 
 if TYPE_CHECKING:
     from forecaster.sources.promql import Query
     from forecaster.sources.selector import WorkloadSelector
+    from scaler.doctor.finding import Finding
 
 
 def validate(path: Path, output: Output, *, offline: bool) -> int:
     """Check a file and print what was found; the exit code.
 
     Every query that the settings lead to is built and parsed. Unless `offline`, the secret files that they name must
-    be readable here too.
+    be readable here too, and the servers that a right file names are asked about it.
     """
+    from scaler.adapters.settings import read_settings
+
     issues: tuple[ConfigIssue, ...] = ()
     config = None
+    findings: tuple[Finding, ...] = ()
     try:
-        config = read_config(path)
+        config = read_settings(path)
         issues = (*_queries(config), *(() if offline else _secret_files(config)))
     except ConfigError as error:
         issues = error.issues
+    if config is not None and not issues and not offline:
+        findings = _asked(config)
     if output is Output.JSON:
-        put_json(_document(path, issues))
+        put_json({**_document(path, issues), "findings": [asdict(each) for each in findings]})
     elif issues:
         for issue in issues:
             put(str(issue))
         say(f"{len(issues)} problem{'s' if len(issues) > 1 else ''} found")
     elif config is not None:
         put(summary(config))
+        for each in findings:
+            say(f"{each.health.value} {each.workload} {each.check}: {each.found}; fix: {each.fix}")
     return 2 if issues else 0
+
+
+def _asked(config: Config) -> tuple[Finding, ...]:
+    """What is not well by the servers: `doctor`'s checks without this machine's."""
+    from scaler.commands.doctor import examined
+    from scaler.doctor.finding import Health
+
+    chosen = [policy.workload for policy in config.fleet.workloads]
+    found = examined(config, chosen, host=False)
+    return tuple(each for each in found if each.health in (Health.WARN, Health.FAIL))
 
 
 def summary(config: Config) -> str:
@@ -65,6 +88,9 @@ def _queries(config: Config) -> list[ConfigIssue]:
     """Queries that are no PromQL. None is expected, because names are checked and values quoted before."""
     import promql_parser
 
+    from scaler.adapters.settings import nearest
+    from scaler.config.document import read_document
+
     issues = []
     for index, selector in enumerate(_selectors(config)):
         for query in _queries_of(selector):
@@ -73,7 +99,11 @@ def _queries(config: Config) -> list[ConfigIssue]:
             except ValueError as error:
                 text = f"leads to a query that is no PromQL ({error}): {query.text}"
                 setting = f"workloads[{index}].selector"
-                issues.append(ConfigIssue(file=str(config.path), line=1, column=1, setting=setting, text=text))
+                root = read_document(config.path, str(config.path))
+                place = nearest(root, ("workloads", index, "selector")).place
+                issues.append(
+                    ConfigIssue(file=place.file, line=place.line, column=place.column, setting=setting, text=text)
+                )
     return issues
 
 

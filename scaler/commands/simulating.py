@@ -181,12 +181,12 @@ def _traffic(traffic: Traffic, column: str | None) -> Recorded:
 
 
 def _from_prometheus(traffic: Traffic) -> Recorded:
-    from scaler.config import read_config
+    from scaler.adapters.settings import read_settings
     from scaler.simulate.from_prometheus import record, save_trace
 
     assert traffic.url is not None  # _check
     assert traffic.workload is not None
-    config = None if traffic.config is None else read_config(traffic.config)
+    config = None if traffic.config is None else read_settings(traffic.config)
     try:
         with progress_bar() as progress:
             recording = record(

@@ -46,12 +46,21 @@ def put_workloads(document: Document) -> None:
     put_table(_COLUMNS, rows, right=("MIN-MAX", "DEMAND/s", "START"))
     notes = [f"{item['workload']}: {note}" for item in items for note in item.get("notes", ())]
     ways = [f"{item['workload']}: {_way(item)}" for item in items if item.get("way_out") and _is_trouble(item)]
-    for line in (*ways, *notes):
+    for line in (*ways, *notes, *_about_settings(document.get("settings") or {})):
         put(line)
     leader = document.get("leader")
     if leader and not leader["leads"]:
         put(f"standby: {leader['holder'] or 'nobody'} leads; this daemon decides in shadow and writes nothing")
     put(f"last tick {datetime.fromisoformat(document['at']):%F %T} UTC")
+
+
+def _about_settings(settings: dict[str, Any]) -> Iterator[str]:
+    """What a person must know of the settings in force: that the file holds others."""
+    if settings.get("refused_at"):
+        since = datetime.fromisoformat(settings["loaded_at"])
+        yield f"settings file refused: {settings['problem']}; those of {since:%F %T} UTC stay in force"
+    if settings.get("needs_restart"):
+        yield f"settings that wait for a restart of the daemon: {', '.join(settings['needs_restart'])}"
 
 
 _COLUMNS = (

@@ -80,6 +80,8 @@ class Config:
     placeholder_targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     """By placeholder ("namespace/name"), each with its name filled in."""
     deletion_cost: bool = False
+    files: tuple[Path, ...] = ()
+    """Files beside `path` that the settings were put together from: profiles and events, sorted."""
 
     def policy(self, workload: str) -> WorkloadPolicy | None:
         """The settings of one workload, or None."""
@@ -157,9 +159,10 @@ def _configured(root: Node, path: Path) -> Config:
     root = assembly.whole(assembly.without_header(root, "Config"))
     file, found = check(root, ConfigFile, also=ALSO)
     issues = [*assembly.issues, *found, *_between_workloads(root)]
+    files = tuple(sorted(assembly.files))
     if issues or file is None:
-        raise ConfigError(_sorted_once(issues, assembly.inherited))
-    return _placed(file, path, assembly.defaults)
+        raise ConfigError(_sorted_once(issues, assembly.inherited), files=files)
+    return dataclasses.replace(_placed(file, path, assembly.defaults), files=files)
 
 
 def _sorted_once(issues: list[ConfigIssue], inherited: frozenset[Place]) -> list[ConfigIssue]:
@@ -188,6 +191,8 @@ class _Assembly:
         """Where everything in `defaults` stands."""
         self.defaults: Node | None = None
         """The file's `defaults`, once the whole was put together."""
+        self.files: set[Path] = set()
+        """Every file that is named, whether it is there or not."""
         self._profiles: dict[Path, Node | None] = {}
 
     def without_header(self, root: Node, kind: str, *, required: bool = True) -> Node:
@@ -276,6 +281,7 @@ class _Assembly:
             self._refuse(place, setting, f"{text}(shipped: {', '.join(shipped_profiles())}; a path must end in .yaml)")
             return None
         file = self.path.parent / name if is_path else data_folder() / "profiles" / f"{name}.yaml"
+        self.files.add(file)
         if not file.is_file():
             self._refuse(place, setting, f"no such file: {file}")
             return None
@@ -294,6 +300,7 @@ class _Assembly:
         name, result = scheduled.child("events_file"), scheduled.without("events_file")
         assert name is not None
         file = self.path.parent / str(name.value)
+        self.files.add(file)
         if not file.is_file():
             self._refuse(name.place, join(setting, "events_file"), f"no such file: {file}")
             return result

@@ -6,7 +6,8 @@ Order only: which annotations there are is said by `config.annotations`, how man
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from scaler.adapters.connections import access_of
 from scaler.adapters.kubernetes import ApiConnection
 from scaler.adapters.kubernetes.annotated import Found, annotated_in
+from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.store import Store
 from scaler.config import Config, TargetConfig
 from scaler.config.annotations import AnnotationIssue, entries_from_annotations
@@ -116,3 +118,61 @@ def tell(found: Discovery, log: Any) -> None:
         log.info("discovered", workloads=[entry.workload for entry in found.entries])
     for text in found.told:
         log.warning("discovery", detail=text, meanwhile="it is left out; the other workloads go on")
+
+
+LOOK_EVERY_S = 60.0
+"""Between two searches for annotations."""
+
+
+class Discoverer:
+    """Keeps the fleet what the settings file and the annotations say together. One thread."""
+
+    def __init__(
+        self,
+        file: Config,
+        found: Discovery,
+        running: Callable[[], Config],
+        take: Callable[[Config], None],
+        log: Any,
+    ) -> None:
+        """`file` as it was read, `found` the first discovery; `running` are the settings in force, `take` gets the
+        ones to take up at the next tick."""
+        self._file = file
+        self._last = found
+        self._running = running
+        self._take = take
+        self._log = log
+        self._look_at_s = time.monotonic() + LOOK_EVERY_S
+
+    def file_read(self, file: Config) -> None:
+        """The settings file was read anew: take it up with what annotations name now."""
+        self._file = file
+        self._take(self._found().config)
+
+    def look(self, *, uptime_s: float | None = None) -> None:
+        """Search again when that is due; the fleet follows where something else was found.
+
+        `uptime_s` is a clock that nobody sets, in seconds.
+        """
+        uptime_s = time.monotonic() if uptime_s is None else uptime_s
+        if uptime_s < self._look_at_s:
+            return
+        self._look_at_s = uptime_s + LOOK_EVERY_S
+        before = self._last.entries
+        found = self._found()
+        if found.entries != before:
+            self._take(found.config)
+
+    def _found(self) -> Discovery:
+        """A search now; where nobody can be asked, those of the last one stay."""
+        known = {policy.workload for policy in self._running().fleet.workloads}
+        try:
+            found = discovered(self._file, known=known, before=self._last.entries)
+        except KubernetesError as error:
+            found = Discovery(
+                config=with_workloads(self._file, self._last.entries), entries=self._last.entries, told=(str(error),)
+            )
+        if (found.entries, found.told) != (self._last.entries, self._last.told):
+            tell(found, self._log)
+        self._last = found
+        return found

@@ -25,25 +25,23 @@ from typing import Any
 
 from forecaster import drift
 from forecaster.errors import HistoryError
-from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters import folder_lock, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, floors_of, selectors_of, targets_of
+from scaler.adapters.control_annotations import AnnotatedControls
 from scaler.adapters.control_desk import ControlDesk
 from scaler.adapters.control_file import ControlFile
-from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
-from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
+from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, TargetRef
 from scaler.adapters.kubernetes.calls import Call
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.adapters.leadership import Ears
 from scaler.adapters.ledger import NoJournal, StoreJournal
-from scaler.adapters.models import ModelShelf
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import SourceSignals
 from scaler.adapters.starts import StartLedger
@@ -53,16 +51,16 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
-from scaler.config.holidays import holidays_of
 from scaler.daemon import discovery, rivals
+from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
 from scaler.daemon.leading import contender_of, end_at_once, prepare_last_resort
 from scaler.daemon.orders import orders_of
 from scaler.daemon.placeholders import placeholder_job
+from scaler.daemon.reload import LiveParts, LiveSettings, Reloader, started
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
 from scaler.daemon.upkeep import Parts, Upkeep
 from scaler.loop import NoControls, Ports, TickReport
-from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
@@ -81,8 +79,6 @@ STOP_JOBS_S = 1.5
 
 REFIT_BUDGET = timedelta(hours=1)
 """Time for one refit: 1,000 workloads take 50 minutes of CPU time."""
-
-MODELS_FOLDER = "models"
 
 
 class Daemon:
@@ -125,7 +121,7 @@ class Daemon:
         self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
-        self.rivals = self._rivals()
+        self.rivals = RivalWatch(self._cluster.rivals, self._active_targets, tell=self.round.set_remarks, log=self.log)
         # On a connection of its own: what placeholders write is no write of a round.
         self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
@@ -135,6 +131,17 @@ class Daemon:
             jobs += (placeholder_job(config, self._placeholder_api, self.board, self.log),)
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
+        self._live = LiveSettings(
+            LiveParts(
+                signals=self._signals,
+                targets=self._targets,
+                round=self.round,
+                upkeep=self.upkeep,
+                board=self.board,
+                log=self.log,
+                move_refit=lambda offset, now: self._schedule.move("refit", offset, now=now),
+            )
+        )
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -157,20 +164,21 @@ class Daemon:
     def _round(self, *, dry_run: bool) -> Round:
         config = self.config
         states = self._last_states()
-        signals = SourceSignals(
+        signals = self._signals = SourceSignals(
             PrometheusSource(connection_of(config.prometheus)),
             selectors_of(config),
-            {policy.workload: policy.latency for policy in config.fleet.workloads},
+            latency_of(config),
             observer=self.telemetry.queried,
         )
-        targets = KubernetesTargets(
+        targets = self._targets = KubernetesTargets(
             self._cluster,
             targets_of(config),
             floors_of(config),
             victims=self._victims(),
             on_pods=self._starts.note,
         )
-        controls = orders_of(self._control, self.journal, self.log)
+        orders = orders_of(self._control, self.journal, self.log)
+        controls = AnnotatedControls(orders, targets.annotations)
         fleet = config.fleet
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
@@ -194,9 +202,9 @@ class Daemon:
                 log=self.log,
                 announce=lambda now: targets.announce(now=now),
                 tell_conflict=targets.tell_conflict,
-                control_trouble=lambda: controls.trouble,
+                control_trouble=lambda: orders.trouble,
                 mutating_requests=lambda: self._api.mutating_requests,
-                target_remarks=lambda: targets.remarks,
+                target_remarks=lambda: _remarks(targets, controls),
                 source_notes=lambda: signals.notes,
             ),
             states=states,
@@ -223,7 +231,6 @@ class Daemon:
 
     def _upkeep(self) -> Upkeep:
         config, workloads = self.config, {policy.workload for policy in self.config.fleet.workloads}
-        models = config.data_dir / MODELS_FOLDER
         # A source of its own: a check or a range query that hangs must not make a tick wait for its lock.
         source = PrometheusSource(connection_of(config.prometheus))
         selectors = selectors_of(config)
@@ -232,7 +239,7 @@ class Daemon:
             workloads=workloads,
             ttl=config.forecast.ttl,
             known=known_of(config),
-            holidays={workload: holidays_of(name) for workload, name in config.holidays.items()},
+            holidays=days_off(config),
         )
         upkeep = Upkeep(
             Parts(
@@ -241,7 +248,7 @@ class Daemon:
                 store=self.store,
                 intake=HistoryIntake(source, selectors, self.store),
                 forecaster=self._forecaster,
-                shelf=ModelShelf(models, config.forecast.models),
+                shelf=shelf_of(config),
                 forecasts=self._forecasts,
                 starts=self._starts,
                 board=self.board,
@@ -256,10 +263,9 @@ class Daemon:
         upkeep.restore_starts()
         return upkeep
 
-    def _rivals(self) -> RivalWatch:
+    def _active_targets(self) -> dict[str, TargetRef]:
         active = {policy.workload for policy in self.round.fleet.workloads if policy.mode is Mode.ACTIVE}
-        targets = {workload: target for workload, target in targets_of(self.config).items() if workload in active}
-        return RivalWatch(self._cluster.rivals, targets, tell=self.round.set_remarks, log=self.log)
+        return {workload: target for workload, target in targets_of(self.config).items() if workload in active}
 
     def _app(self) -> Any:
         sources = Sources(
@@ -274,8 +280,7 @@ class Daemon:
         return create_app(sources, token_file=self.config.http.token_file)
 
     def _jobs(self) -> tuple[Job, ...]:
-        minute, tick, refit = timedelta(minutes=1), self.config.tick, self.config.forecast.refit
-        night = timedelta(hours=refit.hour, minutes=refit.minute, seconds=refit.second)
+        minute, tick = timedelta(minutes=1), self.config.tick
         # A short tick has no room to wait for the forecast: it takes the last one.
         delay = TICK_DELAY if tick >= timedelta(seconds=30) else timedelta(0)
         return (
@@ -315,7 +320,7 @@ class Daemon:
                 run=lambda: self.upkeep.refit(now=datetime.now(UTC)),
                 interval=timedelta(days=1),
                 lane="train",
-                offset=night,
+                offset=night_of(self.config),
             ),
             Job(
                 name="drift",
@@ -330,7 +335,8 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve and to decide; the first tick runs at once. `OSError` if the port is taken."""
-        self._leave_for_the_refit()
+        self.upkeep.leave_known(known_of(self.config), now=datetime.now(UTC))
+        started(self.board)
         self.web.start()
         self.watchdog.start()
         self.leading.start()
@@ -345,17 +351,18 @@ class Daemon:
             data=str(self.store.path),
         )
 
-    def _leave_for_the_refit(self) -> None:
-        """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""
-        try:
-            self.store.save_blob(KNOWN_BLOB, known_to_bytes(known_of(self.config)), now=datetime.now(UTC))
-        except OSError as error:
-            self.log.warning("known_not_saved", error=str(error), meanwhile="refits see events as ordinary demand")
+    def reload(self, config: Config) -> None:
+        """Take these settings up between this tick and the next; what needs a restart is told and stays as it is.
+
+        States of workloads that stay are kept, those of workloads that go are dropped. Safe from any thread.
+        """
+        self._live.put(config)
 
     def tick(self) -> None:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
         if self.stopping.is_set():
             return
+        self.config = self._live.take_up(self.config, now=datetime.now(UTC))
         self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
         self.watchdog.progressed()
 
@@ -395,17 +402,6 @@ class Daemon:
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
 
 
-def known_of(config: Config) -> dict[str, ScheduledRule]:
-    """What is known in advance, by workload."""
-    return {policy.workload: policy.scheduled for policy in config.fleet.workloads}
-
-
-def train_command(config: Config) -> tuple[str, ...]:
-    """The refit as a command line of this very Python: those of the wanted models that need a fit."""
-    fitted = [model for model in config.forecast.models if model in KINDS]
-    return (sys.executable, "-m", "scaler.refit_job", str(config.data_dir), ",".join(fitted))
-
-
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
     logs.configure()
@@ -418,25 +414,28 @@ def run(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)
+    reread = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: reread.set())
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock.held(config.data_dir))
             store = Store.open(config.data_dir, now=datetime.now(UTC))
-            at_start = discovery.at_start(config, store, log).config
-            daemon = Daemon(at_start, store, on_lost=asked.set, end_in=prepare_last_resort())
+            found = discovery.at_start(config, store, log)
+            daemon = Daemon(found.config, store, on_lost=asked.set, end_in=prepare_last_resort())
             daemon.start()
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
             return 1
-        return _serve(daemon, asked)
+        discoverer = discovery.Discoverer(config, found, lambda: daemon.config, daemon.reload, log)
+        return _serve(daemon, discoverer, asked, reread)
 
 
-def _serve(daemon: Daemon, asked: threading.Event) -> int:
+def _serve(daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event) -> int:
     """Until asked to stop; answers the exit status."""
     log, store = daemon.log, daemon.store
     if store.report.quarantined is not None:
         log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
-    _watch_clock(daemon, asked)
+    _watch_clock_and_files(daemon, discoverer, asked, reread)
     if daemon.leading.lost is not None:
         end_at_once(log, daemon.leading.lost)
     if not daemon.stop():
@@ -446,8 +445,12 @@ def _serve(daemon: Daemon, asked: threading.Event) -> int:
     return 0
 
 
-def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
-    """Wait to be asked to stop, or to lose the lease; plan anew when the clock was set by more than a second."""
+def _watch_clock_and_files(
+    daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event
+) -> None:
+    """Wait to be asked to stop, or to lose the lease; meanwhile plan anew when the clock was set, and read settings
+    that have changed."""
+    reloader = Reloader(lambda: daemon.config, discoverer.file_read, daemon.board, daemon.log, asked=reread)
     skew_s = time.time() - time.monotonic()
     while not asked.wait(1.0) and daemon.leading.lost is None:
         now_s = time.time() - time.monotonic()
@@ -455,6 +458,8 @@ def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
             daemon.log.warning("clock_set", by_s=round(now_s - skew_s, 1), meanwhile="jobs are planned anew")
             daemon.realign()
         skew_s = now_s
+        reloader.look(now=datetime.now(UTC))
+        discoverer.look()
 
 
 def tick_once(config: Config, *, dry_run: bool) -> TickReport:
@@ -472,6 +477,16 @@ def tick_once(config: Config, *, dry_run: bool) -> TickReport:
         daemon.upkeep.forecast(now=now)
         daemon.upkeep.judge_edges(now=now)
         return daemon.round.run(now=now)
+
+
+def _remarks(targets: KubernetesTargets, controls: AnnotatedControls) -> dict[str, tuple[str, ...]]:
+    """What the last read of the cluster has to tell of workloads: pods that are not made, annotations nobody reads."""
+    said, now = targets.remarks, datetime.now(UTC)
+    for workload in targets.workloads:
+        problems = controls.problems(workload, now=now)
+        if problems:
+            said[workload] = (*said.get(workload, ()), *problems)
+    return said
 
 
 @contextmanager

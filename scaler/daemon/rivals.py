@@ -17,18 +17,22 @@ Look = Callable[[Sequence[TargetRef]], Mapping[TargetRef, tuple[str, ...]]]
 class RivalWatch:
     """Looks, and tells what begins and what ends."""
 
-    def __init__(self, look: Look, targets: Mapping[str, TargetRef], *, tell: Callable[..., None], log: Any) -> None:
-        """`targets` are those in mode active, by workload; `tell` takes remarks by workload."""
+    def __init__(
+        self, look: Look, targets: Callable[[], Mapping[str, TargetRef]], *, tell: Callable[..., None], log: Any
+    ) -> None:
+        """`targets` are those in mode active now, by workload; `tell` takes remarks by workload."""
         self._look = look
-        self._targets = dict(targets)
+        self._targets = targets
         self._tell = tell
         self._log = log
         self._known: dict[str, tuple[str, ...]] = {}
 
     def look(self) -> None:
         """Look once; what cannot be seen now is left as it was seen last."""
-        found = self._look(tuple(self._targets.values())) if self._targets else {}
-        for workload, target in self._targets.items():
+        targets = self._targets()
+        self._known = {workload: names for workload, names in self._known.items() if workload in targets}
+        found = self._look(tuple(targets.values())) if targets else {}
+        for workload, target in targets.items():
             if target not in found or found[target] == self._known.get(workload, ()):
                 continue
             if found[target]:

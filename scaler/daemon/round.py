@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -89,6 +89,12 @@ class Round:
     def use(self, fleet: Fleet, notes: Mapping[str, tuple[str, ...]]) -> None:
         """Decide with these settings from the next round on; `notes` say by workload what differs from the file."""
         self._settings = (fleet, notes)
+
+    def forget(self, workloads: Collection[str]) -> None:
+        """Begin anew with these: they hold their scale first. Not during a round."""
+        for workload in workloads:
+            self._states.pop(workload, None)
+            self._statuses.pop(workload, None)
 
     def set_learning(self, workloads: frozenset[str]) -> None:
         """Which workloads have less than a day of history."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from forecaster.errors import ForecasterError, HistoryError, SourceError
@@ -20,6 +20,7 @@ from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import ForecastQuality, SeriesKey
 from scaler.adapters.accounts import ENGINE_BLOB
 from scaler.adapters.board import Board, View
+from scaler.adapters.demand import KNOWN_BLOB, known_to_bytes
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard, ForecastRun
 from scaler.adapters.intake import DEMAND, HistoryIntake
 from scaler.adapters.models import ModelShelf
@@ -31,7 +32,9 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.usage import USAGE_BLOB, Reminder, UsageWatch, to_bytes
 from scaler.daemon.refits import Refits
 from scaler.daemon.round import Round, frozen_series
+from scaler.loop import Fleet
 from scaler.policy.decide import WorkloadPolicy
+from scaler.policy.scheduled import ScheduledRule
 
 RELEARN_FROM_POINTS = 1440
 """A back-fill that brought a day of some series changes what the models should know; a filled hole does not."""
@@ -89,6 +92,22 @@ class Parts:
     stopping: Callable[[], bool] = lambda: False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """What the jobs follow of the settings, and the parts that were made for them."""
+
+    selectors: tuple[WorkloadSelector, ...]
+    source: PrometheusSource | None
+    """The metrics source to ask from now on; None: the one that is asked now."""
+    known: Mapping[str, ScheduledRule]
+    """What is known in advance, by workload."""
+    holidays: Mapping[str, Set[date]]
+    ttl: timedelta
+    shelf: ModelShelf | None
+    """The models to use from now on; None: those that are used now."""
+    train_command: tuple[str, ...]
+
+
 class Upkeep:
     """The jobs."""
 
@@ -98,7 +117,11 @@ class Upkeep:
         self._refits = Refits(parts.refit, parts.store, parts.telemetry, parts.log)
         self._quality: Mapping[SeriesKey, ForecastQuality] = {}
         self._filled = False
+        self._relearn = True
         self._edges_at: datetime | None = None
+        self._checks: Mapping[str, Sequence[SignalCheck]] = {}
+        self._settings_lock = threading.Lock()
+        self._wanted: JobSettings | None = None
         self._saved_at: datetime | None = None
         self._failed_models: Mapping[str, str] = {}
         self._configured = parts.round.fleet.workloads
@@ -106,11 +129,56 @@ class Upkeep:
         self._usage = UsageWatch(parts.store)
         self._reminder = Reminder()
 
+    # ── settings that change ──────────────────────────────────────────────────────────────────────────────────
+
+    def use(self, fleet: Fleet, settings: JobSettings) -> None:
+        """Decide by this fleet from the next round on; the jobs follow `settings` from the next forecast on.
+
+        Latency targets are judged at the edges seen last, until the check that is now due has answered.
+        """
+        with self._settings_lock:
+            if self._wanted is not None:  # not taken up yet, and what it changed must not be lost
+                source, shelf = settings.source or self._wanted.source, settings.shelf or self._wanted.shelf
+                settings = replace(settings, source=source, shelf=shelf)
+            self._configured, self._wanted, self._edges_at = fleet.workloads, settings, None
+            self._decide_by(fleet)
+
+    def _take_up(self, now: datetime) -> None:
+        """In the forecast's thread: what it works with must not change under it."""
+        with self._settings_lock:
+            wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            return
+        parts = self._parts
+        parts.forecaster.use(
+            workloads=set(wanted.known), ttl=wanted.ttl, known=dict(wanted.known), holidays=dict(wanted.holidays)
+        )
+        parts.refit.use(wanted.train_command)
+        self.leave_known(wanted.known, now=now)
+        source, shelf = wanted.source or parts.source, wanted.shelf or parts.shelf
+        self._parts = replace(parts, selectors=wanted.selectors, source=source, shelf=shelf)
+        if wanted.source is None and wanted.selectors == parts.selectors:
+            return  # rules alone: what was asked of the source need not be asked again
+        self._parts = replace(self._parts, intake=HistoryIntake(source, wanted.selectors, parts.store))
+        self._filled = False
+        # The past of a workload that came must not cost the others what the models have learnt of them.
+        stay = {each.workload for each in parts.selectors} & set(wanted.known)
+        self._relearn = wanted.source is not None or not stay
+
+    def leave_known(self, known: Mapping[str, ScheduledRule], *, now: datetime) -> None:
+        """The refit is a process that has not read the settings: leave it the events and clocks in the data file."""
+        try:
+            self._parts.store.save_blob(KNOWN_BLOB, known_to_bytes(known), now=now)
+        except OSError as error:
+            meanwhile = "refits see events as ordinary demand"
+            self._parts.log.warning("known_not_saved", error=str(error), meanwhile=meanwhile)
+
     # ── every minute ──────────────────────────────────────────────────────────────────────────────────────────
 
     def forecast(self, *, now: datetime) -> None:
         """Take in the last minute, forecast, publish. On a first start the past is taken in before."""
         begun = time.monotonic()
+        self._take_up(now)
         try:
             self._take_in(now)
             run = self._run(now)
@@ -135,12 +203,13 @@ class Upkeep:
                 brought = parts.intake.backfill(now=now, stopped=parts.stopping)
                 if brought.stored >= RELEARN_FROM_POINTS:
                     parts.log.info("history_filled", points=brought.stored, queries=brought.pieces)
-                    parts.forecaster.forget()
+                    if self._relearn:
+                        parts.forecaster.forget()
                 if brought.error:
                     self._told.failed("backfill", brought.error, meanwhile="forecasts use the history that is here")
                 else:
                     self._told.succeeded("backfill")
-                    self._filled = True
+                    self._filled = self._relearn = True
             parts.intake.collect(now=now)
         except SourceError as error:
             self._told.failed("history", error, meanwhile="the minutes are asked for again later")
@@ -237,26 +306,34 @@ class Upkeep:
         """Move latency targets to bucket edges; hourly, and every minute until the source has answered once."""
         if self._edges_at is not None and now - self._edges_at < EDGES_EVERY:
             return
-        parts = self._parts
+        parts, configured = self._parts, self._configured
         try:
             checks = parts.source.check(parts.selectors, now=now)
         except SourceError as error:
             self._told.failed("check", error, meanwhile="latency targets are judged as they are set")
             return
         self._told.succeeded("check")
-        self._edges_at = now
         by_workload: dict[str, list[SignalCheck]] = defaultdict(list)
         for each in checks:
             by_workload[each.workload].append(each)
+        with self._settings_lock:
+            # Of settings that came meanwhile the source was not asked: the next minute asks it again.
+            asked_all = self._wanted is None and parts is self._parts and configured is self._configured
+            self._edges_at = now if asked_all else None
+            self._checks = by_workload
+            self._decide_by(replace(parts.round.fleet, workloads=self._configured))
+
+    def _decide_by(self, fleet: Fleet) -> None:
+        """Let rounds decide by this fleet, its latency targets moved to the edges that are known."""
         workloads, notes = [], {}
-        for policy in self._configured:
-            judged = at_bucket_edges(policy.latency, by_workload[policy.workload])
+        for policy in fleet.workloads:
+            judged = at_bucket_edges(policy.latency, self._checks.get(policy.workload, ()))
             workloads.append(replace(policy, latency=judged.rule))
             notes[policy.workload] = judged.notes
             if judged.notes and self._told_notes.get(policy.workload) != judged.notes:
-                parts.log.info("slo_at_bucket_edge", workload=policy.workload, notes=list(judged.notes))
+                self._parts.log.info("slo_at_bucket_edge", workload=policy.workload, notes=list(judged.notes))
         self._told_notes = notes
-        parts.round.use(replace(parts.round.fleet, workloads=tuple(workloads)), notes)
+        self._parts.round.use(replace(fleet, workloads=tuple(workloads)), notes)
 
     # ── refits ────────────────────────────────────────────────────────────────────────────────────────────────
 

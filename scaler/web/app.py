@@ -111,8 +111,8 @@ class _Pages:
         return JSONResponse({"status": status}, status_code=200 if ready else 503)
 
     async def workloads(self, request: Request) -> Response:
-        view = self._sources.board.view()
-        return JSONResponse(await run_in_threadpool(workloads_document, view))
+        board = self._sources.board
+        return JSONResponse(await run_in_threadpool(workloads_document, board.view(), board.settings()))
 
     async def workload(self, request: Request) -> Response:
         view, record = self._found(request)

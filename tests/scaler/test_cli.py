@@ -159,7 +159,30 @@ def test_validate_counts_one_workload_as_one(headstart: Headstart, tmp_path: Pat
     file.write_text(
         "apiVersion: headstart/v1\nkind: Config\nworkloads: [{workload: llm/chat, profile: qwen3-vl-2b-24gb}]\n"
     )
-    assert headstart("validate", file).out == f"{file}: ok, 1 workload (0 active), no GPU budget\n"
+    ran = headstart("validate", file, "--offline")
+    assert (ran.code, ran.out) == (0, f"{file}: ok, 1 workload (0 active), no GPU budget\n")
+
+
+def test_validate_tells_what_servers_say_and_the_file_stays_right(
+    headstart: Headstart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody answers, so there are findings; the exit code is the file's."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        'apiVersion: headstart/v1\nkind: Config\nprometheus: {url: "http://127.0.0.1:1"}\n'
+        "workloads: [{workload: llm/chat, profile: qwen3-vl-2b-24gb}]\n"
+    )
+    ran = headstart("validate", file)
+    assert (ran.code, ran.out) == (0, f"{file}: ok, 1 workload (0 active), no GPU budget\n")
+    prometheus, api = ran.err.splitlines()
+    assert prometheus.startswith(
+        "FAIL - prometheus: connection refused at http://127.0.0.1:1; fix: check prometheus.url"
+    )
+    assert api.startswith("FAIL - api server: no access to Kubernetes through the kubeconfig")
+    findings = json.loads(headstart("validate", file, "-o", "json").out)["findings"]
+    assert [each["check"] for each in findings] == ["prometheus", "api server"]
 
 
 def test_validate_tells_every_problem_of_a_file(headstart: Headstart, monkeypatch: pytest.MonkeyPatch) -> None:

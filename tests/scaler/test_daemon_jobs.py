@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -136,5 +137,20 @@ def test_after_the_clock_was_set_back_jobs_go_on_at_once() -> None:
         assert not ran.wait(1.2)
         schedule.realign(now=datetime.now(UTC))
         assert ran.wait(5)
+    finally:
+        schedule.stop()
+
+
+def test_a_job_moves_to_another_time_while_it_is_planned() -> None:
+    """Due in 40 s, and moved to a moment from now."""
+    ran = threading.Event()
+    now = datetime.now(UTC)
+    into = (now - EPOCH) % timedelta(minutes=1)
+    job = replace(a_job(run=ran.set, interval=timedelta(minutes=1)), offset=into + timedelta(seconds=40))
+    schedule = Schedule((job,), on_trouble=lambda _: None)
+    schedule.start(now=now)
+    try:
+        schedule.move(job.name, into + timedelta(seconds=1), now=now)
+        assert ran.wait(30)
     finally:
         schedule.stop()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kube_double import KubeDouble, Rule, workload
+from kube_double_rules import ApiKind
 from metrics_fleet import Fleet, running_fleet
 from scaler.cli import main
 from servers import PrometheusServer, prometheus_is_installed
@@ -212,3 +213,54 @@ def test_an_unknown_workload_is_an_error(
         main(["doctor", "--config", path, "--workload", "llm/chatt"])
     assert ended.value.code == 1
     assert "known: llm/chat, llm/ghost" in capsys.readouterr().err
+
+
+def test_everything_around_a_workload_is_looked_at(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another autoscaler, a quota, a template: and at least fifteen checks, each by its name."""
+    double.register(ApiKind(group="", version="v1", kind="ResourceQuota", plural="resourcequotas"))
+    ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}
+    for kind, name in (("horizontalpodautoscalers", "keda-hpa-chat"), ("scaledobjects", "chat-keda")):
+        spec = {"scaleTargetRef": ref, "maxReplicas": 4}
+        double.create(kind, {"metadata": {"name": name, "namespace": "llm"}, "spec": spec})
+    quota = {"hard": {"requests.nvidia.com/gpu": "3"}}
+    double.create("resourcequotas", {"metadata": {"name": "gpus", "namespace": "llm"}, "spec": quota})
+    path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 1
+    assert found["llm/chat", "other autoscalers"]["found"] == "ScaledObject chat-keda scales it too"
+    assert "its namespace may have 3" in found["llm/chat", "gpu quota"]["found"]
+    assert found["llm/chat", "readiness"]["health"] == "warn"
+    assert found["-", "api server"]["found"] == "answers (Kubernetes 1.36)"
+    assert found["-", "clocks"]["health"] == found["-", "scrapes"]["health"] == "ok"
+    assert found["-", "history"]["health"] == "warn", "this Prometheus is seconds old"
+    assert found["llm/chat", "demand now"]["health"] == "ok"
+    assert len({check for _, check in found}) >= 25
+    assert all(each["fix"] for each in found.values() if each["health"] in ("warn", "FAIL"))
+
+
+def test_what_an_account_may_not_look_at_is_skipped_with_the_reason(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The daemon's own account: what it needs is judged, what only doctor would ask is not called a failure."""
+    active = Rule(verbs=("get", "patch"), groups=("apps",), resources=("deployments/scale",))
+    events = Rule(verbs=("create",), groups=("events.k8s.io",), resources=("events",))
+    token = double.account("headstart", Rule(verbs=("list",), groups=("",), resources=("pods",)), active, events)
+    path = settings(tmp_path, fleet.prometheus.url, double, token)
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 0
+    for check in ("readiness", "termination", "gpus", "other autoscalers", "gpu quota"):
+        assert found["llm/chat", check]["health"] in ("skipped", "ok")
+    assert "run doctor with your own kubeconfig" in found["llm/chat", "readiness"]["found"]
+
+
+def test_no_cluster_is_one_finding_and_the_rest_goes_on(
+    fleet: Fleet, double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
+    double.kill()
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 1
+    assert found["-", "api server"]["health"] == "FAIL"
+    assert found["llm/chat", "demand_rps"]["health"] == "ok"

@@ -1,0 +1,1 @@
+"""First settings for a cluster: what serves there, and a commented settings file that observes it."""
