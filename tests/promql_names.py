@@ -116,5 +116,7 @@ def _groupings_of_nothing(text: str) -> list[str]:
         if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
             below = node.expr.prettify()
             carried = set().union(*(EXPORTED.get(name, set()) for name in names_in(below))) | TARGET_LABELS
-            found += [f"{label} is grouped by, and {below} has none" for label in node.modifier.labels if label not in carried]
+            found += [
+                f"{label} is grouped by, and {below} has none" for label in node.modifier.labels if label not in carried
+            ]
     return found

@@ -23,7 +23,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RULES = REPOSITORY / "deploy" / "alerts" / "headstart.yaml"
 RUNBOOK = REPOSITORY / "docs" / "runbook.md"
 ALERTS: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
+    rule["alert"]: rule
+    for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
 }
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Debian's prometheus")
@@ -45,7 +47,7 @@ class Story:
     """Labels of the firing alert beside its name, as in `namespace="llm"`."""
 
     def tests(self) -> Iterator[dict[str, Any]]:
-        fires = {"labels": f'{{{self.labels}}}', "value": 1}
+        fires = {"labels": f"{{{self.labels}}}", "value": 1}
         for minute, samples in ((self.fires_at, [fires]), *((minute, []) for minute in self.quiet_at)):
             by = ", ".join(re.findall(r"(\w+)=", self.labels))
             count = f'count by ({by}) (ALERTS{{alertname="{self.alert}",alertstate="firing"}})'
@@ -69,15 +71,24 @@ def mostly(reason: str) -> dict[str, str]:
     }
 
 
-SECOND = f'headstart_tick_last_success_timestamp_seconds{{{TARGET}}}'
+SECOND = f"headstart_tick_last_success_timestamp_seconds{{{TARGET}}}"
 IN_FORCE = f'headstart_state{{{CHAT},mode="active",state="ACTIVE"}}'
 WRITES = f'headstart_kubernetes_request_seconds_count{{verb="patch",{TARGET}'
 LEADER, STANDBY = (f"headstart_leader{{{each}}}" for each in (TARGET, OTHER))
 
 STORIES = [
-    pytest.param(Story(alert="HeadstartDown", series={SECOND: "0+60x5 _x20 1560+60x60"}, fires_at=20, quiet_at=(4, 9, 30)), id="down"),
     pytest.param(
-        Story(alert="HeadstartStalled", series={SECOND: "0+60x10 600x20 1860+60x60"}, fires_at=18, quiet_at=(10, 15, 40), labels=TARGET),
+        Story(alert="HeadstartDown", series={SECOND: "0+60x5 _x20 1560+60x60"}, fires_at=20, quiet_at=(4, 9, 30)),
+        id="down",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartStalled",
+            series={SECOND: "0+60x10 600x20 1860+60x60"},
+            fires_at=18,
+            quiet_at=(10, 15, 40),
+            labels=TARGET,
+        ),
         id="stalled",
     ),
     pytest.param(
@@ -105,7 +116,13 @@ STORIES = [
         id="one broken promise",
     ),
     pytest.param(
-        Story(alert="HeadstartJournalFailing", series={f"headstart_journal_errors_total{{{TARGET}}}": "0x10 1+1x20 21x60"}, fires_at=20, quiet_at=(10, 45), labels=TARGET),
+        Story(
+            alert="HeadstartJournalFailing",
+            series={f"headstart_journal_errors_total{{{TARGET}}}": "0x10 1+1x20 21x60"},
+            fires_at=20,
+            quiet_at=(10, 45),
+            labels=TARGET,
+        ),
         id="disk full",
     ),
     pytest.param(
@@ -119,16 +136,50 @@ STORIES = [
         id="forecasts fail",
     ),
     pytest.param(
-        Story(alert="HeadstartJobFailing", series={f'headstart_job_failures_total{{job="forecast",{TARGET}}}': "0x10 3x100"}, fires_at=-1, quiet_at=(12, 60)),
+        Story(
+            alert="HeadstartJobFailing",
+            series={f'headstart_job_failures_total{{job="forecast",{TARGET}}}': "0x10 3x100"},
+            fires_at=-1,
+            quiet_at=(12, 60),
+        ),
         id="three failures in six hours are no alert",
     ),
-    pytest.param(Story(alert="HeadstartNoLeader", series={LEADER: "1x10 0x10 1x20", STANDBY: "0x40"}, fires_at=14, quiet_at=(9, 12, 25)), id="nobody leads"),
-    pytest.param(Story(alert="HeadstartTwoLeaders", series={LEADER: "1x40", STANDBY: "0x10 1x10 0x20"}, fires_at=14, quiet_at=(9, 12, 25)), id="two lead"),
     pytest.param(
-        Story(alert="HeadstartLeaderFlapping", series={LEADER: "1x10 0x10 1x10 0x100", STANDBY: "0x10 1x10 0x10 1x100"}, fires_at=35, quiet_at=(9, 25, 100)),
+        Story(
+            alert="HeadstartNoLeader",
+            series={LEADER: "1x10 0x10 1x20", STANDBY: "0x40"},
+            fires_at=14,
+            quiet_at=(9, 12, 25),
+        ),
+        id="nobody leads",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartTwoLeaders",
+            series={LEADER: "1x40", STANDBY: "0x10 1x10 0x20"},
+            fires_at=14,
+            quiet_at=(9, 12, 25),
+        ),
+        id="two lead",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartLeaderFlapping",
+            series={LEADER: "1x10 0x10 1x10 0x100", STANDBY: "0x10 1x10 0x10 1x100"},
+            fires_at=35,
+            quiet_at=(9, 25, 100),
+        ),
         id="three take-overs in half an hour",
     ),
-    pytest.param(Story(alert="HeadstartLeaderFlapping", series={LEADER: "1x10 0x100", STANDBY: "0x10 1x100"}, fires_at=-1, quiet_at=(11, 40)), id="one take-over is none"),
+    pytest.param(
+        Story(
+            alert="HeadstartLeaderFlapping",
+            series={LEADER: "1x10 0x100", STANDBY: "0x10 1x100"},
+            fires_at=-1,
+            quiet_at=(11, 40),
+        ),
+        id="one take-over is none",
+    ),
     pytest.param(
         Story(
             alert="HeadstartBlind",
@@ -152,45 +203,106 @@ STORIES = [
         id="the reason changes and the time goes on",
     ),
     pytest.param(
-        Story(alert="HeadstartBlind", series={f'headstart_blind{{{CHAT},signal="e2e_p95_s",reason="no_series"}}': "1x60"}, fires_at=-1, quiet_at=(30,)),
+        Story(
+            alert="HeadstartBlind",
+            series={f'headstart_blind{{{CHAT},signal="e2e_p95_s",reason="no_series"}}': "1x60"},
+            fires_at=-1,
+            quiet_at=(30,),
+        ),
         id="an optional signal is no alert",
     ),
     pytest.param(
-        Story(alert="HeadstartDegraded", series={f'headstart_state{{{CHAT},mode="active",state="DEGRADED"}}': "1x20 _x20"}, fires_at=10, quiet_at=(4, 30), labels=CHAT),
+        Story(
+            alert="HeadstartDegraded",
+            series={f'headstart_state{{{CHAT},mode="active",state="DEGRADED"}}': "1x20 _x20"},
+            fires_at=10,
+            quiet_at=(4, 30),
+            labels=CHAT,
+        ),
         id="the API refuses",
     ),
     pytest.param(
-        Story(alert="HeadstartPatchFailing", series={f'{WRITES},code="4xx"}}': "0+3x40 120x60", f'{WRITES},code="2xx"}}': "0+1x100"}, fires_at=30, quiet_at=(5, 80), labels=TARGET),
+        Story(
+            alert="HeadstartPatchFailing",
+            series={f'{WRITES},code="4xx"}}': "0+3x40 120x60", f'{WRITES},code="2xx"}}': "0+1x100"},
+            fires_at=30,
+            quiet_at=(5, 80),
+            labels=TARGET,
+        ),
         id="three of four writes fail",
     ),
     pytest.param(
-        Story(alert="HeadstartPatchFailing", series={f'{WRITES},code="4xx"}}': "0x10 1x100", f'{WRITES},code="2xx"}}': "0+1x100"}, fires_at=-1, quiet_at=(15, 30)),
+        Story(
+            alert="HeadstartPatchFailing",
+            series={f'{WRITES},code="4xx"}}': "0x10 1x100", f'{WRITES},code="2xx"}}': "0+1x100"},
+            fires_at=-1,
+            quiet_at=(15, 30),
+        ),
         id="a conflict now and then is no alert",
     ),
     pytest.param(
-        Story(alert="HeadstartHeld", series={f'headstart_state{{{CHAT},mode="active",state="HELD"}}': "1x60 _x20"}, fires_at=40, quiet_at=(20, 70), labels=CHAT),
+        Story(
+            alert="HeadstartHeld",
+            series={f'headstart_state{{{CHAT},mode="active",state="HELD"}}': "1x60 _x20"},
+            fires_at=40,
+            quiet_at=(20, 70),
+            labels=CHAT,
+        ),
         id="another writer",
     ),
     *(
-        pytest.param(Story(alert=alert, series=mostly(reason), fires_at=30, quiet_at=(3, 90), labels=f"{CHAT},{TARGET}"), id=reason)
-        for alert, reason in (("HeadstartAtMax", "at_max"), ("HeadstartGpuBudgetSpent", "gpu_budget"), ("HeadstartUnschedulable", "unschedulable"))
+        pytest.param(
+            Story(alert=alert, series=mostly(reason), fires_at=30, quiet_at=(3, 90), labels=f"{CHAT},{TARGET}"),
+            id=reason,
+        )
+        for alert, reason in (
+            ("HeadstartAtMax", "at_max"),
+            ("HeadstartGpuBudgetSpent", "gpu_budget"),
+            ("HeadstartUnschedulable", "unschedulable"),
+        )
     ),
     pytest.param(
-        Story(alert="HeadstartAtMax", series=rounds("at_max", every="0+1x300") | {f'headstart_decision_total{{action="hold",reason="not_calm",{CHAT},{TARGET}}}': "0+1x300"}, fires_at=-1, quiet_at=(60,)),
+        Story(
+            alert="HeadstartAtMax",
+            series=rounds("at_max", every="0+1x300")
+            | {f'headstart_decision_total{{action="hold",reason="not_calm",{CHAT},{TARGET}}}': "0+1x300"},
+            fires_at=-1,
+            quiet_at=(60,),
+        ),
         id="at the maximum every second round is no alert",
     ),
     pytest.param(
-        Story(alert="HeadstartThrash", series={IN_FORCE: "1x400", f"headstart_replicas_current{{{CHAT},{TARGET}}}": "4 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x300"}, fires_at=110, quiet_at=(60, 300), labels=CHAT),
+        Story(
+            alert="HeadstartThrash",
+            series={
+                IN_FORCE: "1x400",
+                f"headstart_replicas_current{{{CHAT},{TARGET}}}": "4 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x300",
+            },
+            fires_at=110,
+            quiet_at=(60, 300),
+            labels=CHAT,
+        ),
         id="up and down every ten minutes",
     ),
     pytest.param(
-        Story(alert="HeadstartThrash", series={IN_FORCE: "1x400", f"headstart_replicas_current{{{CHAT},{TARGET}}}": "1x9 2x9 3x9 4x9 5x9 6x9 7x9 8x9 7x9 6x9 5x9 4x100"}, fires_at=-1, quiet_at=(80, 110, 140)),
+        Story(
+            alert="HeadstartThrash",
+            series={
+                IN_FORCE: "1x400",
+                f"headstart_replicas_current{{{CHAT},{TARGET}}}": "1x9 2x9 3x9 4x9 5x9 6x9 7x9 8x9 7x9 6x9 5x9 4x100",
+            },
+            fires_at=-1,
+            quiet_at=(80, 110, 140),
+        ),
         id="a peak that comes and goes is none",
     ),
     pytest.param(
         Story(
             alert="HeadstartThrash",
-            series={IN_FORCE.replace("active", "observe"): "1x400", f"headstart_replicas_current{{{CHAT},{TARGET}}}": "4 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x300"},
+            series={
+                IN_FORCE.replace("active", "observe"): "1x400",
+                f"headstart_replicas_current{{{CHAT},{TARGET}}}": "4 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x8 4x8 6x300",
+            },
             fires_at=-1,
             quiet_at=(110,),
         ),
@@ -199,7 +311,10 @@ STORIES = [
     pytest.param(
         Story(
             alert="HeadstartForecastDisabled",
-            series={f'headstart_forecast_doubt{{{CHAT},cause="worse_than_last_value",{TARGET}}}': "1x60 0.4x60", f'headstart_state{{{CHAT},mode="active",state="REACTIVE_ONLY"}}': "1x120"},
+            series={
+                f'headstart_forecast_doubt{{{CHAT},cause="worse_than_last_value",{TARGET}}}': "1x60 0.4x60",
+                f'headstart_state{{{CHAT},mode="active",state="REACTIVE_ONLY"}}': "1x120",
+            },
             fires_at=40,
             quiet_at=(20, 70),
             labels=CHAT,
@@ -209,25 +324,51 @@ STORIES = [
     pytest.param(
         Story(
             alert="HeadstartForecastDisabled",
-            series={f'headstart_forecast_doubt{{{CHAT},cause="unscored",{TARGET}}}': "1x60", f'headstart_state{{{CHAT},mode="observe",state="LEARNING"}}': "1x60"},
+            series={
+                f'headstart_forecast_doubt{{{CHAT},cause="unscored",{TARGET}}}': "1x60",
+                f'headstart_state{{{CHAT},mode="observe",state="LEARNING"}}': "1x60",
+            },
             fires_at=-1,
             quiet_at=(50,),
         ),
         id="the first day is no alert",
     ),
-    pytest.param(Story(alert="HeadstartDrift", series={f"headstart_drifted_series{{{TARGET}}}": "0x10 3x900 0x300"}, fires_at=800, quiet_at=(600, 1000), labels=TARGET), id="drifted for half a day"),
     pytest.param(
-        Story(alert="HeadstartModelStale", series={f'headstart_model_age_seconds{{model="trees",{TARGET}}}': "1200000+60x600 60+60x100"}, fires_at=580, quiet_at=(30, 620), labels=TARGET),
+        Story(
+            alert="HeadstartDrift",
+            series={f"headstart_drifted_series{{{TARGET}}}": "0x10 3x900 0x300"},
+            fires_at=800,
+            quiet_at=(600, 1000),
+            labels=TARGET,
+        ),
+        id="drifted for half a day",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartModelStale",
+            series={f'headstart_model_age_seconds{{model="trees",{TARGET}}}': "1200000+60x600 60+60x100"},
+            fires_at=580,
+            quiet_at=(30, 620),
+            labels=TARGET,
+        ),
         id="two weeks old",
     ),
     pytest.param(
-        Story(alert="HeadstartModelStale", series={f'headstart_model_age_seconds{{model="lstm",{TARGET}}}': "90000000+60x600"}, fires_at=-1, quiet_at=(500,)),
+        Story(
+            alert="HeadstartModelStale",
+            series={f'headstart_model_age_seconds{{model="lstm",{TARGET}}}': "90000000+60x600"},
+            fires_at=-1,
+            quiet_at=(500,),
+        ),
         id="the shipped network may be as old as it likes",
     ),
     pytest.param(
         Story(
             alert="HeadstartRefitFailing",
-            series={f'headstart_train_duration_seconds{{outcome="timed_out",{TARGET}}}': "3600x1700 _x100", f'headstart_train_duration_seconds{{outcome="done",{TARGET}}}': "_x1700 900x100"},
+            series={
+                f'headstart_train_duration_seconds{{outcome="timed_out",{TARGET}}}': "3600x1700 _x100",
+                f'headstart_train_duration_seconds{{outcome="done",{TARGET}}}': "_x1700 900x100",
+            },
             fires_at=1600,
             quiet_at=(1400, 1750),
             labels=f'{TARGET},outcome="timed_out"',
@@ -283,7 +424,10 @@ def test_an_alert_says_who_what_and_where_to_read_on(tmp_path: Path) -> None:
     }
     series = {"series": f'headstart_blind{{{CHAT},signal="demand_rps",reason="no_series"}}', "values": "1x20"}
     test = {"alertname": "HeadstartBlind", "eval_time": "10m", "exp_alerts": [expected]}
-    document = {"rule_files": [str(RULES)], "tests": [{"interval": "1m", "input_series": [series], "alert_rule_test": [test]}]}
+    document = {
+        "rule_files": [str(RULES)],
+        "tests": [{"interval": "1m", "input_series": [series], "alert_rule_test": [test]}],
+    }
     file = tmp_path / "alert.yaml"
     file.write_text(yaml.safe_dump(document), encoding="utf-8")
     done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
