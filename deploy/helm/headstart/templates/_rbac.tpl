@@ -40,7 +40,7 @@ What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deploymen
 {{- $values := .values -}}
 {{- $need := .need -}}
 {{- $known := mergeOverwrite (dict "Deployment" (dict "group" "apps" "resource" "deployments" "list" true) "StatefulSet" (dict "group" "apps" "resource" "statefulsets" "list" true) "LeaderWorkerSet" (dict "group" "leaderworkerset.x-k8s.io" "resource" "leaderworkersets")) $values.rbac.kinds -}}
-{{- range $kind, $write := $need.kinds }}
+{{- range $kind, $write := $need.kinds -}}
 {{- $where := get $known $kind -}}
 {{- if not $where -}}
 {{- fail (printf "config.workloads has the kind %s, whose resource the chart does not know: add rbac.kinds.%s: {group: …, resource: …}" $kind $kind) -}}
@@ -62,10 +62,17 @@ What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deploymen
   resources: ["events"]
   verbs: ["create"]
 {{- end }}
-{{- if and $need.floor (has "HorizontalPodAutoscaler" $values.rbac.floors) }}
+{{- $hpa := ternary (list "get") list (and $need.floor (has "HorizontalPodAutoscaler" $values.rbac.floors)) -}}
+{{- if and $values.rbac.rivals (has true (values $need.kinds)) -}}
+{{- $hpa = append $hpa "list" -}}
+{{- end -}}
+{{- if has "get" $hpa -}}
+{{- $hpa = append $hpa "patch" -}}
+{{- end }}
+{{- with $hpa }}
 - apiGroups: ["autoscaling"]
   resources: ["horizontalpodautoscalers"]
-  verbs: ["get", "patch"]
+  verbs: {{ toJson . }}
 {{- end }}
 {{- if and $need.floor (has "ScaledObject" $values.rbac.floors) }}
 - apiGroups: ["keda.sh"]
