@@ -224,9 +224,16 @@ WORKLOAD = Dashboard(
         ),
         panel(
             "Start time planned with",
-            "From an order to Ready; the forecast is read that far ahead.",
+            "From an order to Ready, and the parts of the measured start; the forecast is read that far ahead.",
             (f"max(headstart_lead_time_seconds{{{ONE}}})", "start time"),
+            (f"max by (part) (headstart_lead_time_part_seconds{{{ONE}}})", "{{part}}"),
             unit="s",
+        ),
+        panel(
+            "Starts behind the start time",
+            "How many starts it was measured on, and whose.",
+            (f"max by (source) (headstart_lead_time_starts{{{ONE}}})", "{{source}}"),
+            stepped=True,
         ),
         panel(
             "Forecast error over six hours",
@@ -353,6 +360,20 @@ DAEMON = Dashboard(
             "Series whose forecasts have drifted, and the refits that were begun for it since the start.",
             ("max by (instance) (headstart_drifted_series)", "drifted series {{instance}}"),
             ("max by (instance) (headstart_drift_refits_total)", "refits {{instance}}"),
+        ),
+        panel(
+            "Settings in force",
+            "1 while the settings file is the one in force, 0 since it was last read and could not be used.",
+            ("min by (instance) (headstart_config_reload_ok)", "{{instance}}"),
+            stepped=True,
+            width=6,
+        ),
+        panel(
+            "Age of the settings in force",
+            "Since the last start or reload.",
+            ("time() - max by (instance) (headstart_config_reload_success_timestamp_seconds)", "{{instance}}"),
+            unit="s",
+            width=6,
         ),
         panel(
             "Memory",

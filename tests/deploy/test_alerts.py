@@ -250,6 +250,36 @@ STORIES = [
         ),
         id="another writer",
     ),
+    pytest.param(
+        Story(
+            alert="HeadstartHeld",
+            series={f'headstart_state{{{CHAT},mode="active",state="HELD(conflict)"}}': "1x60 _x20"},
+            fires_at=40,
+            quiet_at=(20, 70),
+            labels=CHAT,
+        ),
+        id="two autoscalers",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartPaused",
+            series={f'headstart_state{{{CHAT},mode="active",state="PAUSED"}}': "1x1500 _x20"},
+            fires_at=1450,
+            quiet_at=(1430, 1510),
+            labels=CHAT,
+        ),
+        id="a pause forgotten",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartSettingsRefused",
+            series={f"headstart_config_reload_ok{{{TARGET}}}": "1x10 0x20 1x20"},
+            fires_at=20,
+            quiet_at=(9, 14, 35),
+            labels=TARGET,
+        ),
+        id="a typo in the settings",
+    ),
     *(
         pytest.param(
             Story(alert=alert, series=mostly(reason), fires_at=30, quiet_at=(3, 90), labels=f"{CHAT},{TARGET}"),

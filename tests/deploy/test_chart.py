@@ -192,8 +192,8 @@ def test_two_daemons_have_a_volume_each_and_one_lease() -> None:
     assert stateful["podManagementPolicy"] == "Parallel"
     lease = the(objects, "Lease")
     assert "spec" not in lease, "an upgrade would take the Lease from its holder"
-    assert settings_of(objects)["ha"]["lease"] == lease["metadata"]["name"]
-    assert settings_of(objects)["ha"]["namespace"] == lease["metadata"]["namespace"] == NAMESPACE
+    assert lease["metadata"]["namespace"] == NAMESPACE
+    assert settings_of(objects)["ha"]["lease"] == f"{NAMESPACE}/{lease['metadata']['name']}"
 
 
 def test_metrics_are_scraped_with_the_token_and_with_their_own_labels() -> None:

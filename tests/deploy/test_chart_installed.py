@@ -114,16 +114,23 @@ def test_an_upgrade_takes_nothing_from_a_running_daemon(double: KubeDouble, tmp_
 
     more = {**VALUES["config"], "budget": {"gpus": 40}}
     helm("upgrade", tmp_path, {**VALUES, "config": more})
+    assert "gpus: 40" in stored(double, "configmaps")["data"]["headstart.yaml"]
 
     assert stored(double, "secrets", "headstart-token")["data"]["token"] == token
     assert stored(double, "leases")["spec"]["holderIdentity"] == "headstart-0"
     assert double.replicas("llm", "headstart-placeholder-h100") == 5
     assert double.replicas("llm", "chat") == double.replicas("img", "vl") == 2
-    assert stored(double, "statefulsets")["spec"]["template"] != template, "other settings restart the pods"
-    helm("upgrade", tmp_path, {**VALUES, "config": more, "podDisruptionBudget": {"enabled": False}})
-    again = stored(double, "statefulsets")["spec"]["template"]
-    helm("upgrade", tmp_path, {**VALUES, "config": more})
-    assert stored(double, "statefulsets")["spec"]["template"] == again, "the same settings do not"
+    assert stored(double, "statefulsets")["spec"]["template"] == template, "other settings are read while it runs"
+
+
+def test_settings_restart_the_pods_where_that_is_wanted(double: KubeDouble, tmp_path: Path) -> None:
+    wanted = {**VALUES, "restartOnConfigChange": True}
+    helm("install", tmp_path, wanted)
+    template = stored(double, "statefulsets")["spec"]["template"]
+    helm("upgrade", tmp_path, {**wanted, "podDisruptionBudget": {"enabled": False}})
+    assert stored(double, "statefulsets")["spec"]["template"] == template
+    helm("upgrade", tmp_path, {**wanted, "config": {**VALUES["config"], "budget": {"gpus": 40}}})
+    assert stored(double, "statefulsets")["spec"]["template"] != template
 
 
 def test_permission_to_write_goes_with_the_mode(double: KubeDouble, tmp_path: Path) -> None:

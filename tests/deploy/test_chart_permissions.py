@@ -81,8 +81,8 @@ ALL = tuple(PLURALS)
         pytest.param([a_workload("llm/chat", mode="active")], {"events": False}, {"llm": of_role(ACTIVE, "Deployment") - EVENTS}, id="no events"),
         pytest.param([a_workload("llm/chat", mode="floor")], {}, {"llm": of_role(OBSERVE, "Deployment") | FLOOR | EVENTS}, id="floor of an HPA"),
         pytest.param(
-            [a_workload("llm/chat", mode="floor")],
-            {"floors": ["ScaledObject"]},
+            [a_workload("llm/chat", mode="floor") | {"target": {"floor": {"kind": "ScaledObject"}}}],
+            {},
             {"llm": of_role(OBSERVE, "Deployment") | FLOOR_KEDA | EVENTS},
             id="floor of a ScaledObject",
         ),
@@ -119,6 +119,15 @@ def test_grants_exactly_what_the_settings_use(
     config: list[Object], rbac: Object, expected: dict[str, set[Permission]]
 ) -> None:
     assert granted({"config": {"workloads": config}, "rbac": rbac}) == expected
+
+
+def test_placeholders_are_scaled_where_the_settings_say_so() -> None:
+    placeholders = [{"placeholder": "llm/spare", "mode": "active"}, {"placeholder": "img/spare"}]
+    config = {"workloads": [a_workload("llm/db", "StatefulSet")], "placeholders": placeholders}
+    assert granted({"config": config}) == {
+        "llm": of_role(OBSERVE, "StatefulSet") | of_role(ACTIVE, "Deployment"),
+        "img": of_role(OBSERVE, "Deployment"),
+    }
 
 
 def test_the_default_mode_counts() -> None:

@@ -1,36 +1,33 @@
 {{/*
-What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deployment": {"write": true}}, "floor": false,
-"write": true}}. A namespace where every workload is only observed gets no writing verb.
+What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deployment": true}, "floors": [], "write": true}},
+where a kind is true if its scale is written. A namespace where everything is only observed gets no writing verb.
 */}}
 {{- define "headstart.needs" -}}
 {{- $needs := dict -}}
 {{- $default := (.Values.config.defaults | default dict).mode | default "observe" -}}
+{{- $asked := list -}}
 {{- range .Values.config.workloads -}}
-{{- $namespace := splitList "/" .workload | first -}}
-{{- $kind := (.target | default dict).kind | default "Deployment" -}}
-{{- $mode := .mode | default $default -}}
-{{- $need := get $needs $namespace | default (dict "kinds" dict "write" false "floor" false) -}}
-{{- $known := get $need.kinds $kind | default false -}}
-{{- $_ := set $need.kinds $kind (or $known (eq $mode "active")) -}}
-{{- $_ := set $need "write" (or $need.write (has $mode (list "active" "floor"))) -}}
-{{- $_ := set $need "floor" (or $need.floor (eq $mode "floor")) -}}
-{{- $_ := set $needs $namespace $need -}}
+{{- $asked = append $asked (dict "at" .workload "mode" (.mode | default $default) "target" (.target | default dict)) -}}
+{{- end -}}
+{{- range .Values.config.placeholders -}}
+{{- $asked = append $asked (dict "at" .placeholder "mode" (.mode | default "observe") "target" (.target | default dict)) -}}
 {{- end -}}
 {{- range .Values.rbac.namespaces -}}
 {{- $extra := . -}}
-{{- $need := get $needs .name | default (dict "kinds" dict "write" false "floor" false) -}}
 {{- range .kinds | default (list "Deployment") -}}
-{{- $known := get $need.kinds . | default false -}}
-{{- $_ := set $need.kinds . (or $known ($extra.write | default false)) -}}
+{{- $asked = append $asked (dict "at" $extra.name "mode" (ternary "active" "observe" ($extra.write | default false)) "target" (dict "kind" .)) -}}
 {{- end -}}
-{{- $_ := set $need "write" (or $need.write (.write | default false)) -}}
-{{- $_ := set $needs .name $need -}}
 {{- end -}}
-{{- range .Values.placeholders.groups -}}
-{{- $need := get $needs .namespace | default (dict "kinds" dict "write" false "floor" false) -}}
-{{- $_ := set $need.kinds "Deployment" true -}}
-{{- $_ := set $need "write" true -}}
-{{- $_ := set $needs .namespace $need -}}
+{{- range $asked -}}
+{{- $namespace := splitList "/" .at | first -}}
+{{- $kind := .target.kind | default "Deployment" -}}
+{{- $need := get $needs $namespace | default (dict "kinds" dict "floors" list "write" false) -}}
+{{- $_ := set $need.kinds $kind (or (eq .mode "active") (get $need.kinds $kind | default false)) -}}
+{{- if eq .mode "floor" -}}
+{{- $_ := set $need "floors" (append $need.floors ((.target.floor | default dict).kind | default "HorizontalPodAutoscaler") | uniq) -}}
+{{- end -}}
+{{- $_ := set $need "write" (or $need.write (has .mode (list "active" "floor"))) -}}
+{{- $_ := set $needs $namespace $need -}}
 {{- end -}}
 {{- toJson $needs -}}
 {{- end -}}
@@ -62,7 +59,7 @@ What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deploymen
   resources: ["events"]
   verbs: ["create"]
 {{- end }}
-{{- $hpa := ternary (list "get") list (and $need.floor (has "HorizontalPodAutoscaler" $values.rbac.floors)) -}}
+{{- $hpa := ternary (list "get") list (has "HorizontalPodAutoscaler" $need.floors) -}}
 {{- if and $values.rbac.rivals (has true (values $need.kinds)) -}}
 {{- $hpa = append $hpa "list" -}}
 {{- end -}}
@@ -74,7 +71,7 @@ What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deploymen
   resources: ["horizontalpodautoscalers"]
   verbs: {{ toJson . }}
 {{- end }}
-{{- if and $need.floor (has "ScaledObject" $values.rbac.floors) }}
+{{- if has "ScaledObject" $need.floors }}
 - apiGroups: ["keda.sh"]
   resources: ["scaledobjects"]
   verbs: ["get", "patch"]
@@ -83,14 +80,14 @@ What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deploymen
 
 {{/* All namespaces' needs as one, for a ClusterRole. */}}
 {{- define "headstart.needsOfAll" -}}
-{{- $all := dict "kinds" dict "write" false "floor" false -}}
+{{- $all := dict "kinds" dict "floors" list "write" false -}}
 {{- range include "headstart.needs" . | fromJson -}}
 {{- range $kind, $write := .kinds -}}
 {{- $known := get $all.kinds $kind | default false -}}
 {{- $_ := set $all.kinds $kind (or $known $write) -}}
 {{- end -}}
 {{- $_ := set $all "write" (or $all.write .write) -}}
-{{- $_ := set $all "floor" (or $all.floor .floor) -}}
+{{- $_ := set $all "floors" (concat $all.floors .floors | uniq) -}}
 {{- end -}}
 {{- toJson $all -}}
 {{- end -}}

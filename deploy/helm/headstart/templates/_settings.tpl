@@ -9,7 +9,7 @@
 {{- $http := dict "host" "0.0.0.0" "port" (.Values.http.port | int) "token_file" (printf "%s/%s" (include "headstart.tokenFolder" .) .Values.token.key) -}}
 {{- $own := dict "apiVersion" "headstart/v1" "kind" "Config" "data_dir" (include "headstart.dataFolder" .) "http" $http -}}
 {{- if .Values.leaderElection.enabled -}}
-{{- $lease := dict "lease" (include "headstart.fullname" .) "namespace" .Release.Namespace "duration" .Values.leaderElection.leaseDuration -}}
+{{- $lease := dict "lease" (printf "%s/%s" .Release.Namespace (include "headstart.fullname" .)) "duration" .Values.leaderElection.duration "renew_deadline" .Values.leaderElection.renewDeadline "retry" .Values.leaderElection.retry -}}
 {{- $_ := set $own "ha" $lease -}}
 {{- end -}}
 {{- mergeOverwrite $settings $own | toYaml -}}
