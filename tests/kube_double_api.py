@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kube_double_protobuf import as_json
 from kube_double_rules import ApiKind, ApiRefusal, Json, patched
 from kube_double_store import Asked, Store
 
@@ -57,10 +56,7 @@ class Api:
         """The answer to one request of an authenticated user; `ApiRefusal` for every error."""
         parts = [part for part in path.split("/") if part]
         if "protobuf" in content_type:
-            translated = as_json(method, raw)
-            if translated is None:
-                raise ApiRefusal(415, f"the body of the request was in an unknown format - {content_type}")
-            raw, content_type = translated, "application/json"
+            raise ApiRefusal(415, f"the body of the request was in an unknown format - {content_type}")
         if method == "GET" and (found := self._discovery(parts)) is not None:
             return Answer.of(200, found)
         if parts[:2] == ["apis", "authorization.k8s.io"] and method == "POST":

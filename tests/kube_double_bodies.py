@@ -1,4 +1,4 @@
-"""What helm and kubectl send in protobuf, as JSON: a release's Secret, and the question of `kubectl auth can-i`.
+"""Request bodies that helm and kubectl send in protobuf, as JSON: a release's Secret, and the question of `kubectl auth can-i`.
 
 Real API servers take protobuf for every built-in kind; the double takes it for these two.
 """
