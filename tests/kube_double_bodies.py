@@ -1,4 +1,4 @@
-"""Request bodies that helm and kubectl send in protobuf, as JSON: a release's Secret, and the question of `kubectl auth can-i`.
+"""Request bodies that come in protobuf, as JSON: helm's release Secrets, and what `kubectl auth can-i` asks.
 
 Real API servers take protobuf for every built-in kind; the double takes it for these two.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tarfile
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -243,6 +244,17 @@ def test_alerts_and_dashboards_are_the_files_of_this_repository(tmp_path: Path) 
         subprocess.run(
             ["promtool", "check", "rules", str(tmp_path / "rules.yaml")], check=True, capture_output=True, timeout=60
         )
+
+
+def test_a_packaged_chart_is_whole(tmp_path: Path) -> None:
+    """Alerts and dashboards are links in the repository; a package must hold the files, and no generator."""
+    run("helm", "package", str(CHART), "--destination", str(tmp_path), folder=tmp_path)
+    [package] = tmp_path.glob("headstart-*.tgz")
+    with tarfile.open(package) as archive:
+        names = {name.removeprefix("headstart/files/") for name in archive.getnames() if "/files/" in name}
+        assert not [each.name for each in archive if each.issym()]
+    files = {f"dashboards/{path.name}" for path in (REPOSITORY / "deploy" / "dashboards").glob("*.json")}
+    assert names == files | {"alerts/headstart.yaml"}
 
 
 def test_large_numbers_and_clock_times_come_through_as_they_are() -> None:

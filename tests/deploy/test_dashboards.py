@@ -91,6 +91,13 @@ def test_every_exported_metric_is_on_a_dashboard_or_in_an_alert() -> None:
     assert {spec.full_name for spec in METRICS} | set(COMING) <= shown
 
 
+def test_the_choice_of_a_workload_reads_what_is_exported() -> None:
+    choices = [each["query"]["query"] for each in FILES["workload"]["templating"]["list"] if each["type"] == "query"]
+    assert [re.fullmatch(r"label_values\((.+), (\w+)\)", choice)[2] for choice in choices] == ["namespace", "workload"]
+    for choice in choices:
+        assert problems_of(asked(choice.removeprefix("label_values(").rpartition(", ")[0])) == []
+
+
 def test_panels_lie_side_by_side() -> None:
     for board in FILES.values():
         taken: set[tuple[int, int]] = set()

@@ -6,7 +6,7 @@
 {{- fail (printf "config.%s: the chart sets this one; remove it (http.port, token, replicas and leaderElection are values of the chart)" .) -}}
 {{- end -}}
 {{- end -}}
-{{- $http := dict "host" "0.0.0.0" "port" (.Values.http.port | int) "token_file" (printf "%s/%s" (include "headstart.tokenFolder" .) .Values.token.key) -}}
+{{- $http := dict "host" .Values.http.host "port" (.Values.http.port | int) "token_file" (printf "%s/%s" (include "headstart.tokenFolder" .) .Values.token.key) -}}
 {{- $own := dict "apiVersion" "headstart/v1" "kind" "Config" "data_dir" (include "headstart.dataFolder" .) "http" $http -}}
 {{- if .Values.leaderElection.enabled -}}
 {{- $lease := dict "lease" (printf "%s/%s" .Release.Namespace (include "headstart.fullname" .)) "duration" .Values.leaderElection.duration "renew_deadline" .Values.leaderElection.renewDeadline "retry" .Values.leaderElection.retry -}}
