@@ -23,6 +23,8 @@ COMING: dict[str, tuple[str, ...]] = {
     "headstart_leader": (),
     "headstart_config_reload_ok": (),
     "headstart_config_reload_success_timestamp_seconds": (),
+    "headstart_clock_skew_seconds": (),
+    "headstart_samples_dropped_total": ("reason",),
     "headstart_lead_time_part_seconds": ("namespace", "workload", "part"),
     "headstart_lead_time_starts": ("namespace", "workload", "source"),
 }

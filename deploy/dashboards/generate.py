@@ -316,6 +316,17 @@ DAEMON = Dashboard(
             unit="s",
         ),
         panel(
+            "Values left out",
+            "Measured values per second that could not be used, by reason.",
+            ("sum by (reason) (rate(headstart_samples_dropped_total[5m]))", "{{reason}}"),
+        ),
+        panel(
+            "Clock skew",
+            "The metrics server's clock minus the daemon's; over 30 s is told, over two minutes blinds.",
+            ("max by (instance) (headstart_clock_skew_seconds)", "{{instance}}"),
+            unit="s",
+        ),
+        panel(
             "Kubernetes requests",
             "Requests per second by verb and kind of answer.",
             ("sum by (verb, code) (rate(headstart_kubernetes_request_seconds_count[5m]))", "{{verb}} {{code}}"),

@@ -280,6 +280,16 @@ STORIES = [
         ),
         id="a typo in the settings",
     ),
+    pytest.param(
+        Story(
+            alert="HeadstartClockSkew",
+            series={f"headstart_clock_skew_seconds{{{TARGET}}}": "1x10 -45x30 0x20"},
+            fires_at=25,
+            quiet_at=(10, 18, 45),
+            labels=TARGET,
+        ),
+        id="our clock is ahead",
+    ),
     *(
         pytest.param(
             Story(alert=alert, series=mostly(reason), fires_at=30, quiet_at=(3, 90), labels=f"{CHAT},{TARGET}"),

@@ -89,12 +89,6 @@ ALL = tuple(PLURALS)
         pytest.param([a_workload("llm/chat", mode="active")], {"rivals": True}, {"llm": of_role(ACTIVE, "Deployment") | RIVALS}, id="rivals"),
         pytest.param([a_workload("llm/chat")], {"rivals": True}, {"llm": of_role(OBSERVE, "Deployment")}, id="no rivals where nothing is written"),
         pytest.param(
-            [a_workload("llm/chat", mode="active"), a_workload("img/vl")],
-            {"deletionCost": True},
-            {"llm": of_role(ACTIVE, "Deployment") | DELETION_COST, "img": of_role(OBSERVE, "Deployment")},
-            id="deletion cost where it writes",
-        ),
-        pytest.param(
             [a_workload("llm/chat")],
             {"namespaces": [{"name": "extra", "write": True, "kinds": ["StatefulSet"]}, {"name": "more"}]},
             {"llm": of_role(OBSERVE, "Deployment"), "extra": of_role(ACTIVE, "StatefulSet"), "more": of_role(OBSERVE, "Deployment")},
@@ -126,6 +120,28 @@ def test_placeholders_are_scaled_where_the_settings_say_so() -> None:
     config = {"workloads": [a_workload("llm/db", "StatefulSet")], "placeholders": placeholders}
     assert granted({"config": config}) == {
         "llm": of_role(OBSERVE, "StatefulSet") | of_role(ACTIVE, "Deployment"),
+        "img": of_role(OBSERVE, "Deployment"),
+    }
+
+
+def test_pods_are_marked_only_where_a_deployment_is_scaled() -> None:
+    workloads = [
+        a_workload("llm/chat", mode="active"),
+        a_workload("img/vl"),
+        a_workload("db/x", "StatefulSet", "active"),
+    ]
+    assert granted({"config": {"workloads": workloads, "deletion_cost": True}}) == {
+        "llm": of_role(ACTIVE, "Deployment") | DELETION_COST,
+        "img": of_role(OBSERVE, "Deployment"),
+        "db": of_role(ACTIVE, "StatefulSet"),
+    }
+
+
+def test_annotated_deployments_are_read_where_they_are_looked_for() -> None:
+    config = {"workloads": [], "discover": {"namespaces": ["llm", "img"]}}
+    extra = [{"name": "llm", "write": True, "kinds": ["Deployment"]}]
+    assert granted({"config": config, "rbac": {"namespaces": extra}}) == {
+        "llm": of_role(ACTIVE, "Deployment"),
         "img": of_role(OBSERVE, "Deployment"),
     }
 

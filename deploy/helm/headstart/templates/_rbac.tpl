@@ -12,6 +12,9 @@ where a kind is true if its scale is written. A namespace where everything is on
 {{- range .Values.config.placeholders -}}
 {{- $asked = append $asked (dict "at" .placeholder "mode" (.mode | default "observe") "target" (.target | default dict)) -}}
 {{- end -}}
+{{- range (.Values.config.discover | default dict).namespaces -}}
+{{- $asked = append $asked (dict "at" . "mode" $default "target" dict) -}}
+{{- end -}}
 {{- range .Values.rbac.namespaces -}}
 {{- $extra := . -}}
 {{- range .kinds | default (list "Deployment") -}}
@@ -53,7 +56,7 @@ where a kind is true if its scale is written. A namespace where everything is on
 {{- end }}
 - apiGroups: [""]
   resources: ["pods"]
-  verbs: {{ ternary (list "list" "patch") (list "list") (and $values.rbac.deletionCost $need.write) | toJson }}
+  verbs: {{ ternary (list "list" "patch") (list "list") (and ($values.config.deletion_cost | default false) (get $need.kinds "Deployment" | default false)) | toJson }}
 {{- if and $need.write $values.rbac.events }}
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]
