@@ -40,6 +40,7 @@ check: $(VENV)/.all ## lint, types, import contracts: under a minute
 
 servers:
 	@tests/setup/servers.sh
+	@tests/setup/chart_tools.sh
 
 coverage: $(VENV)/.all ## branch coverage of the decision
 	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95

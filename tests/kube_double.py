@@ -33,6 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import yaml
 
 from kube_double_api import Answer, Api
+from kube_double_bodies import as_json
 from kube_double_pods import GPU, PodBehaviour
 from kube_double_rules import ApiKind, ApiRefusal, Json, time_limit_s
 from kube_double_store import ADMIN, Rule, Store
@@ -443,6 +444,8 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
             if double.etcd_down and (self.command != "GET" or query.get("resourceVersion") != "0"):
                 raise ApiRefusal(504, "Timeout: request did not complete within the allotted duration")
             content_type = self.headers.get("Content-Type", "application/json")
+            if "protobuf" in content_type and (body := as_json(self.command, raw)) is not None:
+                raw, content_type = body, "application/json"
             with double.store.changed:
                 double.store.controllers.reconcile(double.store.now)
                 answer = api.serve(
