@@ -122,6 +122,8 @@ _SECRETS = re.compile(
     r")[^\s\"'&,<>]+"
 )
 _USERINFO = re.compile(r"(?i)(https?://)[^\s/@]+@")
+_MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)|<[^>]*(?:>|$)")
+"""A login page keeps its tokens in attributes and scripts; what says which page it is stands between the tags."""
 
 
 def body_head(body: bytes, secrets: tuple[str, ...] = ()) -> str:
@@ -129,5 +131,7 @@ def body_head(body: bytes, secrets: tuple[str, ...] = ()) -> str:
     text = body[:REDACTED_BYTES].decode("utf-8", errors="replace")
     for secret in secrets:
         text = text.replace(secret, "***")
+    if text.lstrip().startswith("<"):
+        text = _MARKUP.sub(" ", text)
     text = _USERINFO.sub(r"\1***@", _SECRETS.sub(r"\1***", text))
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:BODY_HEAD_CHARS]

@@ -84,6 +84,18 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="1 for each signal that cannot be read now; demand_rps and replicas are the required ones.",
     ),
     MetricSpec(
+        name="samples_dropped_total",
+        kind="counter",
+        labels=("reason",),
+        meaning="Measured values that were not believed: not_finite, negative, future, too_old, or over the series' limit.",
+    ),
+    MetricSpec(
+        name="clock_skew_seconds",
+        kind="gauge",
+        labels=(),
+        meaning="The metrics source's clock minus ours at its last answer: over 30 s is told, over 120 s blinds.",
+    ),
+    MetricSpec(
         name="state",
         kind="gauge",
         labels=(*_WORKLOAD, "mode", "state"),

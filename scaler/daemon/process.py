@@ -110,6 +110,7 @@ class Daemon:
             selectors_of(config),
             {policy.workload: policy.latency for policy in config.fleet.workloads},
             observer=self.telemetry.queried,
+            on_read=self.telemetry.read,
         )
         targets = KubernetesTargets(
             KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart")), targets_of(config)
@@ -167,7 +168,7 @@ class Daemon:
                 selectors=selectors,
                 source=source,
                 store=self.store,
-                intake=HistoryIntake(source, selectors, self.store),
+                intake=HistoryIntake(source, selectors, self.store, on_stored=self.telemetry.stored),
                 forecaster=self._forecaster,
                 shelf=ModelShelf(models, config.forecast.models),
                 forecasts=self._forecasts,
