@@ -125,7 +125,9 @@ def scraped_fleet() -> Iterator[Scraped]:
             Target(address=exporter.address, path=f"/{pod}", labels=_labels(pod, number))
             for number, pod in enumerate(pages)
         ]
-        targets.append(Target(address=exporter.address, path="/twin-0", labels=_labels("twin-0", len(pages) - 1), job="again"))
+        targets.append(
+            Target(address=exporter.address, path="/twin-0", labels=_labels("twin-0", len(pages) - 1), job="again")
+        )
         targets.append(
             Target(address=exporter.address, path="/churn", labels={"namespace": "llm", "instance": "churn:8000"})
         )

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 import fault_proxy
-from fault_world import LOOK_BACK_MINUTES, USUAL_REPLICAS, WORKLOAD, FaultWorld, Life
+from fault_world import LOOK_BACK_MINUTES, USUAL_REPLICAS, FaultWorld, Life
 from forecaster.types import Blind, BlindReason, Reading
 from scaler.adapters.states import State
 from scaler.policy.types import Action, Reason
@@ -269,7 +269,9 @@ LOGIN = b"<html><title>Sign in</title><input name=token value=s3cr3t-session> ht
             id="warnings",
         ),
         pytest.param(fault_proxy.page(LOGIN), BlindReason.MALFORMED, "Sign in", id="a web page with status 200"),
-        pytest.param(fault_proxy.cut_json, BlindReason.MALFORMED, 'not JSON (application/json, ', id="JSON that ends early"),
+        pytest.param(
+            fault_proxy.cut_json, BlindReason.MALFORMED, "not JSON (application/json, ", id="JSON that ends early"
+        ),
         pytest.param(fault_proxy.truncated, BlindReason.MALFORMED, "the body ended early", id="a body that ends early"),
     ],
 )
@@ -287,5 +289,3 @@ def test_row_14_an_answer_that_is_none_blinds_and_its_head_is_told_without_secre
     world.proxy.heal()
     life.minute()
     assert demand(life).kind == "known"
-
-
