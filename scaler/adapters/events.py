@@ -69,7 +69,7 @@ def _of_the_journal(report: TickReport, *, failed_before: bool) -> Iterator[LogE
     if not failed_before:
         keys = {
             "detail": report.journal_error,
-            "meanwhile": "scaling goes on from memory; changes are told here in full",
+            "meanwhile": "scaling goes on from memory; the log has the changes",
         }
         yield LogEvent(level="error", name="journal_failed", keys=keys)
     for record in report.records:

@@ -87,7 +87,7 @@ METRICS: tuple[MetricSpec, ...] = (
         name="samples_dropped_total",
         kind="counter",
         labels=("reason",),
-        meaning="Measured values that were not believed: not_finite, negative, future, too_old, or over the series' limit.",
+        meaning="Measured values left out: not_finite, negative, future, too_old, or over_limit (too many series).",
     ),
     MetricSpec(
         name="clock_skew_seconds",

@@ -55,8 +55,8 @@ class SourceSignals:
         observer: Callable[[float], None] = lambda _: None,
         on_read: Callable[[Readings], None] = lambda _: None,
     ) -> None:
-        """`latency` are the rules by workload; `observer` is told the seconds that each round of queries took, `on_read`
-        what it brought."""
+        """`latency` are the rules by workload; `observer` is told the seconds that each round of queries took,
+        `on_read` what it brought."""
         self._source = source
         self._selectors = tuple(selectors)
         self._latency = latency

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_row_21_a_write_of_which_nobody_knows_never_becomes_two_steps(
     for _ in range(8):
         life.minute()
         scales.append(life.replicas)
-    assert all(after <= 2 * before for before, after in zip(scales, scales[1:], strict=False)), scales
+    assert all(after <= 2 * before for before, after in pairwise(scales)), scales
     assert scales == sorted(scales)
     assert scales[-1] > first
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -195,7 +196,7 @@ def test_row_09_what_a_deleted_pod_left_behind_does_not_swing_the_scale(world: F
             waiting.add(life.snapshot.requests_waiting.value)  # type: ignore[union-attr]
         assert waiting <= {6.0, 3.0}
         assert life.snapshot.requests_waiting.value == 3.0, "gone with the pod"  # type: ignore[union-attr]
-        changes = [after - before for before, after in zip(targets, targets[1:], strict=False) if after != before]
+        changes = [after - before for before, after in pairwise(targets) if after != before]
         assert all(change < 0 for change in changes), f"no oscillation: {targets}"
     finally:
         world.scraped.churn.both = True
