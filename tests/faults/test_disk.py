@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def fill(disk: Path) -> Path:
     hog = disk / "hog"
     with hog.open("wb", buffering=0) as stream:
         for size in (65536, 4096, 512, 1):
-            with pytest.raises(OSError, match="No space left"):
+            with suppress(OSError):
                 while True:
                     stream.write(b"\0" * size)
     return hog
