@@ -40,6 +40,8 @@ USUAL_REPLICAS = 4
 """ceil(5.2 / (0.7 · 2)): without a forecast the load rule fills a replica to 70 %."""
 RATE_WINDOW_S = 15
 LOOK_BACK_MINUTES = 5
+HOSTILE = 'd0"} or x{'
+"""A model's name that would end the matcher, were it not quoted."""
 
 
 # ── What Prometheus scrapes ───────────────────────────────────────────────────────────────────────────────────────
@@ -119,6 +121,7 @@ def scraped_fleet() -> Iterator[Scraped]:
         "dead-0": _down,
         "bare-0": _bare,
         "twin-0": VllmPage(model_name="twin", rate_rps=USUAL_RPS, born=born),
+        "hostile-0": VllmPage(model_name=HOSTILE.replace('"', '\\"'), rate_rps=2 * USUAL_RPS, born=born),
     }
     with Exporter({f"/{pod}": page for pod, page in pages.items()} | {"/churn": churn}) as exporter:
         targets = [
