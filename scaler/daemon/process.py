@@ -97,6 +97,7 @@ class Daemon:
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
         jobs = self._jobs()
+        self._ticked_for: datetime | None = None
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
 
@@ -268,7 +269,11 @@ class Daemon:
         """One round now; a round that raises is a defect: it is logged with its traceback, the next one runs."""
         if self.stopping.is_set():
             return
-        self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
+        due = due_time(self._tick_job, now=datetime.now(UTC))
+        # The run at the start and the regular one may belong to one moment: it is decided once.
+        if due != self._ticked_for:
+            self.round.run(now=due)
+            self._ticked_for = due
         self.watchdog.progressed()
 
     def realign(self) -> None:

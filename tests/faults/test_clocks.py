@@ -99,6 +99,19 @@ def test_row_39_after_a_suspend_one_tick_runs_and_nothing_is_released_before_a_l
 
 
 @pytest.mark.server
+def test_row_39_two_runs_that_belong_to_one_moment_are_one_tick(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that starts a blink before a tick is due: the first run and the regular one are due at the same time."""
+    ticks, due = len(life.store.journal.ticks()), life.world.now + MINUTE
+    monkeypatch.setattr("scaler.daemon.process.due_time", lambda _, *, now: due)
+    life.daemon.tick()
+    life.daemon.tick()
+    assert len(life.store.journal.ticks()) == ticks + 1
+    assert life.daemon.watchdog.ready
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("jump", [timedelta(minutes=5), timedelta(minutes=-5)], ids=["forward", "back"])
 def test_row_39_a_clock_that_is_set_blinds_until_it_is_right_and_then_warms_up(
     world: FaultWorld, life: Life, jump: timedelta
