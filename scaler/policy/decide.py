@@ -337,6 +337,9 @@ def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicySta
     # A sleeper's zero stays ours until it is seen awake: a wake-up that fails is no human's zero.
     asked = decision.target if moment.current > 0 else state.asked
     state = replace(state, asked=asked, ready=ready)
+    if decision.action is Action.IN:
+        # Until the next tick shows that nothing came of it: the one before was long enough ago, it is not missed.
+        state = replace(state, last_scale_in_at=moment.now)
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)
     if fired is None or decision.action is Action.IN:
         return state

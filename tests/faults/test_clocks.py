@@ -99,9 +99,7 @@ def test_row_39_after_a_suspend_one_tick_runs_and_nothing_is_released_before_a_l
 
 
 @pytest.mark.server
-def test_row_39_two_runs_that_belong_to_one_moment_are_one_tick(
-    life: Life, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_39_two_runs_that_belong_to_one_moment_are_one_tick(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon that starts a blink before a tick is due: the first run and the regular one are due at the same time."""
     ticks, due = len(life.store.journal.ticks()), life.world.now + MINUTE
     monkeypatch.setattr("scaler.daemon.process.due_time", lambda _, *, now: due)
