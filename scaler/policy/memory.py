@@ -36,13 +36,14 @@ def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
 def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: timedelta, now: datetime) -> PolicyState:
     """Note the scale that the cluster reports: its recent course, and a scale-in since the last tick, ours or not.
 
-    The scale-in is dated to the tick before, when it was ordered. One that we ordered then and that left the scale as it
-    was did not happen; where another writer has raised it since, it did. A zero that we asked for is no longer ours once
-    another scale is seen: the write failed, or the workload woke, and the next zero is somebody else's.
+    The scale-in is dated to the tick before, when it was ordered. One of ours that left the scale as it was did not
+    happen; one after which another writer raised the scale did. A zero that we asked for is no longer ours once another
+    scale is seen: the write failed, or the workload woke, and the next zero is somebody else's.
     """
     last = state.desired[-1].replicas if state.desired else None
     shrunk = last is not None and replicas.desired < last
-    refused = last == replicas.desired and state.last_scale_in_at == state.last_tick_at
+    ordered = last is not None and state.asked is not None and state.asked < last
+    refused = ordered and last == replicas.desired and state.last_scale_in_at == state.last_tick_at
     recent = tuple(each for each in state.desired if now - each.at < period)
     waits = replicas.unschedulable > 0
     return replace(

@@ -284,3 +284,12 @@ def test_a_release_of_which_nothing_came_may_be_tried_again_at_once() -> None:
     policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
     _, state = decide(calm, settled(calm, policy), policy, now=NOON)
     assert decide(calm, state, policy, now=NOON + MINUTE)[0].action is Action.IN
+
+
+def test_a_release_that_was_carried_out_is_not_forgotten_when_the_clock_is_set_back_to_it() -> None:
+    policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
+    _, state = decide(calm, settled(calm, policy), policy, now=NOON)
+    left = a_snapshot(rps=5.0, desired=2)
+    for now in (NOON + MINUTE, NOON, NOON + MINUTE):
+        _, state = decide(left, state, policy, now=now)
+        assert state.last_scale_in_at == NOON
