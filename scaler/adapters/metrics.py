@@ -141,7 +141,7 @@ METRICS: tuple[MetricSpec, ...] = (
         name="invariant_violations_total",
         kind="counter",
         labels=("invariant",),
-        meaning="Broken promises: I1 bounds, I2 no release while blind, I8 observing writes nothing. Stays 0.",
+        meaning="Broken promises: I1 bounds, I2 blind, I3 rules, I4 steps, I5 budget, I8 observing. Stays 0.",
     ),
     MetricSpec(
         name="journal_errors_total",
