@@ -405,9 +405,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_undercuts, {"I3", "I4"}, id="I3 a release goes below what is kept"),
         pytest.param(_leaps_out, {"I4"}, id="I4 no step limit out"),
         pytest.param(_leaps_in, {"I4"}, id="I4 no step limit in"),
-        pytest.param(_no_calm, {"I4"}, id="I4 no calm"),
         pytest.param(_no_spacing, {"I4"}, id="I4 no time between two scale-ins"),
-        pytest.param(_spends_over_budget, {"I5"}, id="I5 the budget is ignored"),
         pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
         pytest.param(_writes_while_observing, {"I8"}, id="I8 observing writes"),
         pytest.param(_writes_first, {"I9"}, id="I9 written before it is on record"),
@@ -416,10 +414,46 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_winds_up, {"I13"}, id="I13 steering goes on at the maximum"),
     ],
 )
-def test_a_loop_that_breaks_a_promise_is_caught(mutant: Mutant, caught_as: set[str]) -> None:
+def test_a_loop_that_breaks_a_promise_is_caught_by_chance(mutant: Mutant, caught_as: set[str]) -> None:
     search = settings(
         SIZES, max_examples=400, derandomize=True, database=None, report_multiple_bugs=False, phases=(Phase.generate,)
     )
     with mutated(mutant), pytest.raises(Broken) as caught:
         run_state_machine_as_test(WholeLoop, settings=search)
     assert caught.value.invariant in caught_as, str(caught.value)
+
+
+def _a_sudden_calm(machine: WholeLoop) -> None:
+    """A trusted forecast, so that no look-back stands in for the calm."""
+    machine.a_forecast_comes(NAMES[0], 39.0, 0.0, 0, 0.95)
+    machine.demand_changes(NAMES[0], Known(value=39.0))
+    machine.time_passes(8)
+    machine.a_forecast_comes(NAMES[0], 0.0, 0.0, 0, 0.95)
+    machine.demand_changes(NAMES[0], Zero(evidence="the counter stands still"))
+
+
+def _a_surge(machine: WholeLoop) -> None:
+    machine.demand_changes(NAMES[0], Known(value=300.0))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "story", "caught_as"),
+    [
+        pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
+        pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
+    ],
+)
+def test_a_loop_that_breaks_a_promise_is_caught_in_a_story(
+    mutant: Mutant, story: Callable[[WholeLoop], None], caught_as: str
+) -> None:
+    """Where chance takes long: the same machine, told what happens. Without the defect the story breaks nothing."""
+
+    def told() -> None:
+        machine = WholeLoop()
+        machine.settle(least=1, span=30, gpus=12, slo=None, scale=4)
+        story(machine)
+
+    told()
+    with mutated(mutant), pytest.raises(Broken) as caught:
+        told()
+    assert caught.value.invariant == caught_as

@@ -122,13 +122,11 @@ def first_decision_s(process: DaemonProcess) -> float:
     return abs((at - datetime.fromisoformat(started["timestamp"])).total_seconds())
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_row_24_killed_at_a_failpoint_nothing_is_lost_doubled_or_torn(chapters: Iterator[Chapter], point: str) -> None:
+def test_row_24_killed_at_a_failpoint_nothing_is_lost_doubled_or_torn(chapters: Iterator[Chapter]) -> None:
+    """One life after the other in one data folder, each dies at another point and is what the next goes on from."""
     chapter = next(chapters)
-    # What the models know is saved when they have learnt something; the settings for the refit at each start.
-    dying = chapter.start(failpoint=f"{point}:{1 if point == 'in_save' else 2}")
-    assert dying.died() == -signal.SIGKILL
-    assert MARK in dying.text
+    for point in POINTS:
+        _dies_at(point, chapter)
     survivor = chapter.start()
     try:
         assert first_decision_s(survivor) < 5.0
@@ -136,6 +134,14 @@ def test_row_24_killed_at_a_failpoint_nothing_is_lost_doubled_or_torn(chapters: 
         until(lambda: len(chapter.writes()) > len(before), what="the next order")
     finally:
         survivor.kill()
+    chapter.is_whole()
+
+
+def _dies_at(point: str, chapter: Chapter) -> None:
+    # What the models know is saved when they have learnt something; the settings for the refit at each start.
+    dying = chapter.start(failpoint=f"{point}:{1 if point == 'in_save' else 2}")
+    assert dying.died() == -signal.SIGKILL, point
+    assert MARK in dying.text, point
     chapter.is_whole()
 
 

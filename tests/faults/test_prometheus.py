@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 import fault_proxy
-from fault_world import LOOK_BACK_MINUTES, USUAL_REPLICAS, FaultWorld, Life
+from fault_world import LOOK_BACK_MINUTES, USUAL_REPLICAS, USUAL_RPS, FaultWorld, Life
 from forecaster.types import Blind, BlindReason, Reading
 from scaler.adapters.states import State
 from scaler.policy.types import Action, Reason
@@ -172,6 +172,21 @@ def test_row_07_nan_and_inf_are_dropped_and_counted(world: FaultWorld, life: Lif
     assert life.replicas == USUAL_REPLICAS
 
 
+def test_row_07_a_single_nan_is_never_a_wrong_number(world: FaultWorld, life: Life) -> None:
+    """One scrape of twenty: while it stands at an end of the window the tick is blind, else it is left out."""
+    world.traffic("hiccup")
+    seen = []
+    for _ in range(30):
+        life.minute()
+        seen.append(demand(life))
+        time.sleep(0.1)
+    numbers = [each.value for each in seen if not isinstance(each, Blind)]  # type: ignore[union-attr]
+    assert numbers
+    assert all(each == pytest.approx(USUAL_RPS, rel=0.25) for each in numbers)
+    assert {each.reason for each in seen if isinstance(each, Blind)} <= {BlindReason.NOT_FINITE}
+    assert life.replicas == USUAL_REPLICAS
+
+
 def test_row_08_copies_of_a_series_are_an_error_and_never_summed(world: FaultWorld, life: Life) -> None:
     world.traffic("twin")
     life.minute()
@@ -189,13 +204,13 @@ def test_row_09_what_a_deleted_pod_left_behind_does_not_swing_the_scale(world: F
     assert life.snapshot.requests_waiting.value == 6.0  # type: ignore[union-attr]
     world.scraped.churn.both = False
     try:
-        targets, waiting = [], set()
-        ends = time.monotonic() + 3
-        while time.monotonic() < ends:
+        targets, waiting = [], []
+        ends = time.monotonic() + 20
+        while waiting.count(3.0) < 30 and time.monotonic() < ends:
             targets.append(life.minute().records[0].decision.target)
-            waiting.add(life.snapshot.requests_waiting.value)  # type: ignore[union-attr]
-        assert waiting <= {6.0, 3.0}
-        assert life.snapshot.requests_waiting.value == 3.0, "gone with the pod"  # type: ignore[union-attr]
+            waiting.append(life.snapshot.requests_waiting.value)  # type: ignore[union-attr]
+        assert set(waiting) <= {6.0, 3.0}
+        assert waiting[-1] == 3.0, "gone with the pod"
         changes = [after - before for before, after in pairwise(targets) if after != before]
         assert all(change < 0 for change in changes), f"no oscillation: {targets}"
     finally:
@@ -209,7 +224,7 @@ def test_row_10_a_counter_that_begins_anew_is_neither_negative_nor_a_spike(world
         life.minute()
         seen.append(demand(life).value)  # type: ignore[union-attr]
         time.sleep(0.1)
-    assert all(0 < rps < 1.5 * 5.2 for rps in seen), seen
+    assert all(0 < rps < 1.5 * USUAL_RPS for rps in seen), seen
     assert life.replicas == USUAL_REPLICAS
 
 
