@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage soak mutants lock demo-model vllm-env bench tables laws clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench soak tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ soak: $(VENV)/.all ## the long sizes of what the tests play in short (about ten 
 
 mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
+
+soak: $(VENV)/.all servers ## the long sizes: 500 kills, a hundred thousand decisions (about half an hour)
+	HEADSTART_SOAK=1 $(BIN)/pytest $(wildcard tests/faults tests/soak) -q -n 0 --timeout 7200
 
 bench: $(VENV)/.all ## speed and memory, as ratios within one run
 	$(BIN)/pytest tests/benchmarks -q -n 0 -p no:randomly

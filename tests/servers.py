@@ -301,6 +301,12 @@ class RawConversation:
         lines = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{head}\r\n"
         self.send(lines.encode() + body)
 
+    @property
+    def connection(self) -> socket.socket:
+        """The socket, to break it."""
+        connection: socket.socket = self._handler.connection
+        return connection
+
     def hang(self) -> None:
         """Say nothing until the server stops."""
         self.stopping.wait(60)

@@ -122,12 +122,20 @@ _SECRETS = re.compile(
     r")[^\s\"'&,<>]+"
 )
 _USERINFO = re.compile(r"(?i)(https?://)[^\s/@]+@")
+_MARKUP = re.compile(r"(?is)<(script|style)\b.*?(?:</\1\s*>|$)|<[^>]*(?:>|$)")
+"""A login page keeps its tokens in attributes and scripts; what says which page it is stands between the tags."""
+
+
+def without_secrets(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """What a server said, without `secrets`, without what looks like one, and of a web page only the text."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    if text.lstrip().startswith("<"):
+        text = _MARKUP.sub(" ", text)
+    return _USERINFO.sub(r"\1***@", _SECRETS.sub(r"\1***", text))
 
 
 def body_head(body: bytes, secrets: tuple[str, ...] = ()) -> str:
     """The first characters of a body, printable and without anything that looks like a secret."""
-    text = body[:REDACTED_BYTES].decode("utf-8", errors="replace")
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    text = _USERINFO.sub(r"\1***@", _SECRETS.sub(r"\1***", text))
+    text = without_secrets(body[:REDACTED_BYTES].decode("utf-8", errors="replace"), secrets)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:BODY_HEAD_CHARS]

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from forecaster.types import Blind
+from scaler.adapters.documents import decision_document
 from scaler.adapters.invariants import Violation
 from scaler.adapters.states import State, Status, blind_demand, way_out_of
 from scaler.loop import TickReport
@@ -54,12 +55,29 @@ def events_of(
         wish = _wish(record, report)
         if record.changes and (wish[-1] is OutcomeKind.SCALED or wish != wished.get(name)):
             yield _change(record, report)
-    if report.journal_error and (previous is None or not previous.journal_error):
-        keys = {"detail": report.journal_error, "meanwhile": "scaling goes on from memory"}
-        yield LogEvent(level="error", name="journal_failed", keys=keys)
+    yield from _of_the_journal(report, failed_before=previous is not None and bool(previous.journal_error))
     for violation in broken:
         keys = {"invariant": violation.invariant, "workload": violation.workload, "detail": violation.detail}
         yield LogEvent(level="critical", name="invariant_violated", keys=keys)
+
+
+def _of_the_journal(report: TickReport, *, failed_before: bool) -> Iterator[LogEvent]:
+    """When records cannot be stored, and when they can again. Meanwhile each change of scale is told in full, so that
+    what was done without a journal can be decided again from the log."""
+    if not report.journal_error:
+        if failed_before:
+            yield LogEvent(level="info", name="journal_recovered")
+        return
+    if not failed_before:
+        keys = {
+            "detail": report.journal_error,
+            "meanwhile": "scaling goes on from memory; the log has the changes",
+        }
+        yield LogEvent(level="error", name="journal_failed", keys=keys)
+    for record in report.records:
+        if record.changes:
+            document = decision_document(record, report.outcomes.get(record.policy.workload))
+            yield LogEvent(level="warning", name="not_journalled", keys={"record": document})
 
 
 def _wish(record: DecisionRecord, report: TickReport) -> tuple[int | None, int | None, OutcomeKind | None]:

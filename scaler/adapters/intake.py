@@ -18,7 +18,7 @@ import numpy as np
 
 from forecaster.errors import SourceError
 from forecaster.sources.catalogue import USAGE
-from forecaster.sources.history import HistoryStore
+from forecaster.sources.history import AppendReport, HistoryStore
 from forecaster.sources.history.backfill import Span, backfill_window, missing_spans
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import STEP, Panel, SeriesKey, floor_to_step
@@ -89,7 +89,16 @@ class _Tells:
 class HistoryIntake:
     """Feeds one store from one source. `collect` and `backfill` may run in different threads."""
 
-    def __init__(self, source: PastSource, selectors: Sequence[WorkloadSelector], store: Store) -> None:
+    def __init__(
+        self,
+        source: PastSource,
+        selectors: Sequence[WorkloadSelector],
+        store: Store,
+        *,
+        on_stored: Callable[[AppendReport], None] = lambda _: None,
+    ) -> None:
+        """`on_stored` is told what became of the points of each stretch."""
+        self._on_stored = on_stored
         self._source = source
         self._selectors = tuple(selectors)
         self._store = store
@@ -180,12 +189,13 @@ class HistoryIntake:
         Demand comes first: where the evidence cannot be had it is there all the same, and both are asked for again.
         """
         demand = self._source.history(selectors, DEMAND, start=start, end=end, step=STEP)
-        stored = self._store.history.append(demand, now=now).stored
+        report = self._store.history.append(demand, now=now)
+        self._on_stored(report)
         evidence = self._source.evidence(selectors, start=start, end=end, step=STEP)
         against = against_demand(evidence)
         if against.keys:
             self._store.history.append(against, now=now)
-        return stored
+        return report.stored
 
     def _take_usage(
         self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, now: datetime

@@ -1,5 +1,5 @@
-"""Checks of a finished tick: bounds (I1), no release while blind (I2), only the leader writes (I6); what is observed,
-published or paused is not written (I8).
+"""Checks of a finished tick: bounds (I1), no release while blind (I2) or below what a rule keeps (I3), steps (I4), the
+GPU budget (I5), only the leader writes (I6); what is observed, published or paused is not written (I8).
 
 A second pair of eyes on the decision code: it derives each promise anew from the record, counts a breach and never
 prevents or repairs one. The count stays 0, and an alert watches it.
@@ -16,7 +16,7 @@ from scaler.policy import guard, limits, scheduled
 from scaler.policy.types import Action, Mode, PolicyState, Reason, demand_of
 from scaler.ports import DecisionRecord, OutcomeKind
 
-INVARIANTS = ("I1", "I2", "I6", "I8")
+INVARIANTS = ("I1", "I2", "I3", "I4", "I5", "I6", "I8")
 """What is checked; each is exported from the start with a count of 0."""
 
 
@@ -53,6 +53,7 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
     ordered = record.decision.reason is Reason.OVERRIDE  # a person sees what we do not
     if record.decision.action is Action.IN and not ordered and _blind_or_rewarming(record, report.states[name]):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
+    found += _of_movement(record)
     unwritten = _UNWRITTEN.get(record.policy.mode)
     if unwritten is not None and outcome is not None and outcome.kind is not unwritten:
         found.append(_violation("I8", record, f"outcome {outcome.kind} in mode {record.policy.mode}"))
@@ -64,6 +65,30 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
 def _hands_are_tied(record: DecisionRecord) -> bool:
     """Whether no write of this workload is allowed: observed, published or paused."""
     return not record.policy.mode.writes or record.snapshot.control.pause is not None
+
+
+def _of_movement(record: DecisionRecord) -> list[Violation]:
+    """How far the decision moves the scale, against what the rules keep, one step, and what the fleet granted.
+
+    Bounds are promises of their own: what they turn is no step and no rule's. Nor is what a person orders.
+    """
+    decision, step = record.decision, record.policy.step
+    current, target = decision.current, decision.target
+    if current is None or target is None or decision.reason is Reason.OVERRIDE:
+        return []
+    reasons = {each.reason for each in decision.adjustments}
+    found = []
+    if decision.action is Action.IN and Reason.AT_MAX not in reasons:
+        if target < max((each.keep for each in decision.proposals), default=0):
+            found.append(_violation("I3", record, "below what a rule keeps"))
+        if current - target > max(1, int(current * record.policy.guard.most_step_ratio + 1e-9)):
+            found.append(_violation("I4", record, "more than one step in"))
+    most = current + max(step.most_added, int(current * step.most_growth_ratio + 1e-9))
+    if decision.action is Action.OUT and Reason.AT_MIN not in reasons and target > most:
+        found.append(_violation("I4", record, "more than one step out"))
+    if record.grant is not None and target > max(record.grant, current):
+        found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
+    return found
 
 
 def _within_bounds(record: DecisionRecord) -> bool:

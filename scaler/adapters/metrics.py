@@ -85,6 +85,18 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="1 for each signal that cannot be read now; demand_rps and replicas are the required ones.",
     ),
     MetricSpec(
+        name="samples_dropped_total",
+        kind="counter",
+        labels=("reason",),
+        meaning="Measured values left out: not_finite, negative, future, too_old, or over_limit (too many series).",
+    ),
+    MetricSpec(
+        name="clock_skew_seconds",
+        kind="gauge",
+        labels=(),
+        meaning="The metrics source's clock minus ours at its last answer: over 30 s is told, over 120 s blinds.",
+    ),
+    MetricSpec(
         name="state",
         kind="gauge",
         labels=(*_WORKLOAD, "mode", "state"),
@@ -142,8 +154,7 @@ METRICS: tuple[MetricSpec, ...] = (
         name="invariant_violations_total",
         kind="counter",
         labels=("invariant",),
-        meaning="Broken promises: I1 bounds, I2 no release while blind, I6 a standby and I8 observing write nothing. "
-        "Stays 0.",
+        meaning="Broken promises: I1 bounds, I2 blind, I3 rules, I4 steps, I5 budget, I6 standby, I8 observing. Stays 0.",
     ),
     MetricSpec(
         name="leader",

@@ -54,12 +54,15 @@ class SourceSignals:
         latency: Mapping[str, LatencyRule],
         *,
         observer: Callable[[float], None] = lambda _: None,
+        on_read: Callable[[Readings], None] = lambda _: None,
     ) -> None:
-        """`latency` are the rules by workload; `observer` is told the seconds that each round of queries took."""
+        """`latency` are the rules by workload; `observer` is told the seconds that each round of queries took,
+        `on_read` what it brought."""
         self._source = source
         self._selectors = tuple(selectors)
         self._latency = latency
         self._observer = observer
+        self._on_read = on_read
         self._lock = threading.Lock()
         self._notes: tuple[str, ...] = ()
 
@@ -80,6 +83,7 @@ class SourceSignals:
         begun = time.monotonic()
         readings = self._source.read(self._selectors, now=now)
         self._observer(time.monotonic() - begun)
+        self._on_read(readings)
         with self._lock:
             self._notes = readings.notes
         of_workload: dict[str, dict[SeriesKey, Reading]] = defaultdict(dict)

@@ -18,6 +18,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from forecaster.sources.history import AppendReport
+from forecaster.sources.readings import Readings
 from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Forecast, value_of
 from scaler.adapters.board import Board, SettingsStatus, View
 from scaler.adapters.invariants import INVARIANTS, Violation
@@ -34,6 +36,9 @@ SHOWN_HORIZONS: tuple[tuple[str, timedelta], ...] = (
     ("30m", timedelta(minutes=30)),
 )
 """Horizons exported besides the lead time's ("lead"): 13 horizons × 4 quantiles would be 52 series a workload."""
+
+DROPPED = ("not_finite", "negative", "future", "too_old", "over_limit")
+"""Why a measured value is left out; each is exported from the start with a count of 0."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0)
 """Bucket edges of durations; 8 s is the deadline of a metrics query, 10 s the budget of a tick."""
@@ -57,6 +62,8 @@ class Telemetry:
         self._last_success_s = 0.0
         self._train: tuple[str, float] | None = None
         self._models: Mapping[str, datetime] = {}
+        self._dropped: Counter[str] = Counter(dict.fromkeys(DROPPED, 0))
+        self._skew_s: float | None = None
         self._drifted: int | None = None
         self._drift_refits = 0
         self.registry = CollectorRegistry(auto_describe=False)
@@ -90,6 +97,28 @@ class Telemetry:
     def queried(self, duration_s: float) -> None:
         """Note one round of metrics queries."""
         self._query_s.observe(duration_s)
+
+    def read(self, readings: Readings) -> None:
+        """Note what one round of metrics queries brought: the skew of the clocks, and values that were not believed."""
+        unsound = sum(
+            isinstance(each, Blind) and each.reason is BlindReason.NOT_FINITE for each in readings.values.values()
+        )
+        with self._lock:
+            self._dropped["not_finite"] += unsound
+            if readings.skew_s is not None:
+                self._skew_s = readings.skew_s
+
+    def stored(self, report: AppendReport) -> None:
+        """Note what became of points on their way into the history."""
+        left_out = {
+            "not_finite": report.infinite,
+            "negative": report.negative,
+            "future": report.future,
+            "too_old": report.too_old,
+            "over_limit": report.over_limit,
+        }
+        with self._lock:
+            self._dropped.update(left_out)
 
     def requested(self, verb: str, status: int | None, duration_s: float) -> None:
         """Note one Kubernetes API request."""
@@ -134,6 +163,7 @@ class Telemetry:
             failures, journal_errors = dict(self._job_failures), self._journal_errors
             last_success_s, train, models = self._last_success_s, self._train, self._models
             drifted, drift_refits = self._drifted, self._drift_refits
+            dropped, skew_s = dict(self._dropped), self._skew_s
         total = _counter("decision_total")
         for (workload, action, reason), count in decisions.items():
             total.add_metric((*_split(workload), action, reason), count)
@@ -160,7 +190,13 @@ class Telemetry:
         refits.add_metric((), drift_refits)
         leader = _gauge("leader")
         leader.add_metric((), float(self._leads()))
-        yield from (total, broken, failed, lost, success, took, age, drifting, refits, leader)
+        unsound = _counter("samples_dropped_total")
+        for reason, count in dropped.items():
+            unsound.add_metric((reason,), count)
+        skew = _gauge("clock_skew_seconds")
+        if skew_s is not None:
+            skew.add_metric((), skew_s)
+        yield from (total, broken, failed, lost, success, took, age, drifting, refits, leader, unsound, skew)
 
 
 class _TickCollector(Collector):

@@ -129,6 +129,7 @@ class Daemon:
         jobs = self._jobs()
         if self._placeholder_api is not None:
             jobs += (placeholder_job(config, self._placeholder_api, self.board, self.log),)
+        self._ticked_for: datetime | None = None
         self._tick_job = next(job for job in jobs if job.name == "tick")
         self._schedule = Schedule(jobs, on_trouble=self._trouble)
         self._live = LiveSettings(
@@ -169,6 +170,7 @@ class Daemon:
             selectors_of(config),
             latency_of(config),
             observer=self.telemetry.queried,
+            on_read=self.telemetry.read,
         )
         targets = self._targets = KubernetesTargets(
             self._cluster,
@@ -246,7 +248,7 @@ class Daemon:
                 selectors=selectors,
                 source=source,
                 store=self.store,
-                intake=HistoryIntake(source, selectors, self.store),
+                intake=HistoryIntake(source, selectors, self.store, on_stored=self.telemetry.stored),
                 forecaster=self._forecaster,
                 shelf=shelf_of(config),
                 forecasts=self._forecasts,
@@ -363,7 +365,11 @@ class Daemon:
         if self.stopping.is_set():
             return
         self.config = self._live.take_up(self.config, now=datetime.now(UTC))
-        self.round.run(now=due_time(self._tick_job, now=datetime.now(UTC)))
+        due = due_time(self._tick_job, now=datetime.now(UTC))
+        # The run at the start and the regular one may belong to one moment: it is decided once.
+        if due != self._ticked_for:
+            self.round.run(now=due)
+            self._ticked_for = due
         self.watchdog.progressed()
 
     def realign(self) -> None:

@@ -463,6 +463,9 @@ def _order(moment: _Moment, state: PolicyState, decision: Decision) -> PolicySta
     # A sleeper's zero stays ours until it is seen awake: a wake-up that fails is no human's zero.
     asked = decision.target if moment.current > 0 else state.asked
     state = replace(state, asked=asked, ready=ready)
+    if decision.action is Action.IN:
+        # Until the next tick shows that nothing came of it: the one before was long enough ago, it is not missed.
+        state = replace(state, last_scale_in_at=moment.now)
     if moment.policy.mode.writes and not moment.snapshot.standby:
         state = writers.ordered(state, decision.target)
     fired = next((each for each in decision.proposals if each.reason in latency.ORDERS), None)

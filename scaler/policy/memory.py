@@ -58,19 +58,22 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
 def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: timedelta, now: datetime) -> PolicyState:
     """Note the scale that the cluster reports: its recent course, and a scale-in since the last tick, ours or not.
 
-    The scale-in is dated to the tick before, when it was ordered. A zero that we asked for is no longer ours once
-    another scale is seen: the write failed, or the workload woke, and the next zero is somebody else's. What was
-    ordered since the scale was last seen gives way to what came of it: an order that failed released nothing, and
-    whoever ordered what is gone, it is gone.
+    The scale-in is dated to the tick before, when it was ordered. One of ours that left the scale as it was did not
+    happen; one after which another writer raised the scale did. A zero that we asked for is no longer ours once another
+    scale is seen: the write failed, or the workload woke, and the next zero is somebody else's. What was ordered since
+    the scale was last seen gives way to what came of it: an order that failed released nothing, and whoever ordered
+    what is gone, it is gone.
     """
     last = state.desired[-1].replicas if state.desired else None
     shrunk = last is not None and replicas.desired < last
+    ordered = last is not None and state.asked is not None and state.asked < last
+    refused = ordered and last == replicas.desired and state.last_scale_in_at == state.last_tick_at
     recent = tuple(each for each in state.desired if now - each.at < period)
     waits = replicas.unschedulable > 0
     return replace(
         state,
         desired=(*recent, At(at=now, replicas=replicas.desired)),
-        last_scale_in_at=state.last_tick_at if shrunk else state.last_scale_in_at,
+        last_scale_in_at=state.last_tick_at if shrunk else None if refused else state.last_scale_in_at,
         asked=None if state.asked == 0 and replicas.desired > 0 else state.asked,
         unschedulable_since=(state.unschedulable_since or now) if waits else None,
         held=replicas.held,

@@ -1,5 +1,6 @@
 """Per-minute history of every workload in one SQLite file."""
 
+from forecaster.sources.history.intake import AppendReport
 from forecaster.sources.history.store import HistoryLimits, HistoryStore
 
-__all__ = ["HistoryLimits", "HistoryStore"]
+__all__ = ["AppendReport", "HistoryLimits", "HistoryStore"]

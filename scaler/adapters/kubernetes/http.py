@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import urllib3
 
+from forecaster.sources.connection import body_head, without_secrets
 from scaler.adapters.kubernetes.calls import METHODS
 from scaler.adapters.kubernetes.calls import Call as Call
 from scaler.adapters.kubernetes.calls import Verb as Verb
@@ -355,21 +356,24 @@ def _refusal(call: Call, answer: _Answer) -> KubernetesError:
 
 
 def _server_message(body: bytes) -> str:
-    """The message of a Status body, or the head of whatever else came: a real 429 is plain text."""
+    """The message of a Status body, or the head of whatever else came: a real 429 is plain text.
+
+    A proxy before the server may repeat our own request's headers, so both go without what looks like a secret.
+    """
     try:
         status = json.loads(body)
     except ValueError:
         status = None
     if isinstance(status, dict) and isinstance(status.get("message"), str):
-        return str(status["message"])[:500]
-    return body[:200].decode("utf-8", errors="replace").strip()
+        return without_secrets(str(status["message"]))[:500]
+    return body_head(body)
 
 
 def _parsed(call: Call, answer: _Answer) -> Json:
     try:
         parsed = json.loads(answer.body)
     except ValueError as error:
-        head = answer.body[:80].decode("utf-8", errors="replace")
+        head = body_head(answer.body)[:80]
         raise Unavailable(
             f"{call.words}: {answer.status} with a body that is no JSON: {head!r}",
             status=answer.status,

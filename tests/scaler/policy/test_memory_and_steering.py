@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy_cases import MINUTE, NOON, a_forecast, a_snapshot
+from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.policy import memory, steering
+from scaler.policy.decide import decide
 from scaler.policy.steering import SteeringRule
-from scaler.policy.types import At, Breach, LatencyState, PolicyState, ReplicaState
+from scaler.policy.types import Action, At, Breach, LatencyState, PolicyState, ReplicaState
 
 FULL = PolicyState(
     last_tick_at=NOON - MINUTE,
@@ -265,3 +266,30 @@ def test_twelve_short_ticks_move_it_nearly_as_far_as_one_minute() -> None:
         z = steered(z, load=2.0, ready=1, tick=MINUTE / 12)
     # Less delay, a larger step: √(4 / (3 + 1/12)) = 1.14.
     assert z - 2.0 == pytest.approx((steered(2.0, load=2.0, ready=1) - 2.0) * (4 / (3 + 1 / 12)) ** 0.5)
+
+
+def test_a_scale_that_is_raised_right_after_our_release_is_not_released_again_at_once() -> None:
+    """Four are released to two; somebody sets nine before the next tick. Ten minutes count from our release all the same."""
+    policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
+    released, state = decide(calm, settled(calm, policy), policy, now=NOON)
+    assert (released.action, released.target) == (Action.IN, 2)
+    for minute in range(1, 10):
+        raised = a_snapshot(rps=5.0, desired=9)
+        decision, state = decide(raised, state, policy, now=NOON + minute * MINUTE)
+        assert decision.target == 9, f"after {minute} minutes"
+    assert decide(raised, state, policy, now=NOON + 10 * MINUTE)[0].action is Action.IN
+
+
+def test_a_release_of_which_nothing_came_may_be_tried_again_at_once() -> None:
+    policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
+    _, state = decide(calm, settled(calm, policy), policy, now=NOON)
+    assert decide(calm, state, policy, now=NOON + MINUTE)[0].action is Action.IN
+
+
+def test_a_release_that_was_carried_out_is_not_forgotten_when_the_clock_is_set_back_to_it() -> None:
+    policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
+    _, state = decide(calm, settled(calm, policy), policy, now=NOON)
+    left = a_snapshot(rps=5.0, desired=2)
+    for now in (NOON + MINUTE, NOON, NOON + MINUTE):
+        _, state = decide(left, state, policy, now=now)
+        assert state.last_scale_in_at == NOON

@@ -1,0 +1,459 @@
+"""I1 to I13 over the whole loop, as a hypothesis state machine, and the checker proven by loops that break promises.
+
+The world: three workloads (one of them only observed at first, one that may sleep) under one GPU budget; signals that
+are known, zero, absurd, partial or blind; pods that start, crash or find no GPU; others who write; clocks that jump;
+a journal that fails; restarts whose states come back through the real journal. A step is one decision of one
+workload; `make soak` takes 100,000 of them and more.
+
+I6 (one writer) is told by processes, I12 (overrides) by the stories of people; the rest is checked at every tick.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from forecaster.types import Blind, BlindReason, ForecastQuality, Known, Reading, TooFew, Zero
+from policy_cases import MINUTE, NOON, a_forecast, a_policy
+from promises import Broken, Promises
+from scaler import loop
+from scaler.adapters.invariants import violations
+from scaler.adapters.journal import SqliteJournal
+from scaler.loop import Fleet, TickReport
+from scaler.policy import decide as composition
+from scaler.policy import guard, limits, memory, steering
+from scaler.policy.budget import BudgetRule
+from scaler.policy.decide import decide_within
+from scaler.policy.types import Action, DemandForecast, Mode, PolicyState
+from scaler.ports import OutcomeKind
+from virtual_world import VirtualWorkload, VirtualWorld
+
+SOAK = bool(os.environ.get("HEADSTART_SOAK"))
+NAMES = ("llm/chat", "llm/batch", "llm/night")
+
+absurd = st.sampled_from([float("nan"), float("inf"), float("-inf"), -1.0, 1e300])
+readings: st.SearchStrategy[Reading] = st.one_of(
+    st.builds(Known, value=st.floats(0.0, 300.0)),
+    st.builds(Known, value=st.floats(0.0, 30.0)),
+    st.just(Zero(evidence="the counter stands still")),
+    st.builds(Known, value=absurd),
+    st.builds(TooFew, count=st.just(3.0)),
+    st.builds(Blind, reason=st.sampled_from(list(BlindReason))),
+)
+names = st.sampled_from(NAMES)
+
+
+class _Odd(float):
+    """A reading that no rule can compute with: stands for a defect that only one workload's numbers meet."""
+
+    def __truediv__(self, other: object) -> float:
+        raise ZeroDivisionError("one workload's numbers")
+
+    def __mul__(self, other: object) -> float:
+        raise ZeroDivisionError("one workload's numbers")
+
+    __rmul__ = __mul__
+
+
+class WholeLoop(RuleBasedStateMachine):
+    """The loop in a world where anything may happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: datetime = NOON
+        self.world = VirtualWorld(workloads={})
+        self.promises = Promises()
+        self.states: dict[str, PolicyState] = {}
+        self.fleet = Fleet(workloads=())
+        self.report: TickReport | None = None
+
+    @initialize(
+        least=st.integers(0, 3),
+        span=st.integers(1, 30),
+        gpus=st.sampled_from([None, None, 12, 40]),
+        slo=st.sampled_from([None, 1.0]),
+        scale=st.integers(1, 12),
+    )
+    def settle(self, least: int, span: int, gpus: int | None, slo: float | None, scale: int) -> None:
+        """A fleet at some scale."""
+        chat = a_policy(least=max(1, least), most=max(1, least) + span, slo_s=slo)
+        batch = replace(a_policy(least=1, most=8), workload=NAMES[1], mode=Mode.OBSERVE, priority=1)
+        night = replace(a_policy(least=0, most=6), workload=NAMES[2])
+        self.fleet = Fleet(workloads=(chat, batch, night), budget=BudgetRule(gpus=gpus))
+        self.world.workloads = {
+            name: VirtualWorkload(scale=scale, ready=scale, demand=Known(value=7.0 * scale)) for name in NAMES
+        }
+
+    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(minutes=st.integers(1, 12))
+    def time_passes(self, minutes: int) -> None:
+        """Ticks in an unchanged world; pods become Ready as they come."""
+        for _ in range(minutes):
+            self._tick(MINUTE)
+
+    @rule(name=names, reading=readings)
+    def demand_changes(self, name: str, reading: Reading) -> None:
+        self.world.workloads[name].demand = reading
+        self._tick(MINUTE)
+
+    @rule(name=names, p95=st.one_of(st.none(), readings), waiting=st.one_of(st.none(), readings))
+    def latency_changes(self, name: str, p95: Reading | None, waiting: Reading | None) -> None:
+        self.world.workloads[name].p95, self.world.workloads[name].waiting = p95, waiting
+
+    @rule(name=names, partial=st.booleans(), readable=st.sampled_from([True, True, False]))
+    def sources_come_and_go(self, name: str, partial: bool, readable: bool) -> None:
+        self.world.workloads[name].partial, self.world.workloads[name].readable = partial, readable
+        self._tick(MINUTE)
+
+    @rule(name=names, ready=st.floats(0.0, 1.0), unschedulable=st.integers(0, 3), failed=st.integers(0, 2))
+    def pods_misbehave(self, name: str, ready: float, unschedulable: int, failed: int) -> None:
+        workload = self.world.workloads[name]
+        workload.ready = int(workload.scale * ready)
+        workload.unschedulable, workload.failed = unschedulable, failed
+        self._tick(MINUTE)
+
+    @rule(name=names, scale=st.sampled_from([0, 1, 2, 5, 9, 40]))
+    def somebody_else_writes(self, name: str, scale: int) -> None:
+        self.world.workloads[name].scale = scale
+
+    @rule(
+        name=names,
+        median=st.one_of(st.floats(0.0, 300.0), absurd),
+        spread=st.floats(0.0, 50.0),
+        age_minutes=st.integers(-130, 12),
+        coverage=st.sampled_from([0.95, 0.5, 1.0]),
+    )
+    def a_forecast_comes(self, name: str, median: float, spread: float, age_minutes: int, coverage: float) -> None:
+        issued = self.now - timedelta(minutes=age_minutes)
+        quality = ForecastQuality(coverage_95=coverage, wape=0.1, wape_last_value=0.2, scored_bins=360)
+        forecast = a_forecast(median, spread_rps=spread, issued_at=issued, model=f"m{age_minutes % 3}")
+        self.world.workloads[name].forecasts = (DemandForecast(forecast=forecast, quality=quality),)
+
+    @rule(name=names)
+    def forecasts_end(self, name: str) -> None:
+        self.world.workloads[name].forecasts = ()
+
+    @rule(name=names, kind=st.sampled_from([OutcomeKind.SCALED, OutcomeKind.SCALED, *OutcomeKind]))
+    def writes_fail(self, name: str, kind: OutcomeKind) -> None:
+        """Refused, in conflict, or not the leader any more."""
+        self.world.workloads[name].writable = kind
+
+    @rule(fails=st.booleans())
+    def the_disk_fills(self, fails: bool) -> None:
+        self.world.journal_fails = fails
+
+    @rule(by=st.sampled_from([-120, -5, -1, 2, 4, 5, 6, 130]), ticks=st.integers(1, 8))
+    def the_clock_jumps(self, by: int, ticks: int) -> None:
+        self._tick(by * MINUTE)
+        self.time_passes(ticks)
+
+    @rule(name=names, mode=st.sampled_from(list(Mode)))
+    def the_mode_changes(self, name: str, mode: Mode) -> None:
+        workloads = tuple(replace(each, mode=mode) if each.workload == name else each for each in self.fleet.workloads)
+        self.fleet = replace(self.fleet, workloads=workloads)
+
+    @rule(name=names)
+    def a_defect_is_met(self, name: str) -> None:
+        """I10: one decision raises, the others are made."""
+        workload = self.world.workloads[name]
+        workload.demand, before = Known(value=_Odd(50.0)), workload.demand
+        report = self._tick(MINUTE)
+        workload.demand = before
+        others = {each.policy.workload for each in report.records}
+        if name in report.failed and others != set(NAMES) - {name}:
+            raise Broken("I10", None, f"{name} raised, and only {sorted(others)} were decided")
+
+    @rule()
+    def the_daemon_restarts(self) -> None:
+        """What it goes on with comes back through the real journal, equal to what it had."""
+        if self.report is None or self.report.failed:
+            return
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=_SCRATCH))
+            journal = stack.enter_context(SqliteJournal.open(Path(folder) / "headstart.db", now=self.now))
+            journal.append(self.report.records)
+            restored = journal.states(decide_within, now=self.now)
+        before = self.states
+        self.states = {name: state for name, (state, _) in restored.items()}
+        if {name: repr(each) for name, each in self.states.items()} != {name: repr(s) for name, s in before.items()}:
+            raise Broken("I7", None, "another state after a restart")
+
+    # ── and what must hold ────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self, after: timedelta) -> TickReport:
+        self.now += after
+        world = self.world
+        world.log.clear()
+        world.written.clear()
+        report = loop.tick(self.fleet, self.states, world.ports(), now=self.now)
+        self.promises.tick(report, self.fleet, log=world.log, written=world.written)
+        for record in report.records:
+            again, _ = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
+            if again != record.decision:
+                raise Broken("I7", record, "decided otherwise when asked again")
+        mutating = len(world.written)
+        told = violations(report, mutating_requests=mutating)
+        if told:
+            raise Broken(told[0].invariant, None, f"the daemon's own check: {told}")
+        self.states = dict(report.states)
+        self.report = report
+        for name, workload in world.workloads.items():
+            if not workload.failed and not workload.unschedulable and name not in world.written:
+                workload.ready = workload.scale
+        return report
+
+    @invariant()
+    def every_workload_is_remembered(self) -> None:
+        if self.report is not None:
+            assert set(self.states) == set(NAMES)
+
+
+_SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+SIZES = settings(
+    max_examples=1200 if SOAK else 60,
+    stateful_step_count=60,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.timeout(7200)
+def test_every_promise_holds_whatever_happens() -> None:
+    checked = [0]
+
+    class Counted(WholeLoop):
+        def teardown(self) -> None:
+            checked[0] += self.promises.checked
+
+    run_state_machine_as_test(Counted, settings=SIZES)
+    assert checked[0] >= (100_000 if SOAK else 3_000), f"{checked[0]} decisions were checked"
+
+
+# ── The checker is proven by loops that break promises ────────────────────────────────────────────────────────────
+
+
+def _everything_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing demand reads as zero, and nobody waits for a look-back."""
+    monkeypatch.setattr(composition, "demand_of", lambda classes: {each.request_class: 0.0 for each in classes})
+    monkeypatch.setattr(composition._Moment, "known", property(lambda _: True))
+
+
+def _no_rewarming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "look_back", lambda _: timedelta(minutes=1))
+
+
+def _no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "clamp", lambda target, **_: (target, ()))
+
+
+def _no_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = guard._blocked
+
+    def blocked(release: Any, rule: Any, *args: Any, **kwargs: Any) -> Any:
+        return inner(release, replace(rule, calm=timedelta(0)), *args, **kwargs)
+
+    monkeypatch.setattr(guard, "_blocked", blocked)
+
+
+def _no_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = guard._blocked
+
+    def blocked(release: Any, rule: Any, *args: Any, **kwargs: Any) -> Any:
+        return inner(release, replace(rule, spacing=timedelta(0)), *args, **kwargs)
+
+    monkeypatch.setattr(guard, "_blocked", blocked)
+
+
+def _leaps_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "step_out", lambda target, *_, **__: (target, ()))
+
+
+def _leaps_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = guard.hold
+
+    def hold(release: Any, rule: Any, *args: Any, **kwargs: Any) -> Any:
+        return inner(release, replace(rule, most_step_ratio=1.0), *args, **kwargs)
+
+    monkeypatch.setattr(guard, "hold", hold)
+
+
+def _undercuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = guard.hold
+
+    def hold(*args: Any, **kwargs: Any) -> Any:
+        target, trace = inner(*args, **kwargs)
+        return (target - 1 if not trace and target > 1 else target), trace
+
+    monkeypatch.setattr(guard, "hold", hold)
+
+
+def _deaf_to_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = composition._compose
+
+    def compose(moment: Any, state: Any, proposals: Any) -> Any:
+        return inner(moment, state, tuple(each for each in proposals if each.rule != "predictive"))
+
+    monkeypatch.setattr(composition, "_compose", compose)
+
+
+def _spends_over_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "grants", lambda wishes, _: {each.workload: each.target for each in wishes})
+
+
+def _writes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, act, pending = loop._record, loop._act, []
+
+    def acted(targets: Any, records: Any) -> Any:
+        outcomes = act(targets, records)
+        for journal, waiting in pending:
+            record(journal, waiting)
+        pending.clear()
+        return outcomes
+
+    def later(journal: Any, records: Any) -> str:
+        pending.append((journal, records))
+        return ""
+
+    monkeypatch.setattr(loop, "_record", later)
+    monkeypatch.setattr(loop, "_act", acted)
+
+
+def _writes_while_observing(monkeypatch: pytest.MonkeyPatch) -> None:
+    act = loop._act
+
+    def acted(targets: Any, records: Any) -> Any:
+        active = [replace(each, policy=replace(each.policy, mode=Mode.ACTIVE)) for each in records]
+        return act(targets, active)
+
+    monkeypatch.setattr(loop, "_act", acted)
+
+
+def _takes_all_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first defect ends the round."""
+    decide, failed_at = loop.decide, [NOON]
+
+    def decided(*args: Any, now: datetime) -> Any:
+        if failed_at[0] == now:
+            raise ZeroDivisionError("still")
+        try:
+            return decide(*args, now=now)
+        except ZeroDivisionError:
+            failed_at[0] = now
+            raise
+
+    monkeypatch.setattr(loop, "decide", decided)
+
+
+def _remembers_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = memory.observe_replicas
+
+    def observe(state: Any, replicas: Any, *, period: Any, now: Any) -> Any:
+        return inner(state, replicas, period=timedelta(days=1), now=now)
+
+    monkeypatch.setattr(memory, "observe_replicas", observe)
+
+
+def _winds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "frozen", lambda *_, **__: False)
+
+
+def _undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision that depends on something else than its inputs."""
+    calls, decide = [0], loop.decide
+
+    def decided(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        decision, state = decide(*args, **kwargs)
+        moves = decision.action is Action.OUT and decision.target is not None
+        return (replace(decision, z=float(calls[0])) if moves else decision), state
+
+    monkeypatch.setattr(loop, "decide", decided)
+
+
+Mutant = Callable[[pytest.MonkeyPatch], None]
+
+
+@contextmanager
+def mutated(mutant: Mutant) -> Iterator[None]:
+    """The product with one defect."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        mutant(monkeypatch)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("mutant", "caught_as"),
+    [
+        pytest.param(_no_bounds, {"I1"}, id="I1 bounds are ignored"),
+        pytest.param(_everything_known, {"I2", "I13"}, id="I2 unknown reads as zero"),
+        pytest.param(_no_rewarming, {"I2"}, id="I2 nobody waits for a look-back"),
+        pytest.param(_deaf_to_a_rule, {"I3"}, id="I3 a rule is not heard"),
+        pytest.param(_undercuts, {"I3", "I4"}, id="I3 a release goes below what is kept"),
+        pytest.param(_leaps_out, {"I4"}, id="I4 no step limit out"),
+        pytest.param(_leaps_in, {"I4"}, id="I4 no step limit in"),
+        pytest.param(_no_spacing, {"I4"}, id="I4 no time between two scale-ins"),
+        pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
+        pytest.param(_writes_while_observing, {"I8"}, id="I8 observing writes"),
+        pytest.param(_writes_first, {"I9"}, id="I9 written before it is on record"),
+        pytest.param(_takes_all_down, {"I10"}, id="I10 one defect takes all down"),
+        pytest.param(_remembers_everything, {"I11"}, id="I11 nothing is forgotten"),
+        pytest.param(_winds_up, {"I13"}, id="I13 steering goes on at the maximum"),
+    ],
+)
+def test_a_loop_that_breaks_a_promise_is_caught_by_chance(mutant: Mutant, caught_as: set[str]) -> None:
+    search = settings(
+        SIZES, max_examples=400, derandomize=True, database=None, report_multiple_bugs=False, phases=(Phase.generate,)
+    )
+    with mutated(mutant), pytest.raises(Broken) as caught:
+        run_state_machine_as_test(WholeLoop, settings=search)
+    assert caught.value.invariant in caught_as, str(caught.value)
+
+
+def _a_sudden_calm(machine: WholeLoop) -> None:
+    """A trusted forecast, so that no look-back stands in for the calm."""
+    machine.a_forecast_comes(NAMES[0], 39.0, 0.0, 0, 0.95)
+    machine.demand_changes(NAMES[0], Known(value=39.0))
+    machine.time_passes(8)
+    machine.a_forecast_comes(NAMES[0], 0.0, 0.0, 0, 0.95)
+    machine.demand_changes(NAMES[0], Zero(evidence="the counter stands still"))
+
+
+def _a_surge(machine: WholeLoop) -> None:
+    machine.demand_changes(NAMES[0], Known(value=300.0))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "story", "caught_as"),
+    [
+        pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
+        pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
+    ],
+)
+def test_a_loop_that_breaks_a_promise_is_caught_in_a_story(
+    mutant: Mutant, story: Callable[[WholeLoop], None], caught_as: str
+) -> None:
+    """Where chance takes long: the same machine, told what happens. Without the defect the story breaks nothing."""
+
+    def told() -> None:
+        machine = WholeLoop()
+        machine.settle(least=1, span=30, gpus=12, slo=None, scale=4)
+        story(machine)
+
+    told()
+    with mutated(mutant), pytest.raises(Broken) as caught:
+        told()
+    assert caught.value.invariant == caught_as

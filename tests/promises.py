@@ -1,0 +1,204 @@
+"""An independent checker of the invariants: it watches finished ticks from outside and keeps books of its own.
+
+It uses nothing of the rules' code (its windows, steps and blindness are worked out anew), and says which promise was
+broken by which workload. `tests/faults/test_invariants.py` proves it by broken loops that it must catch. Holds no test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from forecaster.types import Blind, Known, Zero
+from scaler.loop import Fleet, TickReport
+from scaler.policy.types import Action, Mode, Reason, Snapshot
+from scaler.ports import DecisionRecord
+
+CALM = timedelta(minutes=5)
+SPACING = timedelta(minutes=10)
+MOST_PEAKS, MOST_SCALES, MOST_BREACHES = 200, 10, 8
+"""I11: what a state may hold at the most, in worlds with ticks of a minute and windows of minutes."""
+
+
+class Broken(AssertionError):
+    """A promise was broken; `invariant` says which."""
+
+    def __init__(self, invariant: str, record: DecisionRecord | None, what: str) -> None:
+        decision = None if record is None else record.decision
+        of = (
+            ""
+            if decision is None
+            else f" {decision.workload} at {decision.at:%H:%M}: {decision.current} → {decision.target}"
+        )
+        super().__init__(f"{invariant}{of}: {what}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True, kw_only=True)
+class _Book:
+    """What is remembered of one workload."""
+
+    last_tick: datetime | None = None
+    known_since: datetime | None = None
+    calm_since: datetime | None = None
+    scaled_in_at: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Promises:
+    """Checks tick after tick; `checked` counts decisions."""
+
+    books: dict[str, _Book] = field(default_factory=dict)
+    checked: int = 0
+
+    def tick(self, report: TickReport, fleet: Fleet, *, log: list[str], written: Mapping[str, int]) -> None:
+        """Check one finished tick; `log` is what was done during it, `written` what reached the cluster."""
+        for record in report.records:
+            book = self.books.setdefault(record.policy.workload, _Book())
+            self._time(book, record)
+            self._blindness(book, record)
+            self._bounds(record, written)
+            self._rules(record)
+            self._steps(book, record, written)
+            self._observing(record, written)
+            self._memory(record, report)
+            self._windup(record, report)
+            self.checked += 1
+        self._budget(report, fleet, written)
+        self._order(report, log)
+
+    # ── books ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _time(self, book: _Book, record: DecisionRecord) -> None:
+        """A break of more than three ticks, forward or back, ends every unbroken run."""
+        now, last = record.at, book.last_tick
+        if last is not None and not timedelta(0) <= now - last <= 3 * record.policy.tick:
+            book.known_since = book.calm_since = None
+        if book.scaled_in_at is not None and book.scaled_in_at > now:
+            book.scaled_in_at = None
+        book.last_tick = now
+
+    # ── promises ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _blindness(self, book: _Book, record: DecisionRecord) -> None:
+        """I2."""
+        sees, now = _sees(record.snapshot), record.at
+        book.known_since = (book.known_since or now) if sees else None
+        if record.decision.action is not Action.IN:
+            return
+        window = max(timedelta(minutes=5), timedelta(seconds=record.snapshot.lead_time_s) + timedelta(minutes=2))
+        if not sees:
+            raise Broken("I2", record, "inward while blind")
+        if book.known_since is None or now - book.known_since < window:
+            raise Broken("I2", record, f"inward {now - (book.known_since or now)} after it was blind")
+
+    def _bounds(self, record: DecisionRecord, written: Mapping[str, int]) -> None:
+        """I1."""
+        decision, bounds, name = record.decision, record.policy.bounds, record.policy.workload
+        if decision.target is not None and type(decision.target) is not int:
+            raise Broken("I1", record, f"{decision.target!r} is no integer")
+        if name in written:
+            least = bounds.min_replicas if record.grant is None else min(bounds.min_replicas, record.grant)
+            if not least <= written[name] <= bounds.max_replicas:
+                raise Broken("I1", record, f"wrote {written[name]}, allowed {least} to {bounds.max_replicas}")
+            return
+        bound = decision.target is not None and decision.reason not in (Reason.HANDS_OFF, Reason.GPU_BUDGET)
+        if bound and decision.target < bounds.min_replicas:  # type: ignore[operator]
+            raise Broken("I1", record, "the minimum holds even if every input is invalid")
+
+    def _rules(self, record: DecisionRecord) -> None:
+        """I3."""
+        decision = record.decision
+        reasons = {each.reason for each in decision.adjustments}
+        limits = {
+            Reason.STEP_OUT, Reason.UNSCHEDULABLE, Reason.AT_MAX, Reason.GPU_BUDGET, Reason.BLIND_DEMAND, Reason.REWARM
+        }  # fmt: skip
+        if decision.target is None or not decision.proposals:
+            return
+        if not reasons & limits and decision.target < max(each.want for each in decision.proposals):
+            raise Broken("I3", record, "less than a rule wants")
+        if decision.action is Action.IN and Reason.AT_MAX not in reasons:
+            if not any(each.rule == "load" for each in decision.proposals):
+                raise Broken("I3", record, "inward without the load rule")
+            if decision.target < max(each.keep for each in decision.proposals):
+                raise Broken("I3", record, "below what a rule keeps")
+
+    def _steps(self, book: _Book, record: DecisionRecord, written: Mapping[str, int]) -> None:
+        """I4."""
+        decision, now = record.decision, record.at
+        if decision.current is None or decision.target is None or decision.reason is Reason.HANDS_OFF:
+            book.calm_since = None
+            return
+        reasons = {each.reason for each in decision.adjustments}
+        raised = decision.action is Action.OUT and Reason.AT_MIN not in reasons
+        if raised and decision.target > decision.current + max(4, decision.current):
+            raise Broken("I4", record, "more than one step out")
+        keep = max((each.keep for each in decision.proposals), default=0)
+        calm = _sees(record.snapshot) and keep < decision.current
+        book.calm_since = (book.calm_since or now) if calm else None
+        if decision.action is Action.IN and Reason.AT_MAX not in reasons:
+            if decision.current - decision.target > max(1, decision.current // 2):
+                raise Broken("I4", record, "more than half at once")
+            if book.calm_since is None or now - book.calm_since < CALM:
+                raise Broken("I4", record, "not after five calm minutes")
+            if book.scaled_in_at is not None and now - book.scaled_in_at < SPACING:
+                raise Broken("I4", record, f"{now - book.scaled_in_at} after the last scale-in")
+        if decision.action is Action.IN and record.policy.workload in written:
+            book.scaled_in_at = now
+
+    def _observing(self, record: DecisionRecord, written: Mapping[str, int]) -> None:
+        """I8."""
+        if record.policy.mode is Mode.OBSERVE and record.policy.workload in written:
+            raise Broken("I8", record, "written while only observing")
+
+    def _memory(self, record: DecisionRecord, report: TickReport) -> None:
+        """I11."""
+        after = report.states[record.policy.workload]
+        sizes = (len(after.peaks), len(after.desired), len(after.latency.breaches))
+        if any(size > most for size, most in zip(sizes, (MOST_PEAKS, MOST_SCALES, MOST_BREACHES), strict=True)):
+            raise Broken("I11", record, f"remembers {sizes}")
+
+    def _windup(self, record: DecisionRecord, report: TickReport) -> None:
+        """I13."""
+        replicas, after = record.snapshot.replicas, report.states[record.policy.workload]
+        stuck = isinstance(replicas, Blind) or (
+            replicas.failed > 0 or replicas.unschedulable > 0 or replicas.desired >= record.policy.bounds.max_replicas
+        )
+        frozen = stuck or not _sees(record.snapshot) or record.policy.mode is Mode.OBSERVE
+        before = record.state
+        # A break forgets the share of late minutes; what was learnt over days stays.
+        moved = after.z != before.z or after.missed_share not in (before.missed_share, 0.0)
+        if frozen and moved:
+            raise Broken("I13", record, f"steered {before.z} → {after.z} by a minute that says nothing")
+
+    def _budget(self, report: TickReport, fleet: Fleet, written: Mapping[str, int]) -> None:
+        """I5: nobody grows beyond what the fleet may hold together."""
+        if fleet.budget.gpus is None:
+            return
+        held = sum((each.decision.current or 0) * each.policy.profile.gpus for each in report.records)
+        grown = sum(
+            max(0, written[each.policy.workload] - (each.decision.current or 0)) * each.policy.profile.gpus
+            for each in report.records
+            if each.policy.workload in written
+        )
+        if grown and held + grown > fleet.budget.gpus:
+            raise Broken("I5", None, f"{held} GPUs held, {grown} added, {fleet.budget.gpus} allowed")
+
+    def _order(self, report: TickReport, log: list[str]) -> None:
+        """I9: on record before it is sent; and growth before shrinkage."""
+        writes = [place for place, entry in enumerate(log) if entry.startswith("scale ")]
+        if writes and not report.journal_error and "journal" not in log[: writes[0]]:
+            raise Broken("I9", None, f"written before it was on record: {log}")
+
+
+def _sees(snapshot: Snapshot) -> bool:
+    """Whether every required signal was measured in full: a number that is finite and not negative, or true zero."""
+    if isinstance(snapshot.replicas, Blind) or snapshot.demand_partial or not snapshot.classes:
+        return False
+    return all(
+        isinstance(each.demand_rps, Zero)
+        or (isinstance(each.demand_rps, Known) and math.isfinite(each.demand_rps.value) and each.demand_rps.value >= 0)
+        for each in snapshot.classes
+    )
