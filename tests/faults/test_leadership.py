@@ -30,8 +30,8 @@ from election_world import Count, Flaws, play
 from kube_double import KubeDouble, Request, Rule
 from servers import free_port
 
-RUNS = 250
-CHUNKS = 20 if os.environ.get("SOAK") else 1
+RUNS = 200
+CHUNKS = 25 if os.environ.get("SOAK") else 1
 
 
 # ── Runs in virtual time ──────────────────────────────────────────────────────────────────────────────────────────
@@ -50,7 +50,6 @@ def test_no_write_overlaps_anothers_lease(chunk: int) -> None:
     assert count.writes > 50 * RUNS
     assert count.terms > 2 * RUNS
     assert min(count.lost, count.given_back, count.ended_by_timer, count.given_up) > RUNS / 10
-    assert count.refused > 0
 
 
 @pytest.mark.parametrize(
