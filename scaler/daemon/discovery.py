@@ -82,7 +82,8 @@ def _not_in_the_file(
     taken = {_target_of(workload, target): workload for workload, target in config.targets.items()}
     free, doubled = [], []
     for entry in entries:
-        owner = taken.get(_target_of(entry.workload, entry.target))
+        own_name = entry.workload if entry.workload in config.targets else None
+        owner = own_name or taken.get(_target_of(entry.workload, entry.target))
         if owner is None:
             free.append(entry)
         else:

@@ -206,7 +206,8 @@ def test_found_workloads_stand_beside_those_of_the_file() -> None:
 @pytest.mark.parametrize(
     "workload",
     [
-        pytest.param("{workload: llm/chat}", id="by name"),
+        pytest.param("{workload: llm/chat}", id="by both"),
+        pytest.param("{workload: llm/chat, target: {name: chat-v2}}", id="by name"),
         pytest.param("{workload: llm/assistant, target: {name: chat}}", id="by target"),
     ],
 )
