@@ -19,20 +19,6 @@ from scaler.adapters.refit import RefitOutcome
 from scaler.adapters.states import State
 from scaler.policy.types import Action, Mode, Reason, Trust
 
-COMING: dict[str, tuple[str, ...]] = {
-    "headstart_leader": (),
-    "headstart_config_reload_ok": (),
-    "headstart_config_reload_success_timestamp_seconds": (),
-    "headstart_clock_skew_seconds": (),
-    "headstart_samples_dropped_total": ("reason",),
-    "headstart_lead_time_part_seconds": ("namespace", "workload", "part"),
-    "headstart_lead_time_starts": ("namespace", "workload", "source"),
-}
-"""Metrics that are shown and that the catalogue does not have yet; whatever stands there goes before."""
-
-COMING_VALUES = {"state": {"PAUSED", "OVERRIDDEN", "HELD(manual)", "HELD(conflict)"}}
-"""The same of labels' values."""
-
 TARGET_LABELS = {"instance", "job", "pod", "container", "endpoint", "service"}
 """What the scrape itself adds."""
 
@@ -49,7 +35,7 @@ PROCESS = {
 VALUES: dict[str, set[str]] = {
     "action": {each.value for each in Action},
     "reason": {each.value for each in (*Reason, *BlindReason)},
-    "state": {each.value for each in State} | COMING_VALUES["state"],
+    "state": {each.value for each in State},
     "mode": {each.value for each in Mode},
     "verb": {each.value for each in Verb},
     "outcome": {each.value for each in RefitOutcome},
@@ -66,7 +52,7 @@ VALUES: dict[str, set[str]] = {
 
 def _exported() -> dict[str, set[str]]:
     """Every series name with its labels; a histogram is three names."""
-    found: dict[str, set[str]] = {name: set(labels) for name, labels in COMING.items()}
+    found: dict[str, set[str]] = {}
     for spec in METRICS:
         if spec.kind == "histogram":
             for suffix in ("bucket", "sum", "count"):
@@ -77,7 +63,7 @@ def _exported() -> dict[str, set[str]]:
 
 
 EXPORTED = _exported()
-CATALOGUE_NAMES = {spec.full_name for spec in SPECS.values()} | set(COMING) | set(EXPORTED)
+CATALOGUE_NAMES = {spec.full_name for spec in SPECS.values()} | set(EXPORTED)
 
 
 def nodes_of(text: str) -> Iterator[Any]:

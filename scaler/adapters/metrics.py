@@ -154,7 +154,7 @@ METRICS: tuple[MetricSpec, ...] = (
         name="invariant_violations_total",
         kind="counter",
         labels=("invariant",),
-        meaning="Broken promises: I1 bounds, I2 blind, I3 rules, I4 steps, I5 budget, I6 standby, I8 observing. Stays 0.",
+        meaning="Broken promises: I1 bounds, I2 blind, I3 rules, I4 steps, I5 budget, I6 standby, I8 observe; stays 0.",
     ),
     MetricSpec(
         name="leader",
