@@ -53,7 +53,12 @@ def test_says(annotations: dict[str, str], control: Control) -> None:
     ("annotations", "paused", "words"),
     [
         pytest.param({PAUSED: "yes"}, True, 'must be "true" or "false", got \'yes\'', id="paused, in other words"),
-        pytest.param({MODE: "obsreve"}, True, "must be one of observe, active, got 'obsreve'", id="a misspelt mode"),
+        pytest.param(
+            {MODE: "obsreve"},
+            True,
+            "must be one of observe, active, floor, publish, got 'obsreve'",
+            id="a misspelt mode",
+        ),
         pytest.param({OVERRIDE: "8"}, False, "must look like", id="an override without an end"),
         pytest.param(
             {OVERRIDE: "8 until 18:00"}, False, "must be a moment with its zone", id="an end that is no moment"
