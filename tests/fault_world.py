@@ -22,6 +22,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from fault_proxy import FaultProxy
+from forecaster.types import Blind
 from kube_double import KubeDouble
 from metrics_fleet import wait_for
 from scaler.adapters import logs
@@ -179,7 +180,7 @@ class FaultWorld:
     def config_file(self, **settings: Any) -> Path:
         """The settings file; `settings` replace what is written there by default."""
         wanted = {
-            "prometheus": f'{{url: "{self.proxy.url}", deadline_s: 4}}',
+            "prometheus": f'{{url: "{self.proxy.url}"}}',
             "kubeconfig": self.cluster.kubeconfig(self.folder),
             "tick": "1m",
             "mode": "active",
@@ -246,6 +247,15 @@ class Life:
             self.world.cluster.advance(60)
             report = self.round()
         return report
+
+    def seeing_minute(self) -> TickReport:
+        """The next minute in which demand and replicas are known: on a busy machine a read may not be done in time."""
+        for _ in range(10):
+            report = self.minute()
+            replicas, readings = self.snapshot.replicas, self.snapshot.classes
+            if not isinstance(replicas, Blind) and not isinstance(readings[0].demand_rps, Blind):
+                return report
+        raise AssertionError(f"blind for ten minutes: {self.snapshot}")
 
     def minutes(self, count: int) -> list[Decision]:
         """The decisions of the next `count` minutes."""

@@ -41,7 +41,7 @@ def test_row_16_a_rotated_token_is_read_again_within_the_tick(world: FaultWorld,
     fresh = world.cluster.rotate(world.cluster.admin_token)
     (world.folder / "token").write_text(fresh)
     wanted = hurried(world, life)
-    life.minute()
+    life.seeing_minute()
     assert life.replicas == wanted
     assert sum(each.status == 401 for each in world.cluster.requests) == 1
 
@@ -68,11 +68,11 @@ def test_row_16_a_token_that_stays_wrong_degrades_and_never_loops(world: FaultWo
 def test_row_19_a_conflict_is_read_again_and_tried_three_times_at_most(world: FaultWorld, life: Life) -> None:
     wanted = hurried(world, life)
     world.cluster.fault(method="PATCH", path="/scale", status=409, times=2)
-    life.minute()
+    life.seeing_minute()
     assert (life.replicas, len(patches(world))) == (wanted, 3)
     world.cluster.fault(method="PATCH", path="/scale", status=409, times=1000)
     before = len(patches(world))
-    life.minute()
+    life.seeing_minute()
     assert outcome(life) in (OutcomeKind.CONFLICT, OutcomeKind.FAILED)
     assert len(patches(world)) == before + 3
     assert life.replicas == wanted
@@ -84,10 +84,10 @@ def test_row_19_a_value_that_the_decision_did_not_see_is_never_overwritten(world
     world.cluster.fault(
         method="PATCH", path="/scale", status=409, then=lambda: world.cluster.set_replicas("llm", "chat", other)
     )
-    life.minute()
+    life.seeing_minute()
     assert outcome(life) is OutcomeKind.CONFLICT
     assert life.replicas == other
-    (decision,) = (record.decision for record in life.minute().records)
+    (decision,) = (record.decision for record in life.seeing_minute().records)
     assert decision.current == other, "decided anew from what stands there"
 
 
@@ -108,11 +108,11 @@ def test_row_21_a_write_of_which_nobody_knows_never_becomes_two_steps(
 ) -> None:
     first = hurried(world, life)
     world.cluster.fault(method="PATCH", path="/scale", **fault)
-    life.minute()
+    life.seeing_minute()
     assert life.replicas in (USUAL_REPLICAS, first), "all of the step or nothing"
     scales = [life.replicas]
     for _ in range(8):
-        life.minute()
+        life.seeing_minute()
         scales.append(life.replicas)
     assert all(after <= 2 * before for before, after in pairwise(scales)), scales
     assert scales == sorted(scales)
@@ -126,5 +126,5 @@ def test_row_21_a_restarted_server_is_found_again(world: FaultWorld, life: Life)
     assert life.snapshot.replicas.kind == "blind"  # type: ignore[union-attr]
     world.cluster.start()
     wanted = hurried(world, life)
-    assert life.minute().records[0].decision.action is Action.OUT
+    assert life.seeing_minute().records[0].decision.action is Action.OUT
     assert life.replicas == wanted

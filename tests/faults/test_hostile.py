@@ -114,7 +114,7 @@ def secretive(world: FaultWorld) -> Iterator[Life]:
     world.cluster.store.tokens[CLUSTER_TOKEN] = world.cluster.store.tokens[world.cluster.admin_token]
     world.cluster.admin_token = CLUSTER_TOKEN
     (world.folder / "http-token").write_text(HTTP_TOKEN)
-    settings = f'{{url: "{world.proxy.url}", deadline_s: 4, bearer_token_file: {token}}}'
+    settings = f'{{url: "{world.proxy.url}", bearer_token_file: {token}}}'
     with world.life(world.config(prometheus=settings, port="0, token_file: http-token")) as life:
         yield life
 
