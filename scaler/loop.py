@@ -213,15 +213,21 @@ def _wish(
         held,
         current=replicas.taken,
         target=decision.target if asks and decision.target is not None else replicas.taken,
-        most=replicas.taken if decision.reason is Reason.OVERRIDE else _most(policy, now=decision.at),
+        most=_most(policy, decision),
         counted=policy.mode.counts and replicas.held is None,
         refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
     )
 
 
-def _most(policy: WorkloadPolicy, *, now: datetime) -> int:
+def _most(policy: WorkloadPolicy, decision: Decision) -> int | None:
+    """What lies above it goes whatever the others released: a person's own number, or the maximum in force."""
+    if decision.reason is Reason.OVERRIDE:
+        return decision.target
     bounds = policy.bounds
-    return scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)[1]
+    _, most = scheduled.bounds_at(
+        policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at
+    )
+    return most
 
 
 def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
@@ -241,7 +247,7 @@ def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
         target=held,
         gpus=policy.profile.gpus,
         priority=policy.priority,
-        counted=known and policy.mode.counts,
+        counted=known and policy.mode.counts and before.held is None,
         released=before.released,
     )
 

@@ -70,14 +70,19 @@ def _hands_are_tied(record: DecisionRecord) -> bool:
 def _of_movement(record: DecisionRecord) -> list[Violation]:
     """How far the decision moves the scale, against what the rules keep, one step, and what the fleet granted.
 
-    Bounds are promises of their own: what they turn is no step and no rule's. Nor is what a person orders.
+    Bounds are promises of their own: what they turn is no step and no rule's. Nor is what a person orders, whatever the
+    fleet's budget leaves of it.
     """
     decision, step = record.decision, record.policy.step
     current, target = decision.current, decision.target
-    if current is None or target is None or decision.reason is Reason.OVERRIDE:
-        return []
-    reasons = {each.reason for each in decision.adjustments}
-    found = []
+    reasons = {decision.reason, *(each.reason for each in decision.adjustments)}
+    found: list[Violation] = []
+    if current is None or target is None:
+        return found
+    if record.grant is not None and target > max(record.grant, current):
+        found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
+    if Reason.OVERRIDE in reasons:
+        return found
     if decision.action is Action.IN and Reason.AT_MAX not in reasons:
         if target < max((each.keep for each in decision.proposals), default=0):
             found.append(_violation("I3", record, "below what a rule keeps"))
@@ -86,8 +91,6 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
     most = current + max(step.most_added, int(current * step.most_growth_ratio + 1e-9))
     if decision.action is Action.OUT and Reason.AT_MIN not in reasons and target > most:
         found.append(_violation("I4", record, "more than one step out"))
-    if record.grant is not None and target > max(record.grant, current):
-        found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
     return found
 
 

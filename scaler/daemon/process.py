@@ -1,32 +1,20 @@
 """The daemon: wires the parts, runs the jobs, and ends cleanly. It has no rule of its own.
 
-Lanes (one thread each, so that none delays another): `tick` decides and writes; `forecast` takes in the last minute
-and runs the models; `upkeep` folds history and checks histograms; `train` looks for drift and waits for the refit;
-`placeholders` sizes the pods that hold nodes ready, where there are any.
+What runs when, and in which thread, is said by `schedule`; the process around it is `serving`'s.
 If this process dies, nothing moves: the scale stays as it was written last.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from forecaster import drift
-from forecaster.errors import HistoryError
 from forecaster.sources.prometheus import PrometheusSource
-from scaler.adapters import folder_lock, logs
+from scaler.adapters import logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, floors_of, selectors_of, targets_of
 from scaler.adapters.control_annotations import AnnotatedControls
@@ -35,10 +23,9 @@ from scaler.adapters.control_file import ControlFile
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
-from scaler.adapters.jobs import Job, Schedule, Trouble, due_time
+from scaler.adapters.jobs import Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, TargetRef
 from scaler.adapters.kubernetes.calls import Call
-from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.adapters.leadership import Ears
 from scaler.adapters.ledger import NoJournal, StoreJournal
@@ -51,25 +38,19 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
-from scaler.daemon import discovery, rivals
-from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
-from scaler.daemon.leading import contender_of, end_at_once, prepare_last_resort
+from scaler.daemon.derived import days_off, known_of, latency_of, shelf_of, train_command
+from scaler.daemon.leading import contender_of
 from scaler.daemon.orders import orders_of
 from scaler.daemon.placeholders import placeholder_job
-from scaler.daemon.reload import LiveParts, LiveSettings, Reloader, started
+from scaler.daemon.reload import LiveParts, LiveSettings, started
 from scaler.daemon.rivals import RivalWatch
 from scaler.daemon.round import Outlets, Round
+from scaler.daemon.schedule import jobs_of
 from scaler.daemon.upkeep import Parts, Upkeep
-from scaler.loop import NoControls, Ports, TickReport
+from scaler.loop import NoControls, Ports
 from scaler.policy.types import Mode, PolicyState
 from scaler.web.app import Sources, create_app
 from scaler.web.server import WebServer
-
-SCRAPE_DELAY = timedelta(seconds=3)
-"""After a minute's end until its last scrape is stored; the forecast begins then."""
-
-TICK_DELAY = timedelta(seconds=8)
-"""After a minute's end until the tick: the forecast of that minute is usually out by then, and not waited for."""
 
 STOP_TICK_S = 5.0
 """A tick under way when the daemon is asked to stop may finish within this time; then it may write no more."""
@@ -126,7 +107,7 @@ class Daemon:
         self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
         self.web = WebServer(self._app(), host=config.http.host, port=config.http.port)
-        jobs = self._jobs()
+        jobs = jobs_of(config, self)
         if self._placeholder_api is not None:
             jobs += (placeholder_job(config, self._placeholder_api, self.board, self.log),)
         self._ticked_for: datetime | None = None
@@ -281,58 +262,6 @@ class Daemon:
         )
         return create_app(sources, token_file=self.config.http.token_file)
 
-    def _jobs(self) -> tuple[Job, ...]:
-        minute, tick = timedelta(minutes=1), self.config.tick
-        # A short tick has no room to wait for the forecast: it takes the last one.
-        delay = TICK_DELAY if tick >= timedelta(seconds=30) else timedelta(0)
-        return (
-            Job(name="tick", run=self.tick, interval=tick, lane="tick", offset=delay, at_start=True),
-            Job(
-                name="forecast",
-                run=lambda: self.upkeep.forecast(now=datetime.now(UTC)),
-                interval=minute,
-                lane="forecast",
-                offset=SCRAPE_DELAY,
-                at_start=True,
-            ),
-            Job(
-                name="edges",
-                run=lambda: self.upkeep.judge_edges(now=datetime.now(UTC)),
-                interval=minute,
-                lane="upkeep",
-                offset=timedelta(seconds=20),
-            ),
-            Job(
-                name="rivals",
-                run=lambda: self.rivals.look(),
-                interval=rivals.EVERY,
-                lane="upkeep",
-                offset=timedelta(seconds=40),
-                at_start=True,
-            ),
-            Job(
-                name="compact",
-                run=lambda: self.upkeep.compact(now=datetime.now(UTC)),
-                interval=timedelta(hours=1),
-                lane="upkeep",
-                offset=timedelta(minutes=7, seconds=30),
-            ),
-            Job(
-                name="refit",
-                run=lambda: self.upkeep.refit(now=datetime.now(UTC)),
-                interval=timedelta(days=1),
-                lane="train",
-                offset=night_of(self.config),
-            ),
-            Job(
-                name="drift",
-                run=lambda: self.upkeep.watch_drift(now=datetime.now(UTC)),
-                interval=drift.EVERY,
-                lane="train",
-                offset=timedelta(minutes=37),
-            ),
-        )
-
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
@@ -408,83 +337,6 @@ class Daemon:
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
 
 
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
-    logs.configure()
-    log = logs.logger()
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    reread = threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: reread.set())
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder_lock.held(config.data_dir))
-            store = Store.open(config.data_dir, now=datetime.now(UTC))
-            found = discovery.at_start(config, store, log)
-            daemon = Daemon(found.config, store, on_lost=asked.set, end_in=prepare_last_resort())
-            daemon.start()
-        except (OSError, HistoryError, KubernetesError) as error:
-            log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
-            return 1
-        discoverer = discovery.Discoverer(config, found, lambda: daemon.config, daemon.reload, log)
-        return _serve(daemon, discoverer, asked, reread)
-
-
-def _serve(daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event) -> int:
-    """Until asked to stop; answers the exit status."""
-    log, store = daemon.log, daemon.store
-    if store.report.quarantined is not None:
-        log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
-    _watch_clock_and_files(daemon, discoverer, asked, reread)
-    if daemon.leading.lost is not None:
-        end_at_once(log, daemon.leading.lost)
-    if not daemon.stop():
-        # A thread is still in a call; the interpreter would wait for its end. What is on disk is whole at any moment.
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
-
-
-def _watch_clock_and_files(
-    daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event
-) -> None:
-    """Wait to be asked to stop, or to lose the lease; meanwhile plan anew when the clock was set, and read settings
-    that have changed."""
-    reloader = Reloader(lambda: daemon.config, discoverer.file_read, daemon.board, daemon.log, asked=reread)
-    skew_s = time.time() - time.monotonic()
-    while not asked.wait(1.0) and daemon.leading.lost is None:
-        now_s = time.time() - time.monotonic()
-        if abs(now_s - skew_s) > 1.0:
-            daemon.log.warning("clock_set", by_s=round(now_s - skew_s, 1), meanwhile="jobs are planned anew")
-            daemon.realign()
-        skew_s = now_s
-        reloader.look(now=datetime.now(UTC))
-        discoverer.look()
-
-
-def tick_once(config: Config, *, dry_run: bool) -> TickReport:
-    """One decision round now, forecasts included; a dry run writes nothing to the cluster or to the data folder.
-
-    Raises `OSError`, `HistoryError` or `KubernetesError` where the data folder or the credentials are unusable.
-    """
-    logs.configure(level=logging.WARNING)
-    now = datetime.now(UTC)
-    with ExitStack() as stack:
-        folder = stack.enter_context(_scratch()) if dry_run else config.data_dir
-        stack.enter_context(folder_lock.held(folder))
-        store = stack.enter_context(Store.open(folder, now=now))
-        daemon = Daemon(discovery.at_start(config, store, logs.logger()).config, store, dry_run=dry_run)
-        daemon.upkeep.forecast(now=now)
-        daemon.upkeep.judge_edges(now=now)
-        return daemon.round.run(now=now)
-
-
 def _remarks(targets: KubernetesTargets, controls: AnnotatedControls) -> dict[str, tuple[str, ...]]:
     """What the last read of the cluster has to tell of workloads: pods that are not made, annotations nobody reads."""
     said, now = targets.remarks, datetime.now(UTC)
@@ -493,10 +345,3 @@ def _remarks(targets: KubernetesTargets, controls: AnnotatedControls) -> dict[st
         if problems:
             said[workload] = (*said.get(workload, ()), *problems)
     return said
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A data folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
-        yield Path(folder)

@@ -228,9 +228,10 @@ def test_i5_the_fleet_is_the_same_in_any_order_and_every_record_decides_again(
         assert one.after == other.after
         assert one.report.states == other.report.states
         for record in one.report.records:
-            decision, after = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
-            again = decision, settled(after, decision, one.report.outcomes.get(record.policy.workload))
-            assert again == (record.decision, one.report.states[record.policy.workload])
+            name = record.policy.workload
+            again, state = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
+            told = settled(state, again, one.report.outcomes.get(name))
+            assert (again, told) == (record.decision, one.report.states[name])
 
 
 @settings(deadline=None)

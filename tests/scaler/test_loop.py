@@ -11,6 +11,7 @@ import pytest
 
 from forecaster.types import Blind, BlindReason, Known
 from policy_cases import MINUTE, NOON, a_forecast, a_policy
+from scaler.adapters.invariants import violations
 from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, Ports, settled, tick
 from scaler.policy.budget import BudgetRule
@@ -463,3 +464,114 @@ def test_what_an_unreadable_workload_leaves_of_twenty_gpus(before: PolicyState, 
     states = {"b/y": replace(before, last_tick_at=NOON)}
     report = tick(fleet, states, world.ports(), now=NOON + MINUTE)
     assert report.records[0].decision.target == max(11, left)
+
+
+# ── The fleet's budgets and the modes ─────────────────────────────────────────────────────────────────────────
+
+
+def under_a_floor(least: int, held: int, *, ceiling: int = 40) -> ReplicaState:
+    """An autoscaler holds `held` replicas above a floor of `least`."""
+    return ReplicaState(desired=least, ready=min(least, held), held=held, ceiling=ceiling)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted_rps", "floor"),
+    [
+        pytest.param(None, 66.0, 10, id="without a budget the floor is what is wanted"),
+        pytest.param(12, 42.0, 6, id="beneath what is held it takes no further GPU"),
+        pytest.param(12, 66.0, 8, id="twelve: eight are held, four are the neighbour's"),
+        pytest.param(13, 66.0, 9, id="thirteen: one is left"),
+        pytest.param(6, 66.0, 8, id="a fleet above its budget: up to what is held anyway"),
+    ],
+)
+def test_a_floor_takes_gpus_only_above_what_is_held(gpus: int | None, wanted_rps: float, floor: int) -> None:
+    fleet = a_fleet("a/x", "b/y", gpus=gpus)
+    fleet = replace(fleet, workloads=(replace(fleet.workloads[0], mode=Mode.FLOOR), fleet.workloads[1]))
+    replicas = {"a/x": under_a_floor(5, held=8), "b/y": pods(4)}
+    report = tick(fleet, {}, World(rps={"a/x": wanted_rps, "b/y": 25.0}, replicas=replicas).ports(), now=NOON)
+    assert [each.decision.target for each in report.records] == [floor, 4]
+
+
+def test_a_floor_is_lowered_whatever_the_others_released() -> None:
+    """It takes nothing away: that is for the autoscaler above it to do. The one active workload may release its three."""
+    fleet = a_fleet("a/x", "b/y", "c/z")
+    floors = tuple(replace(each, mode=Mode.FLOOR) for each in fleet.workloads[1:])
+    fleet = replace(fleet, workloads=(fleet.workloads[0], *floors))
+    held = {"b/y": under_a_floor(12, held=12), "c/z": under_a_floor(12, held=12)}
+    world = World(rps=dict.fromkeys(("a/x", "b/y", "c/z"), 5.0), replicas={"a/x": pods(6), **held})
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(8):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+    assert [entry for entry in world.log if entry.startswith("scale")] == [
+        "scale a/x 6->3",
+        "scale b/y 12->6",
+        "scale c/z 12->6",
+    ]
+
+
+def test_a_floor_that_cannot_be_read_is_no_part_of_what_may_be_released() -> None:
+    """Two of ten may go. With the thirty under the floor in the sum it would be eight."""
+    fleet = a_fleet(*(f"n/{i}" for i in range(5)), "z/floor")
+    fleet = replace(fleet, workloads=(*fleet.workloads[:5], replace(fleet.workloads[5], mode=Mode.FLOOR)))
+    names = [each.workload for each in fleet.workloads]
+    world = World(rps=dict.fromkeys(names, 3.0), replicas=dict.fromkeys(names, pods(2)))
+    world.replicas["z/floor"] = under_a_floor(4, held=30)
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(7):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+        world.log.clear()
+    world.replicas["z/floor"] = Blind(reason=BlindReason.TIMEOUT)
+    tick(fleet, states, world.ports(), now=NOON + 7 * MINUTE)
+    assert len([entry for entry in world.log if entry.startswith("scale")]) == 2
+
+
+def test_what_is_published_is_cut_by_the_budget_and_never_written() -> None:
+    world = World(rps={"a/x": 50.0}, replicas={"a/x": pods(2)})
+    report = tick(a_fleet("a/x", gpus=4, mode=Mode.PUBLISH), {}, world.ports(), now=NOON)
+    (record,) = report.records
+    assert (record.grant, record.decision.target, record.decision.reason) == (4, 4, Reason.GPU_BUDGET)
+    assert report.outcomes["a/x"].kind is OutcomeKind.PUBLISHED
+    assert not [entry for entry in world.log if entry.startswith("scale")]
+
+
+@dataclass
+class Word:
+    """What a person ordered for one workload of several."""
+
+    workload: str
+    control: Control
+
+    def of(self, workload: str, *, now: datetime) -> Control:
+        return self.control if workload == self.workload else NO_CONTROL
+
+
+def an_override(replicas: int) -> Control:
+    return Control(override=Override(replicas=replicas, until=NOON + 60 * MINUTE))
+
+
+def test_an_override_releases_at_once_and_the_rest_of_the_fleet_waits_for_it() -> None:
+    """A person sees what the rules do not; what went by their word is gone from what may go all the same."""
+    names = [f"n/{i}" for i in range(6)]
+    fleet = a_fleet(*names)
+    world = World(rps=dict.fromkeys(names, 3.0), replicas=dict.fromkeys(names, pods(2)))
+    world.rps["n/0"], world.replicas["n/0"] = 65.0, pods(10)
+    states: Mapping[str, PolicyState] = {}
+    for minute in range(7):
+        states = tick(fleet, states, world.ports(), now=NOON + minute * MINUTE).states
+    world.replicas.update({name: pods(2) for name in names[1:]})
+    world.log.clear()
+    ports = replace(world.ports(), controls=Word("n/0", an_override(1)))
+    report = tick(fleet, states, ports, now=NOON + 7 * MINUTE)
+    record = report.records[0]
+    assert (record.decision.target, record.decision.reason, record.grant) == (1, Reason.OVERRIDE, None)
+    assert [entry for entry in world.log if entry.startswith("scale")] == ["scale n/0 10->1"]
+    assert {each.decision.reason for each in report.records[1:]} == {Reason.FLEET_CHANGE}
+
+
+def test_an_override_gets_no_gpu_that_is_not_there() -> None:
+    world = World(rps={"a/x": 5.0, "b/y": 5.0}, replicas={"a/x": pods(1), "b/y": pods(4)})
+    ports = replace(world.ports(), controls=Word("a/x", an_override(18)))
+    report = tick(a_fleet("a/x", "b/y", gpus=20), {}, ports, now=NOON)
+    (record, _) = report.records
+    assert (record.grant, record.decision.target, record.decision.reason) == (16, 16, Reason.GPU_BUDGET)
+    assert violations(report, mutating_requests=1) == (), "fifteen at once are no step of ours"
