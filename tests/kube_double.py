@@ -229,13 +229,15 @@ class KubeDouble:
             self.store.remove(plural, self.store.get(plural, namespace, name))
             self.store.controllers.reconcile(self.store.now)
 
-    def annotate(self, namespace: str, name: str, plural: str = "deployments", **annotations: str) -> None:
-        """Set annotations under our prefix; `min_replicas="2"` is `headstart.autoscaling/min-replicas: "2"`."""
+    def annotate(self, namespace: str, name: str, plural: str = "deployments", **annotations: str | None) -> None:
+        """Set annotations under our prefix; `min_replicas="2"` is `headstart.autoscaling/min-replicas: "2"`, and None
+        removes one."""
         with self.store.changed:
             item = self.store.get(plural, namespace, name)
             ours = {f"headstart.autoscaling/{key.replace('_', '-')}": value for key, value in annotations.items()}
-            metadata = {**item["metadata"], "annotations": {**(item["metadata"].get("annotations") or {}), **ours}}
-            self.store.update(plural, {**item, "metadata": metadata})
+            merged = {**(item["metadata"].get("annotations") or {}), **ours}
+            kept = {key: value for key, value in merged.items() if value is not None}
+            self.store.update(plural, {**item, "metadata": {**item["metadata"], "annotations": kept}})
 
     def add_pod(self, namespace: str, name: str, plural: str = "deployments") -> Json:
         """One pod more than wanted, as a rollout's surge; call `pause_controllers` first to keep it."""

@@ -69,7 +69,7 @@ class KubernetesTargets:
         return tuple(self._targets)
 
     def annotations(self, workload: str) -> Mapping[str, str]:
-        """A workload's own, as the last read found them; none where it could not be read."""
+        """A workload's own, as they were read last; none where they never were."""
         return self._annotations.get(workload, {})
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
@@ -80,10 +80,9 @@ class KubernetesTargets:
         self._on_pods(seen)
         known = {name: each for name, each in seen.items() if not isinstance(each, Blind)}
         self._refused = {name: each.refused for name, each in known.items()}
-        # Who paused by annotation stays paused while the cluster cannot be read.
-        self._annotations = {
-            name: (known[name].annotations or {}) if name in known else self._annotations.get(name, {}) for name in seen
-        }
+        read = {name: each.annotations for name, each in known.items() if each.annotations is not None}
+        # Who paused by annotation stays paused while the object, or more than its scale, cannot be read.
+        self._annotations = {name: read.get(name, self.annotations(name)) for name in seen}
         return {name: each if isinstance(each, Blind) else each.replicas for name, each in seen.items()}
 
     @property

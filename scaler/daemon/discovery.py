@@ -167,12 +167,12 @@ class Discoverer:
     def _found(self) -> Discovery:
         """A search now; where nobody can be asked, those of the last one stay."""
         known = {policy.workload for policy in self._running().fleet.workloads}
+        before = self._last.entries
         try:
-            found = discovered(self._file, known=known, before=self._last.entries)
+            found = discovered(self._file, known=known, before=before)
         except KubernetesError as error:
-            found = Discovery(
-                config=with_workloads(self._file, self._last.entries), entries=self._last.entries, told=(str(error),)
-            )
+            unread = Found(objects=(), unread=dict.fromkeys(self._file.discover.namespaces, str(error)))
+            found = joined(self._file, unread, known=known, before=before)
         if (found.entries, found.told) != (self._last.entries, self._last.told):
             tell(found, self._log)
         self._last = found

@@ -29,7 +29,12 @@ from scaler.daemon.round import Round
 from scaler.daemon.upkeep import JobSettings, Upkeep
 from scaler.errors import ConfigError, ConfigIssue
 
-LIVE = frozenset({"path", "files", "fleet", "targets", "selectors", "prometheus", "forecast", "holidays", "defaults"})
+LIVE = frozenset(
+    {
+        *("path", "files", "fleet", "targets", "selectors", "holidays"),
+        *("defaults", "discover", "prometheus", "forecast"),
+    }
+)
 """Fields of `Config` that count from the next tick on; every other one needs a restart."""
 
 LOOK_EVERY_S = 5.0
@@ -93,7 +98,7 @@ def change_between(running: Config, wanted: Config) -> Change:
         or running.holidays.get(name) != wanted.holidays.get(name)
     )
     settings = [] if running.fleet.budget == wanted.fleet.budget else ["budget"]
-    for section in ("prometheus", "forecast"):
+    for section in ("prometheus", "forecast", "discover"):
         settings += _differing(section, getattr(running, section), getattr(wanted, section))
     restart: list[str] = []
     for each in dataclasses.fields(Config):

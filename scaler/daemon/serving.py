@@ -64,7 +64,10 @@ def _serve(daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Ev
     log, store = daemon.log, daemon.store
     if store.report.quarantined is not None:
         log.critical("store_quarantined", file=str(store.report.quarantined), damage=store.report.damage)
-    _watch_clock_and_files(daemon, discoverer, asked, reread)
+    # A search for annotations may hang for twenty seconds: it must keep nobody from ending this process.
+    watch = (daemon, discoverer, asked, reread)
+    threading.Thread(target=_watch_settings, args=watch, name="settings", daemon=True).start()
+    _watch_clock(daemon, asked)
     if daemon.leading.lost is not None:
         end_at_once(log, daemon.leading.lost)
     if not daemon.stop():
@@ -74,12 +77,8 @@ def _serve(daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Ev
     return 0
 
 
-def _watch_clock_and_files(
-    daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event
-) -> None:
-    """Wait to be asked to stop, or to lose the lease; meanwhile plan anew when the clock was set, and read settings
-    that have changed."""
-    reloader = Reloader(lambda: daemon.config, discoverer.file_read, daemon.board, daemon.log, asked=reread)
+def _watch_clock(daemon: Daemon, asked: threading.Event) -> None:
+    """Wait to be asked to stop, or to lose the lease; meanwhile plan anew when the clock was set."""
     skew_s = time.time() - time.monotonic()
     while not asked.wait(1.0) and daemon.leading.lost is None:
         now_s = time.time() - time.monotonic()
@@ -87,8 +86,21 @@ def _watch_clock_and_files(
             daemon.log.warning("clock_set", by_s=round(now_s - skew_s, 1), meanwhile="jobs are planned anew")
             daemon.realign()
         skew_s = now_s
-        reloader.look(now=datetime.now(UTC))
-        discoverer.look()
+
+
+def _watch_settings(
+    daemon: Daemon, discoverer: discovery.Discoverer, asked: threading.Event, reread: threading.Event
+) -> None:
+    """Until asked to stop, read settings that have changed, those on annotations too."""
+    reloader = Reloader(lambda: daemon.config, discoverer.file_read, daemon.board, daemon.log, asked=reread)
+    while not asked.wait(1.0):
+        try:
+            reloader.look(now=datetime.now(UTC))
+            discoverer.look()
+        except Exception as error:
+            # A defect; it must not end the watch, or no later change would ever be taken up.
+            meanwhile = "the running settings stay in force; the next look tries again"
+            daemon.log.error("settings_not_watched", exc_info=error, meanwhile=meanwhile)
 
 
 def tick_once(config: Config, *, dry_run: bool) -> TickReport:

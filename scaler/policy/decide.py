@@ -121,6 +121,7 @@ def decide(
     state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
     state = memory.observe_model(state, snapshot, now=now)
     hand, state = _hand(snapshot, state, policy, replicas, now=now)
+    state = _leaders_zero(snapshot, state, policy, replicas)
     if _switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
     moment = _Moment.of(snapshot, policy, replicas, hand, state, now=now)
@@ -244,6 +245,19 @@ def _switched_off(replicas: ReplicaState, state: PolicyState, policy: WorkloadPo
     if replicas.held is not None:
         return replicas.asleep_under_a_floor
     return replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0)
+
+
+def _leaders_zero(
+    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, replicas: ReplicaState
+) -> PolicyState:
+    """A standby takes a zero that no demand contradicts for the leader's, or nobody would wake the workload after a
+    take-over. One amid demand is somebody's who switched it off.
+    """
+    allowed = replicas.held is None and replicas.desired == 0 and policy.bounds.min_replicas == 0
+    demand_rps = demand_of(snapshot.classes)
+    if not (snapshot.standby and allowed and snapshot.demand_known) or demand_rps is None or any(demand_rps.values()):
+        return state
+    return replace(state, asked=0)
 
 
 def _hand(

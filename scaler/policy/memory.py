@@ -62,8 +62,11 @@ def observe_replicas(state: PolicyState, replicas: ReplicaState, *, period: time
     happen; one after which another writer raised the scale did. A zero that we asked for is no longer ours once another
     scale is seen: the write failed, or the workload woke, and the next zero is somebody else's. What was ordered since
     the scale was last seen gives way to what came of it: an order that failed released nothing, and whoever ordered
-    what is gone, it is gone.
+    what is gone, it is gone. A floor where the scale was read before, or the other way round, is another number: 1
+    after 3 is then no change, and nobody's.
     """
+    if state.desired and (state.held is None) != (replicas.held is None):
+        state = begun_anew(state, now=now)
     last = state.desired[-1].replicas if state.desired else None
     shrunk = last is not None and replicas.desired < last
     ordered = last is not None and state.asked is not None and state.asked < last

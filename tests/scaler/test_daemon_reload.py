@@ -72,6 +72,11 @@ def settings(old: str = "", new: str = "", *, more: str = "") -> Config:
             id="sections that count at once",
         ),
         pytest.param(
+            settings(more="discover: {namespaces: [llm], confirm: 30}\n"),
+            Change(settings=("discover.namespaces", "discover.confirm")),
+            id="where annotations are searched",
+        ),
+        pytest.param(
             settings(more="data_dir: other\nhttp: {port: 9}\nkubernetes: {context: prod}\ntick: 30s\n"),
             Change(needs_restart=("kubernetes.context", "data_dir", "tick", "http.port")),
             id="what needs a restart",

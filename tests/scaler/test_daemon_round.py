@@ -1,4 +1,4 @@
-"""One round of the daemon over a fleet in which one decision raises: told once, counted, and everybody else served."""
+"""Rounds of the daemon: one decision that raises, remarks for people, and a standby that takes over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from forecaster.types import Blind, Known
 from policy_cases import MINUTE, NOON, a_policy
@@ -17,6 +19,7 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.daemon import Daemon
 from scaler.daemon.round import Outlets, Round
 from scaler.loop import Fleet, Ports
+from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import Action, ClassReadings, Decision, DemandForecast, PolicyState, Reason, ReplicaState
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind, WorkloadSignals
 
@@ -165,6 +168,80 @@ def test_who_takes_over_grows_at_once() -> None:
     tour, leadership, _, world = _standing_by(5.0, minutes=3)
     leadership.leads, world.rps["a/x"] = True, 90.0
     assert tour.run(now=NOON + 3 * MINUTE).outcomes["a/x"].kind is OutcomeKind.SCALED
+
+
+@dataclass(kw_only=True)
+class Two:
+    """A leader and a standby over one world, each with a memory and a round of its own."""
+
+    world: World
+    policy: WorkloadPolicy
+    tours: list[Round] = field(default_factory=list)
+    leaderships: list[Leadership] = field(default_factory=list)
+    minute: int = 0
+
+    def join(self, *, leads: bool) -> None:
+        board, leadership = Board(), Leadership(leads=leads)
+        ports = Ports(
+            signals=_Signals(self.world), forecasts=self.world, targets=_Targets(self.world), journal=self.world
+        )
+        outlets = Outlets(board=board, telemetry=Telemetry(board), log=Log())
+        self.tours.append(Round(Fleet(workloads=(self.policy,)), ports, outlets, states={}, leadership=leadership))
+        self.leaderships.append(leadership)
+
+    def ticks(self, count: int) -> list[tuple[Reason, ...]]:
+        """`count` minutes, the leader's round first in each; the reasons of both."""
+        seen = []
+        for _ in range(count):
+            reports = [tour.run(now=NOON + self.minute * MINUTE) for tour in self.tours]
+            seen.append(tuple(report.records[0].decision.reason for report in reports))
+            self.minute += 1
+        return seen
+
+    def take_over(self) -> None:
+        """The leader is gone; the standby leads."""
+        self.tours.pop(0)
+        self.leaderships.pop(0)
+        self.leaderships[0].leads = True
+
+
+HELD = {Reason.HELD_MANUAL, Reason.HELD_CONFLICT}
+
+
+def test_the_leaders_writes_are_nobody_elses_to_who_takes_over() -> None:
+    world = World(rps={"a/x": 5.0}, scales={"a/x": 4})
+    two = Two(world=world, policy=replace(a_policy(), workload="a/x"))
+    two.join(leads=True)
+    two.join(leads=False)
+    for rps in (30.0, 60.0, 20.0):
+        world.rps["a/x"] = rps
+        assert not {reason for each in two.ticks(8) for reason in each} & HELD
+    assert world.scales["a/x"] != 4
+    two.take_over()
+    world.rps["a/x"] = 90.0
+    before = world.scales["a/x"]
+    assert not {reason for each in two.ticks(3) for reason in each} & HELD
+    assert world.scales["a/x"] > before
+    world.scales["a/x"] = 4  # a person
+    assert two.ticks(1) == [(Reason.HELD_MANUAL,)]
+
+
+@pytest.mark.parametrize("joins_after", [0, 30], ids=["watched it fall asleep", "started while it slept"])
+def test_who_takes_over_wakes_what_the_leader_put_to_sleep(joins_after: int) -> None:
+    world = World(rps={"a/x": 5.0}, scales={"a/x": 2})
+    two = Two(world=world, policy=replace(a_policy(least=0), workload="a/x"))
+    two.join(leads=True)
+    two.ticks(3)
+    world.rps["a/x"] = 0.0
+    two.ticks(joins_after)
+    two.join(leads=False)
+    two.ticks(60)
+    assert world.scales["a/x"] == 0
+    two.take_over()
+    two.ticks(2)
+    world.rps["a/x"] = 30.0
+    two.ticks(2)
+    assert world.scales["a/x"] > 0
 
 
 def test_who_leads_is_shown() -> None:

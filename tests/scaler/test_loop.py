@@ -160,6 +160,31 @@ def test_what_is_only_observed_is_so_in_standby_too() -> None:
     assert report.outcomes["a/x"].kind is OutcomeKind.OBSERVED
 
 
+def test_a_persons_mode_lets_no_standby_write() -> None:
+    world, enabled = World(rps={"a/x": 50.0}, replicas={"a/x": pods(1)}), Control(mode=ModeSwitch(mode=Mode.ACTIVE))
+    ports = replace(world.ports(), controls=Orders(enabled))
+    report = tick(a_fleet("a/x", mode=Mode.OBSERVE), {}, ports, now=NOON, leads=False)
+    assert report.records[0].policy.mode is Mode.ACTIVE
+    assert report.outcomes["a/x"] == Outcome(kind=OutcomeKind.STANDBY, detail="standby: would scale 1 → 5")
+    assert world.log == ["journal 1", "outcomes a/x"]
+
+
+def test_a_standby_does_not_ask_whose_changes_it_sees() -> None:
+    """The leader's writes, and those of others, are the leader's to judge: nothing is noted until it leads itself."""
+    world, states = World(rps={"a/x": 30.0}, replicas={"a/x": pods(3)}), {}
+    fleet = a_fleet("a/x")
+    for minute, scale in enumerate((3, 6, 4, 9, 5)):
+        world.replicas["a/x"] = pods(scale)
+        states = dict(tick(fleet, states, world.ports(), now=NOON + minute * MINUTE, leads=False).states)
+        assert (states["a/x"].own, states["a/x"].pending, states["a/x"].foreign) == (None, None, ())
+    world.replicas["a/x"] = pods(8)  # the leader's last word, just before this one leads
+    report = tick(fleet, states, world.ports(), now=NOON + 5 * MINUTE)
+    assert report.records[0].decision.reason is Reason.REWARM
+    world.replicas["a/x"] = pods(7)  # and now it is somebody else's
+    report = tick(fleet, report.states, world.ports(), now=NOON + 6 * MINUTE)
+    assert report.records[0].decision.reason is Reason.HELD_MANUAL
+
+
 def test_a_steady_tick_is_journalled_and_writes_nothing() -> None:
     world = World(rps={"a/x": 5.0}, replicas={"a/x": pods(1)})
     report = tick(a_fleet("a/x"), {}, world.ports(), now=NOON)
