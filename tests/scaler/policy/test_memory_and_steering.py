@@ -12,6 +12,7 @@ from scaler.policy import memory, steering
 from scaler.policy.decide import decide
 from scaler.policy.steering import SteeringRule
 from scaler.policy.types import Action, At, Breach, LatencyState, PolicyState, ReplicaState
+from scaler.policy.writers import OtherWritersRule
 
 FULL = PolicyState(
     last_tick_at=NOON - MINUTE,
@@ -269,8 +270,9 @@ def test_twelve_short_ticks_move_it_nearly_as_far_as_one_minute() -> None:
 
 
 def test_a_scale_that_is_raised_right_after_our_release_is_not_released_again_at_once() -> None:
-    """Four are released to two; somebody sets nine before the next tick. Ten minutes count from our release all the same."""
-    policy, calm = a_policy(), a_snapshot(rps=5.0, desired=4)
+    """Four are released to two; somebody sets nine before the next tick. Ten minutes count from our release all the same,
+    also where other writers are not respected."""
+    policy, calm = a_policy(other_writers=OtherWritersRule(manual_hold=timedelta(0))), a_snapshot(rps=5.0, desired=4)
     released, state = decide(calm, settled(calm, policy), policy, now=NOON)
     assert (released.action, released.target) == (Action.IN, 2)
     for minute in range(1, 10):
