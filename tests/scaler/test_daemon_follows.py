@@ -327,7 +327,9 @@ def test_a_search_that_hangs_keeps_nobody_from_ending_the_process(site: Site, tm
     config, searching = site.settings(), threading.Event()
     with running(config.path, site.port, log=tmp_path / "log") as process:
         until(lambda: process.ready)
-        site.cluster.fault(path="/namespaces/(other|third)/deployments", hang_s=60, times=EVERYTHING, then=searching.set)
+        site.cluster.fault(
+            path="/namespaces/(other|third)/deployments", hang_s=60, times=EVERYTHING, then=searching.set
+        )
         process.child.send_signal(signal.SIGHUP)
         assert searching.wait(30)
         code, took_s = process.stop()
