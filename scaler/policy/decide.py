@@ -10,18 +10,18 @@ arguments: the daemon, the simulator, the notebook and the replay of a journal a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from forecaster.types import Blind, BlindReason, value_of
 from scaler.policy import (
-    control,
     guard,
     latency,
     limits,
     load,
     memory,
     outage,
+    overruling,
     predictive,
     scheduled,
     steering,
@@ -29,23 +29,13 @@ from scaler.policy import (
     writers,
 )
 from scaler.policy.budget import grant
-from scaler.policy.capacity import CapacityProfile
 from scaler.policy.control import Hand
-from scaler.policy.guard import GuardRule
-from scaler.policy.latency import LatencyRule
-from scaler.policy.limits import Bounds, StepRule
-from scaler.policy.load import LoadRule
-from scaler.policy.outage import OutageRule
-from scaler.policy.predictive import PredictiveRule
-from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.steering import MISSED_TARGET_RATIO, CostRule, MissTarget, SteeringRule
-from scaler.policy.trust import TrustRule, Verdict
+from scaler.policy.trust import Verdict
 from scaler.policy.types import (
     Action,
     Adjustment,
     At,
     Decision,
-    Mode,
     PolicyState,
     Proposal,
     Reason,
@@ -54,54 +44,9 @@ from scaler.policy.types import (
     Trust,
     demand_of,
 )
-from scaler.policy.writers import OtherWritersRule
+from scaler.policy.workload import WorkloadPolicy
 
 __all__ = ["WorkloadPolicy", "decide", "decide_within"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadPolicy:
-    """All settings of one workload's decision; each rule's parameters are documented beside the rule."""
-
-    workload: str
-    """Which workload, as "namespace/name"."""
-    profile: CapacityProfile
-    """What one replica serves: the name of a shipped profile, a path, or the profile itself."""
-    mode: Mode = Mode.OBSERVE
-    """`observe` decides and writes nothing, `active` scales, `floor` raises the minimum of the HPA or ScaledObject that
-    scales, `publish` only exports the replicas that are wanted, for another autoscaler to follow."""
-    start_time: timedelta = timedelta(minutes=5)
-    """Pod created → Ready, as configured; used until it has been measured."""
-    tick: timedelta = timedelta(minutes=1)
-    """Time between two decisions."""
-    priority: int = 0
-    """Who grows first when the GPU budget is short, and releases last when the change budget is: higher first."""
-    load: LoadRule = field(default_factory=LoadRule)
-    predictive: PredictiveRule = field(default_factory=PredictiveRule)
-    latency: LatencyRule = field(default_factory=LatencyRule)
-    scheduled: ScheduledRule = field(default_factory=ScheduledRule)
-    trust: TrustRule = field(default_factory=TrustRule)
-    cost: CostRule | None = None
-    """What a missed minute costs against a GPU minute, in place of `steering.missed_target_ratio`."""
-    steering: SteeringRule = field(default_factory=SteeringRule)
-    guard: GuardRule = field(default_factory=GuardRule)
-    outage: OutageRule = field(default_factory=OutageRule)
-    bounds: Bounds = field(default_factory=Bounds)
-    step: StepRule = field(default_factory=StepRule)
-    other_writers: OtherWritersRule = field(default_factory=OtherWritersRule)
-
-    def __post_init__(self) -> None:
-        if self.tick <= timedelta(0):
-            raise ValueError(f"tick of {self.workload} must be above 0, got {self.tick}")
-        if self.start_time < timedelta(0):
-            raise ValueError(f"start_time of {self.workload} must be at least 0, got {self.start_time}")
-        if self.cost is not None and self.steering.missed_target_ratio != MISSED_TARGET_RATIO:
-            raise ValueError("cost and steering.missed_target_ratio exclude each other; keep one")
-
-    @property
-    def miss_target(self) -> MissTarget:
-        """The share of missed minutes that this workload is steered to."""
-        return steering.target_of(self.steering, self.cost, gpus=self.profile.gpus)
 
 
 def decide(
@@ -120,16 +65,18 @@ def decide(
         return blind, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
     state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
     state = memory.observe_model(state, snapshot, now=now)
-    hand, state = _hand(snapshot, state, policy, replicas, now=now)
-    state = _leaders_zero(snapshot, state, policy, replicas)
-    if _switched_off(replicas, state, policy):
+    hand, state = overruling.last_word(snapshot, state, policy, replicas, now=now)
+    state = overruling.leaders_zero(snapshot, state, policy, replicas)
+    if overruling.switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
     moment = _Moment.of(snapshot, policy, replicas, hand, state, now=now)
     state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
-    target, adjustments, reason = _by_hand(moment, *_compose(moment, state, proposals))
+    target, adjustments, reason = overruling.overruled(
+        hand, _compose(moment, state, proposals), current=moment.current, least=moment.least, most=moment.most
+    )
     decision = Decision(
         workload=snapshot.workload,
         at=now,
@@ -234,64 +181,6 @@ class _Moment:
         waiting = value_of(self.snapshot.requests_waiting) or 0.0
         profile = self.policy.profile
         return profile.load(demand_rps) + profile.backlog_load(waiting, demand_rps, within_s=self.snapshot.lead_time_s)
-
-
-def _switched_off(replicas: ReplicaState, state: PolicyState, policy: WorkloadPolicy) -> bool:
-    """Whether the workload is at a zero that neither we nor the autoscaler above it wrote.
-
-    Under a floor the zero to look at is the workload's: an HPA keeps off a workload at zero. A floor of zero is no
-    floor, and what sleeps above one was put to sleep by its own autoscaler.
-    """
-    if replicas.held is not None:
-        return replicas.asleep_under_a_floor
-    return replicas.desired <= 0 and not (policy.bounds.min_replicas == 0 and state.asked == 0)
-
-
-def _leaders_zero(
-    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, replicas: ReplicaState
-) -> PolicyState:
-    """A standby takes a zero that no demand contradicts for the leader's, or nobody would wake the workload after a
-    take-over. One amid demand is somebody's who switched it off.
-    """
-    allowed = replicas.held is None and replicas.desired == 0 and policy.bounds.min_replicas == 0
-    demand_rps = demand_of(snapshot.classes)
-    if not (snapshot.standby and allowed and snapshot.demand_known) or demand_rps is None or any(demand_rps.values()):
-        return state
-    return replace(state, asked=0)
-
-
-def _hand(
-    snapshot: Snapshot, state: PolicyState, policy: WorkloadPolicy, replicas: ReplicaState, *, now: datetime
-) -> tuple[Hand | None, PolicyState]:
-    """Who has the last word at `now` beside the rules: whoever stops us first, then who orders a number."""
-    ordered = snapshot.control
-    hand = control.paused(ordered)
-    writes = policy.mode.writes and not snapshot.standby and hand is None
-    rule = policy.other_writers
-    state = writers.observe(state, replicas.desired, rule, ordered, writes=writes, now=now)
-    hold = writers.hold_of(state, rule, now=now)
-    if hand is None and hold is not None:
-        hand = Hand(reason=hold.reason, detail=hold.detail, until=hold.until)
-    hand = hand or control.overridden(ordered, now=now)
-    return hand, state if hand is None else replace(state, by_hand_at=now)
-
-
-def _by_hand(
-    moment: _Moment, target: int, adjustments: tuple[Adjustment, ...], reason: Reason
-) -> tuple[int, tuple[Adjustment, ...], Reason]:
-    """A person's or another writer's word over what the rules made of it.
-
-    An override is bound by minimum and maximum and by nothing else: steps, guard and blindness are for those who do
-    not know better. A scale that is left alone stays where it is, out of bounds too: nothing is written.
-    """
-    hand = moment.hand
-    if hand is None:
-        return target, adjustments, reason
-    target, trace = control.apply(hand, target, current=moment.current)
-    bound: tuple[Adjustment, ...] = ()
-    if hand.replicas is not None:
-        target, bound = limits.clamp(target, least=moment.least, most=moment.most)
-    return target, (*adjustments, *trace, *bound), hand.reason
 
 
 def _in_flight(snapshot: Snapshot) -> float:

@@ -277,7 +277,7 @@ def test_row_35_our_own_write_whose_answer_was_lost_is_no_hand_also_after_a_rest
     world.demand.rps = 60.0
     with world.run() as daemon:
         world.cluster.fault(method="PATCH", drop="after")
-        world.cluster.fault(method="GET", path="/scale", skip=2, status=503)
+        world.cluster.fault(method="GET", path="/scale", skip=1, status=503)
         assert daemon.tick() == "DEGRADED"
     assert world.scale > 4, "the write happened"
     with world.run() as daemon:

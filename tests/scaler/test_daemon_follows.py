@@ -6,6 +6,8 @@ Prometheus does not answer, so that nothing is ever released: what is written is
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from daemon_process import running, until
 from kube_double import KubeDouble
 from scaler.adapters.documents import workloads_document
 from scaler.adapters.store import Store
@@ -22,6 +25,7 @@ from scaler.config import Config, read_config
 from scaler.daemon import Daemon, discovery
 from scaler.daemon.discovery import LOOK_EVERY_S, Discoverer
 from scaler.policy.types import Mode
+from servers import free_port
 
 pytestmark = pytest.mark.server
 
@@ -53,6 +57,9 @@ class Site:
     uptime_s: float = field(default_factory=lambda: time.monotonic() + 1e6)
     log: Log = field(default_factory=Log)
 
+    port: int = 0
+    namespaces: str = "llm"
+
     def settings(self, workloads: str = "llm/chat", *, mode: str = "active", confirm: int | None = None) -> Config:
         """The settings file with these workloads, three replicas at least each; as it is read."""
         entries = "".join(f"  - {{workload: {name}, mode: {mode}}}\n" for name in workloads.split())
@@ -63,8 +70,8 @@ kind: Config
 prometheus: {{url: "http://127.0.0.1:9", deadline_s: 1}}
 kubernetes: {{kubeconfig: "{self.folder / "kubeconfig"}"}}
 data_dir: data
-http: {{port: 0}}
-discover: {{namespaces: [llm], selector: {{team: ml}}{f", confirm: {confirm}" if confirm else ""}}}
+http: {{port: {self.port}}}
+discover: {{namespaces: [{self.namespaces}], selector: {{team: ml}}{f", confirm: {confirm}" if confirm else ""}}}
 defaults: {{profile: qwen3-vl-2b-24gb, bounds: {{min_replicas: 3, max_replicas: 12}}}}
 workloads:
 {entries}""",
@@ -118,9 +125,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         site = Site(cluster=cluster, folder=tmp_path)
         monkeypatch.setattr("scaler.daemon.process.due_time", lambda _, *, now: site.now)
         monkeypatch.setattr("scaler.daemon.process.logs.logger", lambda: site.log)
-        try:
-            yield site
-        finally:
+        yield site
+        if hasattr(site, "daemon"):
             site.daemon.stop()
 
 
@@ -308,3 +314,24 @@ def test_rivals_are_looked_for_where_the_settings_say_active(site: Site) -> None
     assert rivals() == [], "an autoscaler above a floor is no rival"
     site.reload(site.settings(mode="active"))
     assert len(rivals()) == 1
+
+
+# ── The process ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_search_that_hangs_keeps_nobody_from_ending_the_process(site: Site, tmp_path: Path) -> None:
+    """A search may take twenty seconds; Kubernetes kills what does not end in time, and a lease would run out."""
+    for name in ("other", "third"):  # ten seconds each
+        site.cluster.namespace(name)
+    site.namespaces, site.port = "other, third", free_port()
+    config, searching = site.settings(), threading.Event()
+    with running(config.path, site.port, log=tmp_path / "log") as process:
+        until(lambda: process.ready)
+        site.cluster.fault(
+            path="/namespaces/(other|third)/deployments", hang_s=60, times=EVERYTHING, then=searching.set
+        )
+        process.child.send_signal(signal.SIGHUP)
+        assert searching.wait(30)
+        code, took_s = process.stop()
+        assert (code, took_s < 15) == (0, True)
+        assert process.events("stopped")

@@ -244,6 +244,20 @@ def test_who_takes_over_wakes_what_the_leader_put_to_sleep(joins_after: int) -> 
     assert world.scales["a/x"] > 0
 
 
+def test_who_takes_over_wakes_nothing_that_a_person_switched_off() -> None:
+    """There was demand when it went to zero: no rule of the leader's did that."""
+    world = World(rps={"a/x": 15.0}, scales={"a/x": 2})
+    two = Two(world=world, policy=replace(a_policy(least=0), workload="a/x"))
+    two.join(leads=True)
+    two.join(leads=False)
+    two.ticks(3)
+    world.scales["a/x"] = 0
+    two.ticks(3)
+    two.take_over()
+    assert two.ticks(5) == [(Reason.HANDS_OFF,)] * 5
+    assert world.scales["a/x"] == 0
+
+
 def test_who_leads_is_shown() -> None:
     tour, leadership, board, _ = _standing_by(5.0, minutes=1)
     assert workloads_document(board.view())["leader"] == {"leads": False, "holder": "other_1"}

@@ -11,7 +11,7 @@ from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.policy import memory, steering
 from scaler.policy.decide import decide
 from scaler.policy.steering import SteeringRule
-from scaler.policy.types import Action, At, Breach, LatencyState, PolicyState, ReplicaState
+from scaler.policy.types import Action, At, Breach, LatencyState, PolicyState, Reason, ReplicaState
 from scaler.policy.writers import OtherWritersRule
 
 FULL = PolicyState(
@@ -269,10 +269,12 @@ def test_twelve_short_ticks_move_it_nearly_as_far_as_one_minute() -> None:
     assert z - 2.0 == pytest.approx((steered(2.0, load=2.0, ready=1) - 2.0) * (4 / (3 + 1 / 12)) ** 0.5)
 
 
+RESPECTS_NOBODY = OtherWritersRule(manual_hold=timedelta(0), conflict_hold=timedelta(0))
+
+
 def test_a_scale_that_is_raised_right_after_our_release_is_not_released_again_at_once() -> None:
-    """Four are released to two; somebody sets nine before the next tick. Ten minutes count from our release all the same,
-    also where other writers are not respected."""
-    policy, calm = a_policy(other_writers=OtherWritersRule(manual_hold=timedelta(0))), a_snapshot(rps=5.0, desired=4)
+    """Four are released to two; somebody sets nine before the next tick. Ten minutes count from our release all the same."""
+    policy, calm = a_policy(other_writers=RESPECTS_NOBODY), a_snapshot(rps=5.0, desired=4)
     released, state = decide(calm, settled(calm, policy), policy, now=NOON)
     assert (released.action, released.target) == (Action.IN, 2)
     for minute in range(1, 10):
@@ -295,3 +297,19 @@ def test_a_release_that_was_carried_out_is_not_forgotten_when_the_clock_is_set_b
     for now in (NOON + MINUTE, NOON, NOON + MINUTE):
         _, state = decide(left, state, policy, now=now)
         assert state.last_scale_in_at == NOON
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(ReplicaState(desired=3, ready=3), ReplicaState(desired=1, ready=1, held=3), id="to a floor"),
+        pytest.param(ReplicaState(desired=1, ready=1, held=3), ReplicaState(desired=3, ready=3), id="from a floor"),
+    ],
+)
+def test_a_floor_and_a_scale_are_not_compared(before: ReplicaState, after: ReplicaState) -> None:
+    policy, calm = a_policy(), a_snapshot(rps=25.0)
+    state = settled(replace(calm, replicas=before), policy)
+    decision, state = decide(replace(calm, replicas=after), state, policy, now=NOON)
+    assert decision.reason not in (Reason.HELD_MANUAL, Reason.HELD_CONFLICT)
+    assert (state.foreign, state.released, state.last_scale_in_at) == ((), (), None)
+    assert state.desired == (At(at=NOON, replicas=after.desired),)
