@@ -35,7 +35,7 @@ from scaler.policy import decide as composition
 from scaler.policy import guard, limits, memory, steering
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import decide_within
-from scaler.policy.types import Action, DemandForecast, Mode, PolicyState
+from scaler.policy.types import Action, Control, DemandForecast, Mode, ModeSwitch, Override, Pause, PolicyState
 from scaler.ports import OutcomeKind
 from virtual_world import VirtualWorkload, VirtualWorld
 
@@ -52,6 +52,34 @@ readings: st.SearchStrategy[Reading] = st.one_of(
     st.builds(Blind, reason=st.sampled_from(list(BlindReason))),
 )
 names = st.sampled_from(NAMES)
+
+Said = Callable[[datetime], Control]
+"""A word, spoken at a moment."""
+
+
+def _pause(at: datetime) -> Control:
+    return Control(pause=Pause(since=at))
+
+
+def _only_look(at: datetime) -> Control:
+    return Control(mode=ModeSwitch(mode=Mode.OBSERVE, since=at))
+
+
+def _resume(at: datetime) -> Control:
+    return Control(resumed_at=at)
+
+
+def _override(replicas: int, minutes: int) -> Said:
+    def said(at: datetime) -> Control:
+        return Control(override=Override(replicas=replicas, until=at + minutes * MINUTE, since=at))
+
+    return said
+
+
+words: st.SearchStrategy[Said] = st.one_of(
+    st.builds(_override, st.sampled_from([0, 1, 3, 10, 60]), st.sampled_from([1, 2, 5, 30])),
+    st.sampled_from([_resume, _pause, _only_look]),
+)
 
 
 class _Odd(float):
@@ -77,6 +105,7 @@ class WholeLoop(RuleBasedStateMachine):
         self.states: dict[str, PolicyState] = {}
         self.fleet = Fleet(workloads=())
         self.report: TickReport | None = None
+        self.leads = True
 
     @initialize(
         least=st.integers(0, 3),
@@ -145,10 +174,29 @@ class WholeLoop(RuleBasedStateMachine):
     def forecasts_end(self, name: str) -> None:
         self.world.workloads[name].forecasts = ()
 
-    @rule(name=names, kind=st.sampled_from([OutcomeKind.SCALED, OutcomeKind.SCALED, *OutcomeKind]))
-    def writes_fail(self, name: str, kind: OutcomeKind) -> None:
-        """Refused, in conflict, or not the leader any more."""
-        self.world.workloads[name].writable = kind
+    @rule(
+        name=names,
+        kind=st.sampled_from([OutcomeKind.SCALED, OutcomeKind.SCALED, *OutcomeKind]),
+        answer_lost=st.booleans(),
+    )
+    def writes_fail(self, name: str, kind: OutcomeKind, answer_lost: bool) -> None:
+        """Refused, in conflict, not the leader any more; or done, and nobody told."""
+        self.world.workloads[name].writable, self.world.workloads[name].answer_lost = kind, answer_lost
+
+    @rule(name=names, said=words, between=st.booleans())
+    def a_person_speaks(self, name: str, said: Said, between: bool) -> None:
+        """Before a decision, or between it and its write."""
+        place = self.world.words_between if between else self.world.controls
+        place[name] = said(self.now)
+        self._tick(MINUTE)
+
+    @rule()
+    def the_lease_changes_hands(self) -> None:
+        """To another daemon, or back to us."""
+        self.leads = not self.leads
+        if self.leads:  # as the daemon does
+            self.states = {name: memory.begun_anew(state, now=self.now) for name, state in self.states.items()}
+        self.time_passes(2)
 
     @rule(fails=st.booleans())
     def the_disk_fills(self, fails: bool) -> None:
@@ -202,8 +250,10 @@ class WholeLoop(RuleBasedStateMachine):
         world = self.world
         world.log.clear()
         world.written.clear()
-        report = loop.tick(self.fleet, self.states, world.ports(), now=self.now)
-        self.promises.tick(report, self.fleet, log=world.log, written=world.written)
+        report = loop.tick(self.fleet, self.states, world.ports(), now=self.now, leads=self.leads)
+        self.promises.tick(
+            report, self.fleet, log=world.log, written=world.written, words=world.controls, leads=self.leads
+        )
         for record in report.records:
             again, _ = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
             if again != record.decision:
