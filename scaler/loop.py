@@ -213,7 +213,8 @@ def _wish(
         held,
         current=replicas.taken,
         target=decision.target if asks and decision.target is not None else replicas.taken,
-        most=replicas.taken if decision.reason is Reason.OVERRIDE else _most(policy, now=decision.at),
+        # What a person orders is bound by minimum, maximum and GPUs alone: all above it goes, as above a maximum.
+        most=decision.target if decision.reason is Reason.OVERRIDE else _most(policy, now=decision.at),
         counted=policy.mode.counts and replicas.held is None,
         refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
     )

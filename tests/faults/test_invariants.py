@@ -32,7 +32,7 @@ from scaler.adapters.invariants import violations
 from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, TickReport
 from scaler.policy import decide as composition
-from scaler.policy import guard, limits, memory, steering
+from scaler.policy import control, guard, limits, memory, steering, writers
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import decide_within
 from scaler.policy.types import Action, Control, DemandForecast, Mode, ModeSwitch, Override, Pause, PolicyState
@@ -375,6 +375,47 @@ def _spends_over_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "grants", lambda wishes, _: {each.workload: each.target for each in wishes})
 
 
+def _releases_without_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "releases", lambda wishes, _, *, now: {each.workload: each.target for each in wishes})
+
+
+def _writes_as_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    act = loop._act
+    monkeypatch.setattr(loop, "_act", lambda ports, records, *, leads: act(ports, records, leads=True))
+
+
+def _deaf_to_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "paused", lambda _: None)
+
+
+def _deaf_before_the_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_stopped", lambda *_: None)
+
+
+def _overrides_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Override, "lasts", lambda _, *, now: True)
+
+
+def _holds_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own writes are taken for somebody else's."""
+    monkeypatch.setattr(writers, "written", lambda state, _: state)
+    monkeypatch.setattr(writers, "ordered", lambda state, _: state)
+
+
+def _forgets_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of the writes is lost at a restart."""
+    monkeypatch.setattr("scaler.adapters.journal.settled", lambda state, *_: state)
+
+
+def _winds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = steering.frozen
+
+    def frozen(state: Any, *args: Any, **kwargs: Any) -> bool:
+        return inner(replace(state, by_hand_at=None), *args, **kwargs)
+
+    monkeypatch.setattr(steering, "frozen", frozen)
+
+
 def _writes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     record, act, pending = loop._record, loop._act, []
 
@@ -467,12 +508,19 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_leaps_out, {"I4"}, id="I4 no step limit out"),
         pytest.param(_leaps_in, {"I4"}, id="I4 no step limit in"),
         pytest.param(_no_spacing, {"I4"}, id="I4 no time between two scale-ins"),
+        pytest.param(_holds_for_nobody, {"I3"}, id="I3 our own writes are taken for another's"),
+        pytest.param(_writes_as_standby, {"I6"}, id="I6 a standby writes"),
         pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
+        pytest.param(_forgets_outcomes, {"I7"}, id="I7 a restart forgets what was written"),
+        pytest.param(_deaf_to_a_pause, {"I8"}, id="I8 a pause is not heard"),
+        pytest.param(_deaf_before_the_write, {"I8"}, id="I8 a pause before the write is not heard"),
         pytest.param(_writes_while_observing, {"I8"}, id="I8 observing writes"),
         pytest.param(_writes_first, {"I9"}, id="I9 written before it is on record"),
         pytest.param(_takes_all_down, {"I10"}, id="I10 one defect takes all down"),
         pytest.param(_remembers_everything, {"I11"}, id="I11 nothing is forgotten"),
+        pytest.param(_overrides_forever, {"I12"}, id="I12 an override never ends"),
         pytest.param(_winds_up, {"I13"}, id="I13 steering goes on at the maximum"),
+        pytest.param(_winds_up_by_hand, {"I13"}, id="I13 steering goes on under a person's word"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_by_chance(mutant: Mutant, caught_as: set[str]) -> None:
@@ -493,6 +541,13 @@ def _a_sudden_calm(machine: WholeLoop) -> None:
     machine.demand_changes(NAMES[0], Zero(evidence="the counter stands still"))
 
 
+def _all_fall_silent(machine: WholeLoop) -> None:
+    for name in NAMES:
+        machine.a_forecast_comes(name, 0.0, 0.0, 0, 0.95)
+        machine.demand_changes(name, Zero(evidence="the counter stands still"))
+    machine.time_passes(6)
+
+
 def _a_surge(machine: WholeLoop) -> None:
     machine.demand_changes(NAMES[0], Known(value=300.0))
 
@@ -502,6 +557,7 @@ def _a_surge(machine: WholeLoop) -> None:
     [
         pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
         pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
+        pytest.param(_releases_without_budget, _all_fall_silent, "I5", id="I5 all release at once"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_in_a_story(
