@@ -13,7 +13,15 @@ from forecaster.types import Blind, BlindReason, Known, Reading
 from policy_cases import MINUTE, NOON
 from scaler.loop import Fleet, Ports, TickReport, tick
 from scaler.policy.decide import WorkloadPolicy
-from scaler.policy.types import ClassReadings, Decision, DemandForecast, PolicyState, ReplicaState
+from scaler.policy.types import (
+    NO_CONTROL,
+    ClassReadings,
+    Control,
+    Decision,
+    DemandForecast,
+    PolicyState,
+    ReplicaState,
+)
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind, WorkloadSignals
 
 UNREADABLE = Blind(reason=BlindReason.UNREACHABLE, detail="the cluster does not answer")
@@ -33,6 +41,8 @@ class VirtualWorkload:
     partial: bool = False
     readable: bool = True
     writable: OutcomeKind = OutcomeKind.SCALED
+    answer_lost: bool = False
+    """A write that is told as failed has happened all the same."""
     forecasts: tuple[DemandForecast, ...] = ()
 
     def counts(self) -> ReplicaState | Blind:
@@ -65,6 +75,10 @@ class VirtualWorld:
 
     workloads: dict[str, VirtualWorkload]
     journal_fails: bool = False
+    controls: dict[str, Control] = field(default_factory=dict)
+    """What people ordered; one that is over stays there, the loop must see that for itself."""
+    words_between: dict[str, Control] = field(default_factory=dict)
+    """What people order between the next decision and its write."""
     log: list[str] = field(default_factory=list)
     journalled: list[DecisionRecord] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
@@ -75,7 +89,12 @@ class VirtualWorld:
     def latest(self, *, now: datetime) -> Mapping[str, tuple[DemandForecast, ...]]:
         return {name: each.forecasts for name, each in self.workloads.items()}
 
+    def of(self, workload: str, *, now: datetime) -> Control:
+        return self.controls.get(workload, NO_CONTROL)
+
     def append(self, records: Sequence[DecisionRecord]) -> None:
+        self.controls.update(self.words_between)
+        self.words_between.clear()
         if self.journal_fails:
             raise OSError("no space left on device")
         self.journalled = list(records)
@@ -87,7 +106,7 @@ class VirtualWorld:
 
     def ports(self) -> Ports:
         """For `scaler.loop.tick`."""
-        return Ports(signals=_Signals(self), forecasts=self, targets=_Targets(self), journal=self)
+        return Ports(signals=_Signals(self), forecasts=self, targets=_Targets(self), journal=self, controls=self)
 
 
 @dataclass(frozen=True)
@@ -107,10 +126,13 @@ class _Targets:
 
     def scale(self, decision: Decision) -> Outcome:
         workload = self.world.workloads[decision.workload]
-        if workload.writable is OutcomeKind.SCALED:
-            assert decision.target is not None
+        assert decision.target is not None
+        lost = workload.writable is OutcomeKind.FAILED and workload.answer_lost
+        if workload.writable is OutcomeKind.SCALED or lost:
             workload.scale = decision.target
             self.world.written[decision.workload] = decision.target
+        if workload.writable is OutcomeKind.UNCHANGED:  # somebody else was there first
+            workload.scale = decision.target
         self.world.log.append(f"scale {decision.workload} {decision.current}->{decision.target}")
         return Outcome(kind=workload.writable, found=workload.scale)
 

@@ -31,11 +31,11 @@ from scaler import loop
 from scaler.adapters.invariants import violations
 from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, TickReport
+from scaler.policy import control, guard, limits, memory, steering, writers
 from scaler.policy import decide as composition
-from scaler.policy import guard, limits, memory, steering
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import decide_within
-from scaler.policy.types import Action, DemandForecast, Mode, PolicyState
+from scaler.policy.types import Action, Control, DemandForecast, Mode, ModeSwitch, Override, Pause, PolicyState
 from scaler.ports import OutcomeKind
 from virtual_world import VirtualWorkload, VirtualWorld
 
@@ -52,6 +52,34 @@ readings: st.SearchStrategy[Reading] = st.one_of(
     st.builds(Blind, reason=st.sampled_from(list(BlindReason))),
 )
 names = st.sampled_from(NAMES)
+
+Said = Callable[[datetime], Control]
+"""A word, spoken at a moment."""
+
+
+def _pause(at: datetime) -> Control:
+    return Control(pause=Pause(since=at))
+
+
+def _only_look(at: datetime) -> Control:
+    return Control(mode=ModeSwitch(mode=Mode.OBSERVE, since=at))
+
+
+def _resume(at: datetime) -> Control:
+    return Control(resumed_at=at)
+
+
+def _override(replicas: int, minutes: int) -> Said:
+    def said(at: datetime) -> Control:
+        return Control(override=Override(replicas=replicas, until=at + minutes * MINUTE, since=at))
+
+    return said
+
+
+words: st.SearchStrategy[Said] = st.one_of(
+    st.builds(_override, st.sampled_from([0, 1, 3, 10, 60]), st.sampled_from([1, 2, 5, 30])),
+    st.sampled_from([_resume, _pause, _only_look]),
+)
 
 
 class _Odd(float):
@@ -77,6 +105,7 @@ class WholeLoop(RuleBasedStateMachine):
         self.states: dict[str, PolicyState] = {}
         self.fleet = Fleet(workloads=())
         self.report: TickReport | None = None
+        self.leads = True
 
     @initialize(
         least=st.integers(0, 3),
@@ -145,10 +174,29 @@ class WholeLoop(RuleBasedStateMachine):
     def forecasts_end(self, name: str) -> None:
         self.world.workloads[name].forecasts = ()
 
-    @rule(name=names, kind=st.sampled_from([OutcomeKind.SCALED, OutcomeKind.SCALED, *OutcomeKind]))
-    def writes_fail(self, name: str, kind: OutcomeKind) -> None:
-        """Refused, in conflict, or not the leader any more."""
-        self.world.workloads[name].writable = kind
+    @rule(
+        name=names,
+        kind=st.sampled_from([OutcomeKind.SCALED, OutcomeKind.SCALED, *OutcomeKind]),
+        answer_lost=st.booleans(),
+    )
+    def writes_fail(self, name: str, kind: OutcomeKind, answer_lost: bool) -> None:
+        """Refused, in conflict, not the leader any more; or done, and nobody told."""
+        self.world.workloads[name].writable, self.world.workloads[name].answer_lost = kind, answer_lost
+
+    @rule(name=names, said=words, between=st.booleans())
+    def a_person_speaks(self, name: str, said: Said, between: bool) -> None:
+        """Before a decision, or between it and its write."""
+        place = self.world.words_between if between else self.world.controls
+        place[name] = said(self.now)
+        self._tick(MINUTE)
+
+    @rule()
+    def the_lease_changes_hands(self) -> None:
+        """To another daemon, or back to us."""
+        self.leads = not self.leads
+        if self.leads:  # as the daemon does
+            self.states = {name: memory.begun_anew(state, now=self.now) for name, state in self.states.items()}
+        self.time_passes(2)
 
     @rule(fails=st.booleans())
     def the_disk_fills(self, fails: bool) -> None:
@@ -202,8 +250,10 @@ class WholeLoop(RuleBasedStateMachine):
         world = self.world
         world.log.clear()
         world.written.clear()
-        report = loop.tick(self.fleet, self.states, world.ports(), now=self.now)
-        self.promises.tick(report, self.fleet, log=world.log, written=world.written)
+        report = loop.tick(self.fleet, self.states, world.ports(), now=self.now, leads=self.leads)
+        self.promises.tick(
+            report, self.fleet, log=world.log, written=world.written, words=world.controls, leads=self.leads
+        )
         for record in report.records:
             again, _ = decide_within(record.snapshot, record.state, record.policy, record.grant, now=record.at)
             if again != record.decision:
@@ -325,6 +375,47 @@ def _spends_over_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "grants", lambda wishes, _: {each.workload: each.target for each in wishes})
 
 
+def _releases_without_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "releases", lambda wishes, _, *, now: {each.workload: each.target for each in wishes})
+
+
+def _writes_as_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    act = loop._act
+    monkeypatch.setattr(loop, "_act", lambda ports, records, *, leads: act(ports, records, leads=True))
+
+
+def _deaf_to_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "paused", lambda _: None)
+
+
+def _deaf_before_the_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_stopped", lambda *_: None)
+
+
+def _overrides_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Override, "lasts", lambda _, *, now: True)
+
+
+def _holds_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own writes are taken for somebody else's."""
+    monkeypatch.setattr(writers, "written", lambda state, _: state)
+    monkeypatch.setattr(writers, "ordered", lambda state, _: state)
+
+
+def _forgets_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of the writes is lost at a restart."""
+    monkeypatch.setattr("scaler.adapters.journal.settled", lambda state, *_: state)
+
+
+def _winds_up_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = steering.frozen
+
+    def frozen(state: Any, *args: Any, **kwargs: Any) -> bool:
+        return inner(replace(state, by_hand_at=None), *args, **kwargs)
+
+    monkeypatch.setattr(steering, "frozen", frozen)
+
+
 def _writes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     record, act, pending = loop._record, loop._act, []
 
@@ -417,12 +508,19 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_leaps_out, {"I4"}, id="I4 no step limit out"),
         pytest.param(_leaps_in, {"I4"}, id="I4 no step limit in"),
         pytest.param(_no_spacing, {"I4"}, id="I4 no time between two scale-ins"),
+        pytest.param(_holds_for_nobody, {"I3"}, id="I3 our own writes are taken for another's"),
+        pytest.param(_writes_as_standby, {"I6"}, id="I6 a standby writes"),
         pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
+        pytest.param(_forgets_outcomes, {"I7"}, id="I7 a restart forgets what was written"),
+        pytest.param(_deaf_to_a_pause, {"I8"}, id="I8 a pause is not heard"),
+        pytest.param(_deaf_before_the_write, {"I8"}, id="I8 a pause before the write is not heard"),
         pytest.param(_writes_while_observing, {"I8"}, id="I8 observing writes"),
         pytest.param(_writes_first, {"I9"}, id="I9 written before it is on record"),
         pytest.param(_takes_all_down, {"I10"}, id="I10 one defect takes all down"),
         pytest.param(_remembers_everything, {"I11"}, id="I11 nothing is forgotten"),
+        pytest.param(_overrides_forever, {"I12"}, id="I12 an override never ends"),
         pytest.param(_winds_up, {"I13"}, id="I13 steering goes on at the maximum"),
+        pytest.param(_winds_up_by_hand, {"I13"}, id="I13 steering goes on under a person's word"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_by_chance(mutant: Mutant, caught_as: set[str]) -> None:
@@ -443,6 +541,13 @@ def _a_sudden_calm(machine: WholeLoop) -> None:
     machine.demand_changes(NAMES[0], Zero(evidence="the counter stands still"))
 
 
+def _all_fall_silent(machine: WholeLoop) -> None:
+    for name in NAMES:
+        machine.a_forecast_comes(name, 0.0, 0.0, 0, 0.95)
+        machine.demand_changes(name, Zero(evidence="the counter stands still"))
+    machine.time_passes(6)
+
+
 def _a_surge(machine: WholeLoop) -> None:
     machine.demand_changes(NAMES[0], Known(value=300.0))
 
@@ -452,6 +557,7 @@ def _a_surge(machine: WholeLoop) -> None:
     [
         pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
         pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
+        pytest.param(_releases_without_budget, _all_fall_silent, "I5", id="I5 all release at once"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_in_a_story(

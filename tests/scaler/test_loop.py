@@ -376,6 +376,17 @@ def test_the_control_in_force_is_on_record_and_a_mode_by_hand_is_the_records_mod
     assert report.outcomes["a/x"].kind is OutcomeKind.OBSERVED
 
 
+def test_what_a_person_orders_goes_at_once_whatever_the_change_budget_says() -> None:
+    """Sixteen GPUs, twelve ordered away: by their own rules both together would have released six."""
+    control = Control(override=Override(replicas=2, until=NOON + MINUTE))
+    world = World(rps={"a/x": 50.0, "b/y": 50.0}, replicas={"a/x": pods(8), "b/y": pods(8)})
+    report = tick(a_fleet("a/x", "b/y"), {}, replace(world.ports(), controls=Orders(control)), now=NOON)
+    assert [(each.decision.target, each.decision.reason) for each in report.records] == [
+        (2, Reason.OVERRIDE),
+        (2, Reason.OVERRIDE),
+    ]
+
+
 def test_a_paused_workload_asks_the_fleet_for_nothing() -> None:
     """Ten GPUs, b wants all that are left: a's wish must not keep one from it."""
     world = World(rps={"a/x": 90.0, "b/y": 90.0}, replicas={"a/x": pods(3), "b/y": pods(3)})
