@@ -224,7 +224,8 @@ class Promises:
             book.calm_since = None
             return
         reasons = {each.reason for each in decision.adjustments}
-        ordered = decision.reason is Reason.OVERRIDE  # a person sees what we do not
+        # A person sees what we do not, also where the GPU budget leaves less of it.
+        ordered = Reason.OVERRIDE in reasons or decision.reason is Reason.OVERRIDE
         raised = decision.action is Action.OUT and Reason.AT_MIN not in reasons and not ordered
         if raised and decision.target > decision.current + max(4, decision.current):
             raise Broken("I4", record, "more than one step out")
