@@ -50,8 +50,11 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
     found = []
     if outcome is not None and outcome.kind is OutcomeKind.SCALED and not _within_bounds(record):
         found.append(_violation("I1", record, "outside its bounds"))
-    ordered = record.decision.reason is Reason.OVERRIDE  # a person sees what we do not
-    if record.decision.action is Action.IN and not ordered and _blind_or_rewarming(record, report.states[name]):
+    if (
+        record.decision.action is Action.IN
+        and not _ordered(record)
+        and _blind_or_rewarming(record, report.states[name])
+    ):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
     found += _of_movement(record)
     unwritten = _UNWRITTEN.get(record.policy.mode)
@@ -74,7 +77,7 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
     """
     decision, step = record.decision, record.policy.step
     current, target = decision.current, decision.target
-    if current is None or target is None or decision.reason is Reason.OVERRIDE:
+    if current is None or target is None or _ordered(record):
         return []
     reasons = {each.reason for each in decision.adjustments}
     found = []
@@ -89,6 +92,12 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
     if record.grant is not None and target > max(record.grant, current):
         found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
     return found
+
+
+def _ordered(record: DecisionRecord) -> bool:
+    """Whether a person ordered it, who sees what we do not: in full, or as far as the GPU budget goes."""
+    decision = record.decision
+    return decision.reason is Reason.OVERRIDE or any(each.reason is Reason.OVERRIDE for each in decision.adjustments)
 
 
 def _within_bounds(record: DecisionRecord) -> bool:

@@ -31,8 +31,8 @@ from scaler import loop
 from scaler.adapters.invariants import violations
 from scaler.adapters.journal import SqliteJournal
 from scaler.loop import Fleet, TickReport
-from scaler.policy import decide as composition
 from scaler.policy import control, guard, limits, memory, steering, writers
+from scaler.policy import decide as composition
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import decide_within
 from scaler.policy.types import Action, Control, DemandForecast, Mode, ModeSwitch, Override, Pause, PolicyState
