@@ -205,7 +205,7 @@ def _wish(
     held, replicas = replace(_held(policy, before), released=after.released), snapshot.replicas
     if isinstance(replicas, Blind):
         gone = replicas.reason is BlindReason.NOT_FOUND
-        return replace(held, current=0, target=0) if gone else held
+        return replace(held, current=0, target=0, unseen=0) if gone else held
     asks = policy.mode.counts and decision.target is not None
     ordered = before.released[-1].at if before.released else None
     last = before.desired[-1] if before.desired else None
@@ -216,6 +216,7 @@ def _wish(
         most=_most(policy, decision),
         counted=policy.mode.counts and replicas.held is None,
         refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
+        unseen=0,
     )
 
 
@@ -249,6 +250,7 @@ def _held(policy: WorkloadPolicy, before: PolicyState) -> Wish:
         priority=policy.priority,
         counted=known and policy.mode.counts and before.held is None,
         released=before.released,
+        unseen=sum(each.replicas for each in before.released if known and each.at >= before.desired[-1].at),
     )
 
 

@@ -151,7 +151,7 @@ class Promises:
         if decision.reason is Reason.PAUSED and decided_by.pause is None:
             raise Broken("I3", record, "nobody paused it")
         override = _in_force(decided_by, now=record.at)
-        if decision.reason is Reason.OVERRIDE:
+        if _ordered(record):
             if override is None:
                 raise Broken("I12", record, "by an override that is over")
             bounds = record.policy.bounds
@@ -176,7 +176,7 @@ class Promises:
         """I2."""
         sees, now = _sees(record.snapshot), record.at
         book.known_since = (book.known_since or now) if sees else None
-        if record.decision.action is not Action.IN or record.decision.reason is Reason.OVERRIDE:
+        if record.decision.action is not Action.IN or _ordered(record):
             return
         window = max(timedelta(minutes=5), timedelta(seconds=record.snapshot.lead_time_s) + timedelta(minutes=2))
         if not sees:
@@ -207,7 +207,7 @@ class Promises:
             Reason.STEP_OUT, Reason.UNSCHEDULABLE, Reason.AT_MAX, Reason.GPU_BUDGET, Reason.BLIND_DEMAND, Reason.REWARM,
             Reason.AFTER_OUTAGE,
         }  # fmt: skip
-        if decision.target is None or not decision.proposals or decision.reason in _LAST_WORDS:
+        if decision.target is None or not decision.proposals or decision.reason in _LAST_WORDS or _ordered(record):
             return
         if not reasons & limits and decision.target < max(each.want for each in decision.proposals):
             raise Broken("I3", record, "less than a rule wants")
@@ -224,8 +224,7 @@ class Promises:
             book.calm_since = None
             return
         reasons = {each.reason for each in decision.adjustments}
-        # A person sees what we do not, also where the GPU budget leaves less of it.
-        ordered = Reason.OVERRIDE in reasons or decision.reason is Reason.OVERRIDE
+        ordered = _ordered(record)  # a person sees what we do not
         raised = decision.action is Action.OUT and Reason.AT_MIN not in reasons and not ordered
         if raised and decision.target > decision.current + max(4, decision.current):
             raise Broken("I4", record, "more than one step out")
@@ -318,6 +317,12 @@ class Promises:
 
 _LAST_WORDS = {Reason.PAUSED, Reason.OVERRIDE, Reason.HELD_MANUAL, Reason.HELD_CONFLICT}
 """Of people and other writers, over what the rules want."""
+
+
+def _ordered(record: DecisionRecord) -> bool:
+    """Whether a person's number was followed, in full or as far as the GPUs go."""
+    decision = record.decision
+    return decision.reason is Reason.OVERRIDE or any(each.reason is Reason.OVERRIDE for each in decision.adjustments)
 
 
 def _in_force(word: Control, *, now: datetime) -> Override | None:

@@ -50,8 +50,11 @@ def _of_record(record: DecisionRecord, report: TickReport) -> list[Violation]:
     found = []
     if outcome is not None and outcome.kind is OutcomeKind.SCALED and not _within_bounds(record):
         found.append(_violation("I1", record, "outside its bounds"))
-    ordered = record.decision.reason is Reason.OVERRIDE  # a person sees what we do not
-    if record.decision.action is Action.IN and not ordered and _blind_or_rewarming(record, report.states[name]):
+    if (
+        record.decision.action is Action.IN
+        and not _ordered(record)
+        and _blind_or_rewarming(record, report.states[name])
+    ):
         found.append(_violation("I2", record, "inward while blind or re-warming"))
     found += _of_movement(record)
     unwritten = _UNWRITTEN.get(record.policy.mode)
@@ -81,7 +84,7 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
         return found
     if record.grant is not None and target > max(record.grant, current):
         found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
-    if Reason.OVERRIDE in reasons:
+    if _ordered(record):
         return found
     if decision.action is Action.IN and Reason.AT_MAX not in reasons:
         if target < max((each.keep for each in decision.proposals), default=0):
@@ -92,6 +95,12 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
     if decision.action is Action.OUT and Reason.AT_MIN not in reasons and target > most:
         found.append(_violation("I4", record, "more than one step out"))
     return found
+
+
+def _ordered(record: DecisionRecord) -> bool:
+    """Whether a person ordered it, who sees what we do not: in full, or as far as the GPU budget goes."""
+    decision = record.decision
+    return decision.reason is Reason.OVERRIDE or any(each.reason is Reason.OVERRIDE for each in decision.adjustments)
 
 
 def _within_bounds(record: DecisionRecord) -> bool:

@@ -47,7 +47,8 @@ class Wish:
 
     `most` is the user's own maximum: what lies above it goes whatever the budget says, None where nothing does.
     `counted` workloads make up the fleet that releases are a share of: those that we write and have seen. `released`
-    is what each of them let go lately, `refused` that its last release was ordered and did not happen.
+    is what each of them let go lately, `refused` that its last release was ordered and did not happen; `unseen` of its
+    `current` replicas were ordered away and not looked at since: they are in `released` too.
     """
 
     workload: str
@@ -59,6 +60,7 @@ class Wish:
     counted: bool = True
     released: tuple[At, ...] = ()
     refused: bool = False
+    unseen: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def releases(wishes: Sequence[Wish], rule: BudgetRule, *, now: datetime) -> dict
     """
     fleet = [wish for wish in wishes if wish.counted]
     spent = {wish.workload: wish.gpus * _replicas_since(wish.released, now - rule.inward_period) for wish in fleet}
-    had = sum(wish.gpus * wish.current for wish in fleet) + sum(spent.values())
+    had = sum(wish.gpus * (wish.current - wish.unseen) for wish in fleet) + sum(spent.values())
     alone = max((spent[w.workload] + w.gpus * max(0, w.current - w.target) for w in fleet), default=0)
     # 0.29 * 100 is 28.999999999999996: a share that is met exactly counts as met.
     left = max(int(had * rule.most_inward_ratio + 1e-9), alone) - sum(spent.values())

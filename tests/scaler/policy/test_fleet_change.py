@@ -31,6 +31,7 @@ def wish(
     most: int | None = None,
     refused: bool = False,
     counted: bool = True,
+    unseen: int = 0,
 ) -> Wish:
     """A wish of a workload that let `went` replicas go `ago` minutes before noon."""
     released = (At(at=NOON - ago * MINUTE, replicas=went),) if went else ()
@@ -44,6 +45,7 @@ def wish(
         most=most,
         refused=refused,
         counted=counted,
+        unseen=unseen,
     )
 
 
@@ -75,6 +77,9 @@ def wish(
             [wish("a", 10, 8), wish("b", 80, 80, went=18)], {"a": 8}, id="releases of the period count, 18 of 108 leave 3"
         ),
         pytest.param([wish("a", 10, 8), wish("b", 80, 80, went=24)], {"a": 10}, id="the period's share is spent"),
+        pytest.param(
+            [wish("a", 20, 19), wish("b", 20, 20, went=8, unseen=8)], {"a": 20}, id="8 of 40: what went unseen is not had twice"
+        ),
         pytest.param(
             [wish("a", 10, 8), wish("b", 80, 80, went=24, ago=9.99)], {"a": 10}, id="still within ten minutes"
         ),
