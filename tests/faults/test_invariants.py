@@ -513,7 +513,6 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
         pytest.param(_forgets_outcomes, {"I7"}, id="I7 a restart forgets what was written"),
         pytest.param(_deaf_to_a_pause, {"I8"}, id="I8 a pause is not heard"),
-        pytest.param(_deaf_before_the_write, {"I8"}, id="I8 a pause before the write is not heard"),
         pytest.param(_writes_while_observing, {"I8"}, id="I8 observing writes"),
         pytest.param(_writes_first, {"I9"}, id="I9 written before it is on record"),
         pytest.param(_takes_all_down, {"I10"}, id="I10 one defect takes all down"),
@@ -548,6 +547,12 @@ def _all_fall_silent(machine: WholeLoop) -> None:
     machine.time_passes(6)
 
 
+def _a_pause_in_time(machine: WholeLoop) -> None:
+    """Spoken after the decision to grow, before its write."""
+    machine.world.workloads[NAMES[0]].demand = Known(value=60.0)
+    machine.a_person_speaks(NAMES[0], _pause, between=True)
+
+
 def _a_surge(machine: WholeLoop) -> None:
     machine.demand_changes(NAMES[0], Known(value=300.0))
 
@@ -557,6 +562,7 @@ def _a_surge(machine: WholeLoop) -> None:
     [
         pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
         pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
+        pytest.param(_deaf_before_the_write, _a_pause_in_time, "I8", id="I8 a pause before the write is not heard"),
         pytest.param(_releases_without_budget, _all_fall_silent, "I5", id="I5 all release at once"),
     ],
 )
