@@ -26,7 +26,7 @@ from forecaster import drift
 from forecaster.errors import HistoryError
 from forecaster.models.stored import KINDS
 from forecaster.sources.prometheus import PrometheusSource
-from scaler.adapters import folder_lock, logs
+from scaler.adapters import folder_lock, heap, logs
 from scaler.adapters.board import Board
 from scaler.adapters.connections import access_of, connection_of, floors_of, selectors_of, targets_of
 from scaler.adapters.control_desk import ControlDesk
@@ -46,6 +46,7 @@ from scaler.adapters.signals import SourceSignals
 from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
+from scaler.adapters.together import Together
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.config import Config
 from scaler.config.holidays import holidays_of
@@ -154,12 +155,13 @@ class Daemon:
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
             fleet = replace(fleet, workloads=observed)
+        at_once = Together(signals, targets)
         return Round(
             fleet,
             Ports(
-                signals=signals,
+                signals=at_once.signals,
                 forecasts=self._forecasts,
-                targets=targets,
+                targets=at_once.targets,
                 journal=NoJournal() if dry_run else self.journal,
                 controls=NoControls() if dry_run else controls,
             ),
@@ -373,6 +375,7 @@ def train_command(config: Config) -> tuple[str, ...]:
 
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
+    heap.keep_little()
     logs.configure()
     log = logs.logger()
     asked = threading.Event()

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,7 +74,13 @@ class Measured:
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and value < 100.0 else f"{value:.0f}" if isinstance(value, float) else str(value)
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and value < 100.0
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 # ── A process, seen from outside ──────────────────────────────────────────────────────────────────────────────────

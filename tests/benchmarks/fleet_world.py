@@ -100,8 +100,7 @@ def _template(model: str, pod: str) -> list[tuple[str, float]]:
         ("vllm:request_time_per_output_token_seconds", TOKEN_EDGES, 0.03, 1.0),
     )
     for name, edges, value, events in histograms:
-        for edge in edges:
-            lines.append((f'{name}_bucket{{{labels},le="{edge}"}} ', events if value <= edge else 0.0))
+        lines += [(f'{name}_bucket{{{labels},le="{edge}"}} ', events if value <= edge else 0.0) for edge in edges]
         lines.append((f'{name}_bucket{{{labels},le="+Inf"}} ', events))
         lines += [(f"{name}_count{{{labels}}} ", events), (f"{name}_sum{{{labels}}} ", events * value)]
     return lines

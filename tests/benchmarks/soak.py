@@ -88,7 +88,13 @@ class _WoundSource(PrometheusSource):
         return replace(answered, values=values, skew_s=None)
 
     def history(
-        self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime, step: timedelta = STEP
+        self,
+        selectors: Sequence[WorkloadSelector],
+        signal: str,
+        *,
+        start: datetime,
+        end: datetime,
+        step: timedelta = STEP,
     ) -> Panel:
         return _made(selectors, {signal: 1.0}, start=start, end=end)
 

@@ -26,7 +26,7 @@ from scaler.adapters.kubernetes.errors import (
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.lists import items_of
 from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned, refusal_of
-from scaler.adapters.kubernetes.selectors import Selector, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.selectors import Labelled, Selector, parse_selector, query_for, selector_of
 from scaler.adapters.kubernetes.targets import Budget, ScaleApi, TargetRef
 
 LIST_FROM = 4
@@ -106,7 +106,7 @@ class PodReader:
         query = (("fieldSelector", "status.phase!=Succeeded"), *((("labelSelector", labels),) if labels else ()))
         call = Call(verb=Verb.LIST, group="", version="v1", resource="pods", namespace=namespace, query=query)
         try:
-            pods = items_of(self._api, call, budget)
+            pods = Labelled(items_of(self._api, call, budget))
         except Unauthorised:
             raise
         except KubernetesError as error:
@@ -114,7 +114,8 @@ class PodReader:
         seen: dict[TargetRef, WorkloadPods | Blind] = {}
         for target, found in wanted.items():
             try:
-                own = [pod for pod in pods if _belongs(pod, target, found.selector)]
+                selected = pods.selected(found.selector)
+                own = [pod for pod in selected if is_owned(pod, kind=target.kind, name=target.name)]
                 counted = count(own, desired=found.desired, now=now, refused=found.refused)
                 seen[target] = replace(counted, annotations=found.annotations)
             except _MISSHAPEN as error:
@@ -179,11 +180,6 @@ def _place_of(target: TargetRef) -> tuple[str, str, str]:
 def _name_of(item: Json) -> str | None:
     metadata = item.get("metadata")
     return metadata.get("name") if isinstance(metadata, dict) else None
-
-
-def _belongs(pod: Json, target: TargetRef, selector: Selector) -> bool:
-    labels = pod["metadata"].get("labels") or {}
-    return selector.matches(labels) and is_owned(pod, kind=target.kind, name=target.name)
 
 
 def _wanted_by(target: TargetRef, item: Json | None) -> _Wanted | Blind:
