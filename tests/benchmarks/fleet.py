@@ -57,6 +57,7 @@ class Measured:
     query_s: float
     start_s: float
     """Process started → first tick finished."""
+    slowed_at_start: float
     rss_mib: float
     rss_peak_mib: float
     api_calls_a_tick: float
@@ -136,6 +137,7 @@ class Daemon:
     def __init__(self, settings: Path, port: int) -> None:
         self.port = port
         self.log = settings.parent / "log"
+        self.slowed = 1.0
         self._began = time.monotonic()
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "scaler.cli", "run", "--config", str(settings)]
@@ -145,15 +147,18 @@ class Daemon:
         self.pid = self._child.pid
 
     def first_tick(self) -> float:
-        """Seconds from the start of the process to its first finished tick."""
+        """Seconds from the start of the process to its first finished tick; `slowed` is of meanwhile."""
+        ratios = [slowed_by()]
         while time.monotonic() - self._began < FIRST_TICK_WITHIN_S:
             if self._child.poll() is not None:
                 raise RuntimeError(f"the daemon ended: {self.log.read_text()[-2000:]}")
             try:
                 if get(self.port, "/readyz")[0] == 200:
+                    self.slowed = float(np.median(ratios))
                     return time.monotonic() - self._began
             except OSError:
                 pass  # not listening yet
+            ratios.append(slowed_by())
             time.sleep(POLL_S)
         raise TimeoutError("no tick finished")
 
@@ -232,7 +237,7 @@ def measure(world: World, *, tick: str, ticks: int, tell: Callable[[str], None])
     tell(f"queries: {queries_first} at first, then {queries} in {query_s:.2f} s")
     data = world.folder / "data" / "headstart.db"
     with running_daemon(settings, port) as daemon:
-        start_s = daemon.first_tick()
+        start_s, slowed_at_start = daemon.first_tick(), daemon.slowed
         tell(f"first tick after {start_s:.2f} s, RSS {memory_mib(daemon.pid):.0f} MiB")
         _await_forecast(daemon, tell)
         before = get(port, "/metrics")[1]
@@ -256,6 +261,7 @@ def measure(world: World, *, tick: str, ticks: int, tell: Callable[[str], None])
             queries_a_tick=queries,
             query_s=query_s,
             start_s=start_s,
+            slowed_at_start=slowed_at_start,
             rss_mib=memory_mib(daemon.pid),
             rss_peak_mib=memory_mib(daemon.pid, "VmHWM"),
             api_calls_a_tick=grown(f"{REQUESTS}_count") / done,
