@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kube_double_rules import matches, selector_text
 from scaler.adapters.kubernetes.events import micro_time
 from scaler.adapters.kubernetes.pods import PodPhase, count, is_owned, phase_of
-from scaler.adapters.kubernetes.selectors import SelectorError, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.selectors import Labelled, SelectorError, parse_selector, query_for, selector_of
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 
@@ -177,3 +177,31 @@ def test_micro_times_are_what_kubernetes_accepts(moment: datetime) -> None:
     assert len(text.split(".")[1]) == 7
     assert not text.endswith(".000000Z")
     assert abs((datetime.fromisoformat(text) - moment).total_seconds()) <= 1e-6
+
+
+# ── Many selections from the same pods ────────────────────────────────────────────────────────────────────────────
+
+_SOME_LABELS = st.dictionaries(st.sampled_from(["app", "tier", "track"]), st.sampled_from(["a", "b", "c"]))
+
+
+@given(
+    labels=st.lists(_SOME_LABELS, max_size=8),
+    texts=st.lists(
+        st.sampled_from(["app=a", "app in (a,b)", "app=a,tier=b", "tier=b,app notin (a)", "!app", "track", "app!=c"]),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_an_index_selects_what_one_by_one_would(labels: list[dict[str, str]], texts: list[str]) -> None:
+    pods = [{"metadata": {"name": str(number), "labels": each or None}} for number, each in enumerate(labels)]
+    indexed = Labelled(pods)
+    for selector in map(parse_selector, texts):
+        one_by_one = [pod["metadata"]["name"] for pod in pods if selector.matches(pod["metadata"]["labels"] or {})]
+        assert sorted(pod["metadata"]["name"] for pod in indexed.selected(selector)) == one_by_one
+
+
+def test_a_pod_of_another_shape_is_told_at_every_selection() -> None:
+    indexed = Labelled([{"metadata": {"labels": {"app": "a"}}}, {"spec": {}}])
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            indexed.selected(parse_selector("app=a"))
