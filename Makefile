@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench soak tables laws clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench soak fleet tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,17 +45,18 @@ servers:
 coverage: $(VENV)/.all ## branch coverage of the decision
 	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-soak: $(VENV)/.all ## the long sizes of what the tests play in short (about ten minutes)
-	SOAK=1 $(BIN)/pytest tests/faults -q -n 0 -m "not server"
+soak: $(VENV)/.all servers ## the long sizes of the fault tests, and a week of ticks (an hour and a half)
+	HEADSTART_SOAK=1 $(BIN)/pytest tests/faults -q -n 0 --timeout 7200
+	HEADSTART_SOAK=1 $(BIN)/pytest tests/benchmarks/test_soak.py -q -n 0 -p no:randomly --timeout 7200
 
 mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
 
-soak: $(VENV)/.all servers ## the long sizes: 500 kills, a hundred thousand decisions (about half an hour)
-	HEADSTART_SOAK=1 $(BIN)/pytest $(wildcard tests/faults tests/soak) -q -n 0 --timeout 7200
-
 bench: $(VENV)/.all ## speed and memory, as ratios within one run
 	$(BIN)/pytest tests/benchmarks -q -n 0 -p no:randomly
+
+fleet: $(VENV)/.all servers ## 2,000 workloads on one daemon: tick, queries, memory, start (about fifteen minutes)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.fleet
 
 tables: $(VENV)/.all ## the tables of docs/benchmark.md and the README, from the traces in ../shared/traces (about ten minutes)
 	$(BIN)/python tests/benchmarks/published.py

@@ -44,6 +44,7 @@ class Controllers:
     paused: bool = False
     quotas: dict[str, int] = field(default_factory=dict)  # namespace -> pods that its ResourceQuota allows
     _owner: dict[str, str] = field(default_factory=dict)  # pod uid -> workload uid
+    _pods: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)  # workload uid -> pod uid -> its key
     _placed: dict[str, datetime] = field(default_factory=dict)  # pod uid -> when it got its node
     _serial: int = 0
 
@@ -70,8 +71,9 @@ class Controllers:
 
     def pods_of(self, workload: Json) -> list[Json]:
         """The workload's pods, terminating ones included, oldest first."""
-        uid = workload["metadata"]["uid"]
-        return [pod for pod in self.store.items("pods") if self._owner.get(pod["metadata"]["uid"]) == uid]
+        made = self._pods.get(workload["metadata"]["uid"], {})
+        there = ((uid, self.store.find("pods", key)) for uid, key in made.items())
+        return [pod for uid, pod in there if pod is not None and pod["metadata"]["uid"] == uid]
 
     def _workloads(self) -> Iterator[tuple[str, Json]]:
         for kind in self.store.kinds:
@@ -107,8 +109,10 @@ class Controllers:
 
     def _room(self, namespace: str) -> int:
         """Pods that the namespace's quota still allows; terminating ones count."""
+        if namespace not in self.quotas:
+            return 100_000
         there = sum(pod["metadata"]["namespace"] == namespace for pod in self.store.items("pods"))
-        return max(0, self.quotas[namespace] - there) if namespace in self.quotas else 100_000
+        return max(0, self.quotas[namespace] - there)
 
     def _behaviour(self, workload: Json) -> PodBehaviour:
         metadata = workload["metadata"]
@@ -161,6 +165,8 @@ class Controllers:
         }
         created = self.store.create("pods", pod, now=now)
         self._owner[created["metadata"]["uid"]] = metadata["uid"]
+        key = (created["metadata"]["namespace"], created["metadata"]["name"])
+        self._pods.setdefault(metadata["uid"], {})[created["metadata"]["uid"]] = key
         return created
 
     def _ordinal(self, workload: Json) -> int:
@@ -177,16 +183,17 @@ class Controllers:
         self.store.update("pods", {**pod, "metadata": {**pod["metadata"], **metadata}})
 
     def _remove_terminated(self, now: datetime) -> None:
-        uids = {workload["metadata"]["uid"] for _, workload in self._workloads()}
+        uids = {"", *(workload["metadata"]["uid"] for _, workload in self._workloads())}
         for pod in list(self.store.items("pods")):
             end = pod["metadata"].get("deletionTimestamp")
-            orphan = self._owner.get(pod["metadata"]["uid"], "") not in {*uids, ""}
+            orphan = self._owner.get(pod["metadata"]["uid"], "") not in uids
             if orphan or (end and datetime.fromisoformat(end) <= now):
                 self._forget(pod)
 
     def _forget(self, pod: Json) -> None:
         self.store.remove("pods", pod)
-        self._owner.pop(pod["metadata"]["uid"], None)
+        uid = pod["metadata"]["uid"]
+        self._pods.get(self._owner.pop(uid, ""), {}).pop(uid, None)
         self._placed.pop(pod["metadata"]["uid"], None)
 
     def _place(self, now: datetime) -> None:
@@ -214,6 +221,8 @@ class Controllers:
             status = {"phase": "Running", "containerStatuses": [_container(state, restarts, ready=False)]}
             self._condition(_with_status(pod, status), "Ready", "False", now, reason="ContainersNotReady")
         elif now >= due:
+            if _is_ready(pod) and pod["status"]["phase"] == "Running":
+                return
             self._condition(_with_status(pod, _running(placed, behaviour, ready=True)), "Ready", "True", due)
         elif now >= placed + timedelta(seconds=behaviour.image_s):
             status = _running(placed, behaviour, ready=False)

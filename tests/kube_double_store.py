@@ -96,6 +96,10 @@ class Store:
     def items(self, plural: str) -> Iterator[Json]:
         yield from list(self._objects.get(plural, {}).values())
 
+    def find(self, plural: str, key: tuple[str, str]) -> Json | None:
+        """The object under (namespace, name), or None."""
+        return self._objects.get(plural, {}).get(key)
+
     def get(self, plural: str, namespace: str | None, name: str) -> Json:
         found = self._objects.get(plural, {}).get((namespace or "", name))
         if found is None:
@@ -178,9 +182,8 @@ class Store:
         after, version = self._continued(query.get("continue", ""))
         chosen = [
             (key, item)
-            for key, item in sorted(self._objects.get(kind.plural, {}).items())
-            if (namespace is None or key[0] == namespace)
-            and matches(selector, item["metadata"].get("labels") or {})
+            for key, item in sorted(self._in(kind.plural, namespace))
+            if matches(selector, item["metadata"].get("labels") or {})
             and fields_match(fields, item)
             and list(key) > after
         ]
@@ -197,6 +200,10 @@ class Store:
             "metadata": metadata,
             "items": [item for _, item in page],
         }
+
+    def _in(self, plural: str, namespace: str | None) -> Iterator[tuple[tuple[str, str], Json]]:
+        stored = self._objects.get(plural, {})
+        yield from ((key, item) for key, item in stored.items() if namespace is None or key[0] == namespace)
 
     def _continued(self, token: str) -> tuple[list[str], int]:
         if not token:

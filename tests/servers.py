@@ -184,6 +184,11 @@ class PrometheusServer:
         """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int | None:
+        """The running server's process id."""
+        return None if self._process is None else self._process.pid
+
     def write_config(self, targets: Sequence[Target]) -> None:
         """The scrape configuration; takes effect at the next start."""
         jobs: dict[str, list[Target]] = {}

@@ -365,11 +365,18 @@ class Wire:
 
 
 def parse_rows(result: list[Any]) -> tuple[Row, ...]:
-    """Prometheus' `result` as rows. `SourceMalformed` if it is not a vector or a matrix; NaN and ±Inf stay."""
+    """Prometheus' `result` as rows, which it is emptied into: of 2,000 workloads both at once are 80 MB.
+
+    `SourceMalformed` if it is not a vector or a matrix; NaN and ±Inf stay.
+    """
+    rows = []
     try:
-        return tuple(_row(item) for item in result)
+        result.reverse()
+        while result:
+            rows.append(_row(result.pop()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SourceMalformed(f"a row of the answer has another shape: {type(error).__name__}") from None
+    return tuple(rows)
 
 
 def _row(item: Mapping[str, Any]) -> Row:

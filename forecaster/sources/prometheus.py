@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from forecaster.errors import SourceError, SourceRefused
+from forecaster.errors import SourceError, SourceRefused, SourceTimeout
 from forecaster.sources import plan
 from forecaster.sources.catalogue import CATALOGUE, Group, Signal, Use
 from forecaster.sources.connection import Connection
@@ -55,6 +55,11 @@ MIN_ASK_S = 0.2
 """With less time than this left, nothing more is asked."""
 BACK_OFF_FIRST_S, BACK_OFF_MOST_S = 5.0, 60.0
 OVERLOADED = (429, 503)
+LOOK_AT_LEAST, LOOK_AT_MOST = 100, 1_000_000
+"""Workloads whose live metrics are looked for in one read. A look that does not fit the deadline is tried with half as
+many: all or nothing, a fleet too large for its server would stay blind for ever."""
+EXECUTION_FAILED = 422
+"""What Prometheus answers where its own time for a query was up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,7 @@ class PrometheusSource:
         self._selection = Selection()
         self._reported = Reported()
         self._reported_at: datetime | None = None
+        self._look_at = LOOK_AT_MOST
         self._overloads = 0
         self._ask_again_at: datetime | None = None
 
@@ -160,13 +166,20 @@ class PrometheusSource:
     ) -> tuple[dict[SeriesKey, Reading], list[WorkloadSelector]]:
         """Look for live metrics where due: blind readings of those that stay unknown, and the others."""
         due = self._selection.due(selectors, now=now)
-        error = self._selection.look(due, budget.ask_one, now=now) if due else None
-        if error is None:
-            return {}, list(selectors)
-        budget.notes.append(f"live metrics could not be looked for: {error}")
-        facts.failures["presence"] = error
+        looked_at = due[: self._look_at]
+        error = self._selection.look(looked_at, budget.ask_one, now=now) if looked_at else None
         unknown = {s for s in due if not self._selection.knows(s)}
-        return _all_blind(sorted(unknown, key=lambda s: s.workload), error), [s for s in selectors if s not in unknown]
+        if error is not None:
+            budget.notes.append(f"live metrics could not be looked for: {error}")
+            facts.failures["presence"] = error
+        if isinstance(error, SourceTimeout) or getattr(error, "status", None) == EXECUTION_FAILED:
+            self._look_at = max(LOOK_AT_LEAST, len(looked_at) // 2)
+        elif error is None and looked_at and not unknown:
+            self._look_at = min(LOOK_AT_MOST, 2 * self._look_at)
+        if not unknown:
+            return {}, list(selectors)
+        why = error or SourceTimeout(f"live metrics of {len(unknown)} workloads are looked for at the next reads")
+        return _all_blind(sorted(unknown, key=lambda s: s.workload), why), [s for s in selectors if s not in unknown]
 
     def _measure(self, selectors: Sequence[WorkloadSelector], budget: _Budget, facts: Facts, *, now: datetime) -> None:
         """Ask everything at once, then why something is missing."""

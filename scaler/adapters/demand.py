@@ -62,8 +62,7 @@ def usual_demand(
         rule = known.get(key.workload)
         if rule is not None and rule.events:
             values[row] = _without_events(values[row], rule, panel, as_of=as_of or end)
-    seen, served = (_evidence(history, panel, signal) for signal in (DEMAND_SEEN, SERVICE_UP))
-    values = without_censored(values, seen_ratio=seen, service_up_ratio=served, step=panel.step)
+    _hide_censored(history, panel)
     return replace(panel, values=_by_local_clocks(values, panel, known))
 
 
@@ -136,20 +135,28 @@ def _without_events(values: np.ndarray, rule: ScheduledRule, panel: Panel, *, as
     return usual
 
 
-def _evidence(history: HistoryStore, panel: Panel, signal: str) -> np.ndarray:
-    """The workloads' evidence on the panel's rows; NaN where none was stored, which is nearly everywhere."""
-    stored = {key for key in history.keys() if key.signal == signal}  # noqa: SIM118 — not a dict
-    rows_of: dict[SeriesKey, list[int]] = defaultdict(list)
-    for row, key in enumerate(panel.keys):
-        wanted = SeriesKey(workload=key.workload, signal=signal)
-        if wanted in stored:
-            rows_of[wanted].append(row)
-    evidence = np.full(panel.values.shape, np.nan)
-    if rows_of:
-        found = history.read(tuple(rows_of), start=panel.start, end=panel.end, step=STEP)
-        for rows, values in zip(rows_of.values(), found.values, strict=True):
-            evidence[rows] = values
-    return evidence
+def _hide_censored(history: HistoryStore, panel: Panel) -> None:
+    """Take from the panel's values what the stored evidence speaks against: nearly everywhere there is none.
+
+    Only the rows of workloads that have some are looked at: 14 days of evidence of 256 series are 82 MB.
+    """
+    stored = {key for key in history.keys() if key.signal in (DEMAND_SEEN, SERVICE_UP)}  # noqa: SIM118 — not a dict
+    told = {key.workload for key in stored}
+    rows = [row for row, key in enumerate(panel.keys) if key.workload in told]
+    if not rows:
+        return
+    workloads = list(dict.fromkeys(panel.keys[row].workload for row in rows))
+    number_of = {workload: number for number, workload in enumerate(workloads)}
+    seen, served = (
+        history.read(
+            [SeriesKey(workload=workload, signal=signal) for workload in workloads],
+            start=panel.start,
+            end=panel.end,
+            step=STEP,
+        ).values[[number_of[panel.keys[row].workload] for row in rows]]
+        for signal in (DEMAND_SEEN, SERVICE_UP)
+    )
+    panel.values[rows] = without_censored(panel.values[rows], seen_ratio=seen, service_up_ratio=served, step=panel.step)
 
 
 def _by_local_clocks(values: np.ndarray, panel: Panel, known: Known) -> np.ndarray:

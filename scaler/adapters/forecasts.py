@@ -28,8 +28,8 @@ from scaler.adapters.intake import DEMAND, demand_keys, usage_keys
 from scaler.adapters.store import Store
 from scaler.policy.types import DemandForecast
 
-SHARD = 256
-"""Series in one portion: 14 days of them are 41 MB, of 2,000 at once they would be 320 MB."""
+SHARD = 128
+"""Series in one portion: 14 days of them are 21 MB, of 2,000 at once they would be 320 MB."""
 
 MOST_USAGE_SERIES = 1_000
 """Series of tokens and images that are forecast, by name: each takes as much memory and time as one of demand, and

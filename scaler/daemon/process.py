@@ -35,6 +35,7 @@ from scaler.adapters.starts import StartLedger
 from scaler.adapters.store import Store
 from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.telemetry import Telemetry
+from scaler.adapters.together import Together
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
@@ -166,12 +167,13 @@ class Daemon:
         if dry_run:
             observed = tuple(replace(policy, mode=Mode.OBSERVE) for policy in fleet.workloads)
             fleet = replace(fleet, workloads=observed)
+        at_once = Together(signals, targets)
         return Round(
             fleet,
             Ports(
-                signals=signals,
+                signals=at_once.signals,
                 forecasts=self._forecasts,
-                targets=targets,
+                targets=at_once.targets,
                 journal=NoJournal() if dry_run else self.journal,
                 controls=NoControls() if dry_run else controls,
                 writes=ParallelWrites(

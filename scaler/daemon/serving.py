@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from forecaster.errors import HistoryError
-from scaler.adapters import folder_lock, logs
+from scaler.adapters import folder_lock, heap, logs
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.store import Store
 from scaler.config import Config
@@ -33,6 +33,7 @@ from scaler.loop import TickReport
 
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
+    heap.keep_little()
     logs.configure()
     log = logs.logger()
     asked = threading.Event()

@@ -31,7 +31,7 @@ from kube_double import KubeDouble, Request, Rule
 from servers import free_port
 
 RUNS = 200
-CHUNKS = 25 if os.environ.get("SOAK") else 1
+CHUNKS = 25 if os.environ.get("HEADSTART_SOAK") else 1
 
 
 # ── Runs in virtual time ──────────────────────────────────────────────────────────────────────────────────────────

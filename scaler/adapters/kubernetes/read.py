@@ -26,7 +26,7 @@ from scaler.adapters.kubernetes.errors import (
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.lists import items_of
 from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned, refusal_of
-from scaler.adapters.kubernetes.selectors import Selector, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.selectors import Labelled, Selector, parse_selector, query_for, selector_of
 from scaler.adapters.kubernetes.targets import Budget, ScaleApi, TargetRef
 
 LIST_FROM = 4
@@ -83,7 +83,8 @@ class PodReader:
         """The pods of one target as the API has them; `KubernetesError`, `SelectorError`."""
         selector = parse_selector(self._scales.get(target, budget).selector)
         pods = items_of(self._api, _pods_call(target.namespace, [selector]), budget)
-        return [pod for pod in pods if _belongs(pod, target, selector)]
+        selected = Labelled(pods).selected(selector)
+        return [pod for pod in selected if is_owned(pod, kind=target.kind, name=target.name)]
 
     def _read_namespace(
         self, targets: Sequence[TargetRef], budget: Budget, now: datetime
@@ -108,7 +109,7 @@ class PodReader:
         """The pods of targets of one namespace, from one LIST."""
         call = _pods_call(next(iter(wanted)).namespace, [found.selector for found in wanted.values()])
         try:
-            pods = items_of(self._api, call, budget)
+            pods = Labelled(items_of(self._api, call, budget))
         except Unauthorised:
             raise
         except KubernetesError as error:
@@ -116,7 +117,8 @@ class PodReader:
         seen: dict[TargetRef, WorkloadPods | Blind] = {}
         for target, found in wanted.items():
             try:
-                own = [pod for pod in pods if _belongs(pod, target, found.selector)]
+                selected = pods.selected(found.selector)
+                own = [pod for pod in selected if is_owned(pod, kind=target.kind, name=target.name)]
                 counted = count(own, desired=found.desired, now=now, refused=found.refused)
                 seen[target] = replace(counted, annotations=found.annotations)
             except _MISSHAPEN as error:
@@ -188,11 +190,6 @@ def _pods_call(namespace: str, selectors: Sequence[Selector]) -> Call:
 def _name_of(item: Json) -> str | None:
     metadata = item.get("metadata")
     return metadata.get("name") if isinstance(metadata, dict) else None
-
-
-def _belongs(pod: Json, target: TargetRef, selector: Selector) -> bool:
-    labels = pod["metadata"].get("labels") or {}
-    return selector.matches(labels) and is_owned(pod, kind=target.kind, name=target.name)
 
 
 def _wanted_by(target: TargetRef, item: Json | None) -> _Wanted | Blind:

@@ -6,6 +6,7 @@ It never guesses: an empty selector, which Kubernetes reads as "every pod", is a
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,6 +108,42 @@ def selector_of(spec: Mapping[str, Any]) -> Selector:
     if not requirements:
         raise SelectorError("an empty selector selects every pod of the namespace")
     return Selector(requirements=requirements)
+
+
+class Labelled:
+    """Objects to be selected from again and again, found by one of a selector's labels.
+
+    A hundred workloads of a namespace with five pods each are 50,000 comparisons one by one, and 500 this way. An
+    object of another shape raises what reading its labels raises, at every selection.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
+        self._items = items
+        self._by_key: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+
+    def selected(self, selector: Selector) -> list[Mapping[str, Any]]:
+        """The objects that `selector` matches; in their order where it asks for one value of a label."""
+        first = next((each for each in selector.requirements if each.operator == "in"), None)
+        if first is None:
+            return [item for item in self._items if selector.matches(_labels_of(item))]
+        by_value = self._by_value(first.key)
+        near = [item for value in sorted(first.values) for item in by_value.get(value, ())]
+        return [item for item in near if selector.matches(_labels_of(item))]
+
+    def _by_value(self, key: str) -> dict[str, list[Mapping[str, Any]]]:
+        if key not in self._by_key:
+            by_value: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+            for item in self._items:
+                value = _labels_of(item).get(key)
+                if value is not None:
+                    by_value[value].append(item)
+            self._by_key[key] = by_value
+        return self._by_key[key]
+
+
+def _labels_of(item: Mapping[str, Any]) -> Mapping[str, str]:
+    labels: Mapping[str, str] = item["metadata"].get("labels") or {}
+    return labels
 
 
 def query_for(selectors: Sequence[Selector]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -436,3 +437,37 @@ def test_the_check_says_what_was_seen_where_nothing_is_live(fleet: Fleet, now: d
 def test_the_check_of_a_silent_server_is_an_error(now: datetime):
     with pytest.raises(SourceRefused):
         PrometheusSource(Connection(url="http://127.0.0.1:9")).check([workload("chat")], now=now)
+
+
+def test_a_look_too_large_for_the_server_is_tried_with_fewer_workloads(now: datetime):
+    """All or nothing, 400 workloads on a server that manages 150 in time would be blind for ever."""
+    sizes: list[int] = []
+
+    def behave(conversation: RawConversation) -> None:
+        text = parse_qs(conversation.received.body)["query"][0]
+        if "headstart_gateway_requests_total" not in text:
+            conversation.answer(200, EMPTY_VECTOR)
+            return
+        sizes.append(len(set(re.findall(r"many-\d{3}", text))))
+        if sizes[-1] > 150:
+            error = {
+                "status": "error",
+                "errorType": "execution",
+                "error": "expanding series: context deadline exceeded",
+            }
+            conversation.answer(422, json.dumps(error).encode())
+        else:
+            conversation.answer(200, EMPTY_VECTOR)
+
+    many = [workload(f"many-{n:03d}", labels=(("model_name", f"many-{n:03d}"),)) for n in range(400)]
+    with MisbehavingServer(behave) as server:
+        source = PrometheusSource(Connection(url=server.url))
+        readings = [source.read(many, now=now + timedelta(seconds=10 * n)) for n in range(6)]
+    looks = [size for size in sizes if size]  # what is missing is asked for once more, by no workload's name
+    assert looks[:6] == [400, 200, 100, 100, 100, 100]
+    assert all({key.workload for key in each.values} == {s.workload for s in many} for each in readings)
+    later = blind(of(readings[2], "many-399", "demand_rps"))
+    assert later.reason is BlindReason.TIMEOUT
+    assert "looked for at the next reads" in later.detail
+    assert blind(of(readings[2], "many-000", "demand_rps")).reason is BlindReason.NO_SERIES, "it was looked for"
+    assert "next reads" not in blind(of(readings[5], "many-399", "demand_rps")).detail

@@ -189,3 +189,24 @@ def test_a_real_prometheus_reads_the_same_as_we_meant(fleet, name: str):
     answers = [wire.ask([Question(text=query.text)], deadline_s=8.0)[0] for query in reads[:8]]
     assert all(isinstance(answer, Answer) for answer in answers), answers
     assert not any(answer.rows for answer in answers if isinstance(answer, Answer)), "a hostile name matched something"
+
+
+# ── The whole query ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 5, 61])
+def test_terms_are_joined_in_pairs_and_none_is_lost(terms: int) -> None:
+    """A chain looks at the rows of the first term once for every further one."""
+    scope = promql.Scope(matchers="", by=(), owners={})
+    made = tuple(
+        promql.Term(signal="demand_rps", part=promql.Part.VALUE, scope=scope, expression=f"metric_{n}")
+        for n in range(terms)
+    )
+    text = Query(name="demand", terms=made).text
+    promql_parser.parse(text)
+    assert re.findall(r"metric_(\d+)", text) == [str(n) for n in range(terms)]
+    assert re.findall(r'"headstart_term", "(\d+)"', text) == [str(n) for n in range(terms)]
+    bare = re.sub(r"label_replace\(.*?\)", "", text)
+    depth = max((bare[:at].count("(") - bare[:at].count(")") for at in range(len(bare) + 1)), default=0)
+    assert 2**depth >= terms / 2
+    assert depth <= 6

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kube_double_rules import matches, selector_text
 from scaler.adapters.kubernetes.events import micro_time
 from scaler.adapters.kubernetes.pods import PodPhase, count, is_owned, phase_of
-from scaler.adapters.kubernetes.selectors import SelectorError, parse_selector, query_for, selector_of
+from scaler.adapters.kubernetes.selectors import Labelled, SelectorError, parse_selector, query_for, selector_of
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 
@@ -235,3 +235,31 @@ def test_what_gpus_a_pod_asks_for(pod: dict[str, Any], accelerator: str) -> None
 def test_when_a_pods_containers_run(statuses: list[dict[str, Any]], running_at: datetime | None) -> None:
     status = {**LOADING, "containerStatuses": [{"state": each, "restartCount": 0} for each in statuses]}
     assert count([a_pod(status)], desired=1, now=NOW).starts[0].running_at == running_at
+
+
+# ── Many selections from the same pods ────────────────────────────────────────────────────────────────────────────
+
+_SOME_LABELS = st.dictionaries(st.sampled_from(["app", "tier", "track"]), st.sampled_from(["a", "b", "c"]))
+
+
+@given(
+    labels=st.lists(_SOME_LABELS, max_size=8),
+    texts=st.lists(
+        st.sampled_from(["app=a", "app in (a,b)", "app=a,tier=b", "tier=b,app notin (a)", "!app", "track", "app!=c"]),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_an_index_selects_what_one_by_one_would(labels: list[dict[str, str]], texts: list[str]) -> None:
+    pods = [{"metadata": {"name": str(number), "labels": each or None}} for number, each in enumerate(labels)]
+    indexed = Labelled(pods)
+    for selector in map(parse_selector, texts):
+        one_by_one = [pod["metadata"]["name"] for pod in pods if selector.matches(pod["metadata"]["labels"] or {})]
+        assert sorted(pod["metadata"]["name"] for pod in indexed.selected(selector)) == one_by_one
+
+
+def test_a_pod_of_another_shape_is_told_at_every_selection() -> None:
+    indexed = Labelled([{"metadata": {"labels": {"app": "a"}}}, {"spec": {}}])
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            indexed.selected(parse_selector("app=a"))
