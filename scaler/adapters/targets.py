@@ -95,11 +95,11 @@ class KubernetesTargets:
         target = self._targets[decision.workload]
         if decision.target is None or decision.current is None:
             return Outcome(kind=OutcomeKind.UNCHANGED, detail="nothing to write")
-        marked = ""
-        if self._victims is not None and decision.action is Action.IN:
+        marked, floor = "", self._floors.get(decision.workload)
+        # A floor that is lowered removes nobody: which pods go, and how many, is the autoscaler's to say.
+        if self._victims is not None and floor is None and decision.action is Action.IN:
             marked = str(self._victims.mark(target, leaving=decision.current - decision.target))
         try:
-            floor = self._floors.get(decision.workload)
             outcome = (
                 self._cluster.scale(target, decision.target, expected=decision.current)
                 if floor is None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from forecaster.sources.prometheus import PrometheusSource
     from forecaster.sources.selector import WorkloadSelector
     from forecaster.types import Reading, SeriesKey
+    from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
     from scaler.doctor.finding import Finding
 
 
@@ -50,15 +51,15 @@ def _discovered(config: Config) -> tuple[Config, list[Finding]]:
         return config, []
     from scaler.adapters.kubernetes.errors import KubernetesError
     from scaler.daemon.discovery import discovered
-    from scaler.doctor.finding import Finding, Health
+    from scaler.doctor.finding import FLEET, Finding, Health
 
     try:
         found = discovered(config, known=())
     except KubernetesError as error:
         fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
-        return config, [Finding(workload="-", check="discover", health=Health.FAIL, found=str(error), fix=fix)]
-    fix = "correct the annotation, or take it off"
-    wrong = [Finding(workload="-", check="discover", health=Health.WARN, found=text, fix=fix) for text in found.told]
+        return config, [Finding(workload=FLEET, check="discover", health=Health.FAIL, found=str(error), fix=fix)]
+    fix = "correct the annotation, or take it off; what may not be searched stands under permissions"
+    wrong = [Finding(workload=FLEET, check="discover", health=Health.WARN, found=text, fix=fix) for text in found.told]
     return found.config, wrong
 
 
@@ -177,37 +178,87 @@ def _requests(config: Config, source: PrometheusSource, selectors: Sequence[Work
 
 
 def _cluster(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
-    """Whether the targets can be read, and scaled where they are active."""
-    from forecaster.types import Blind
-    from scaler.adapters.connections import access_of, targets_of
-    from scaler.adapters.kubernetes import ApiConnection
+    """Whether the targets can be read, and written as their modes want it."""
+    from scaler.adapters.connections import access_of
+    from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
     from scaler.adapters.kubernetes.errors import KubernetesError
     from scaler.doctor.finding import FLEET, Finding, Health
-    from scaler.doctor.look_cluster import look_objects, look_version
-    from scaler.doctor.objects import judge_object, judge_version
-    from scaler.policy.types import Mode
+    from scaler.doctor.look_cluster import look_version
+    from scaler.doctor.objects import judge_version
 
-    targets = {name: target for name, target in targets_of(config).items() if name in chosen}
-    active = [policy.workload for policy in config.fleet.workloads if policy.mode is Mode.ACTIVE]
     try:
-        api = ApiConnection(access_of(config))
+        api = ApiConnection(access_of(config), may_write=lambda: False)
     except KubernetesError as error:
         fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
         yield Finding(workload=FLEET, check="api server", health=Health.FAIL, found=str(error), fix=fix)
         return
+    cluster = KubernetesCluster(api)
     try:
         yield judge_version(look_version(api))
-        for name, facts in look_objects(api, targets, active, now=datetime.now(UTC)).items():
-            if not isinstance(facts.pods, Blind):
-                seen.ready[name] = facts.pods.replicas.ready
-            policy = config.policy(name)
-            if policy is not None:
-                yield from judge_object(policy, facts)
+        yield from _account(config, cluster, api)
+        yield from _objects(config, chosen, seen, cluster, api)
+        yield from _placeholders(config, chosen, cluster, api)
     except KubernetesError as error:
         fix = "check that the API server is reachable from here, and that its token is valid"
         yield Finding(workload=FLEET, check="api server", health=Health.FAIL, found=str(error), fix=fix)
     finally:
         api.close()
+
+
+def _account(config: Config, cluster: KubernetesCluster, api: ApiConnection) -> Iterator[Finding]:
+    """What belongs to no workload: where annotations are looked for, and the lease."""
+    from scaler.adapters.kubernetes.leases import LeaseRef
+    from scaler.doctor.account import judge_discovery
+    from scaler.doctor.lease import judge_lease
+    from scaler.doctor.look_cluster import look_discovery, look_lease
+
+    namespaces = config.discover.namespaces
+    yield from judge_discovery(namespaces, look_discovery(cluster, namespaces))
+    if config.ha.lease is not None:
+        namespace, _, name = config.ha.lease.partition("/")
+        yield from judge_lease(look_lease(cluster, api, LeaseRef(namespace=namespace, name=name)))
+
+
+def _objects(
+    config: Config, chosen: Sequence[str], seen: _Seen, cluster: KubernetesCluster, api: ApiConnection
+) -> Iterator[Finding]:
+    from forecaster.types import Blind
+    from scaler.adapters.connections import floors_of, targets_of
+    from scaler.doctor.account import purpose_of
+    from scaler.doctor.look_cluster import look_objects
+    from scaler.doctor.objects import judge_object
+
+    targets, floors = targets_of(config), floors_of(config)
+    policies = {policy.workload: policy for policy in config.fleet.workloads if policy.workload in chosen}
+    purposes = {
+        name: purpose_of(policy.mode, targets[name], floors.get(name), deletion_cost=config.deletion_cost)
+        for name, policy in policies.items()
+    }
+    for name, facts in look_objects(cluster, api, purposes, now=datetime.now(UTC)).items():
+        # Above a floor more may serve than are counted, and a profile is judged by all that serve.
+        if not isinstance(facts.pods, Blind) and facts.pods.replicas.taken == facts.pods.replicas.desired:
+            seen.ready[name] = facts.pods.replicas.ready
+        yield from judge_object(policies[name], facts)
+
+
+def _placeholders(
+    config: Config, chosen: Sequence[str], cluster: KubernetesCluster, api: ApiConnection
+) -> Iterator[Finding]:
+    """The placeholder pods that are for the chosen workloads; those without a list are for all."""
+    from scaler.adapters.connections import placeholder_targets_of
+    from scaler.doctor.account import placeholders_purpose
+    from scaler.doctor.look_cluster import look_placeholders
+    from scaler.doctor.placeholders import judge_placeholders
+
+    targets = placeholder_targets_of(config)
+    rules = {
+        rule.placeholder: rule
+        for rule in config.placeholders
+        if not rule.workloads or not set(rule.workloads).isdisjoint(chosen)
+    }
+    purposes = {name: placeholders_purpose(rule.mode, targets[name]) for name, rule in rules.items()}
+    for name, facts in look_placeholders(cluster, api, purposes, now=datetime.now(UTC)).items():
+        yield from judge_placeholders(rules[name], facts)
 
 
 def _profiles(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:

@@ -11,26 +11,26 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, Permission, TargetRef
-from scaler.adapters.kubernetes.errors import Forbidden, KubernetesError, NotFound
+from scaler.adapters.kubernetes.drain import Drain
+from scaler.adapters.kubernetes.errors import Forbidden, Invalid, KubernetesError, NotFound
 from scaler.adapters.kubernetes.http import Call, Json, Verb
+from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
+from scaler.adapters.kubernetes.permissions import Feature, lease_permissions, needed
 from scaler.adapters.kubernetes.targets import Budget, ScaleApi
-from scaler.doctor.objects import ObjectFacts, Rival, TemplateFacts
+from scaler.doctor.account import Purpose
+from scaler.doctor.lease import LeaseFacts
+from scaler.doctor.objects import ObjectFacts, TemplateFacts
+from scaler.doctor.placeholders import PlaceholderFacts
 from scaler.onboarding.candidates import gpus_of_replica, templates_of
 from scaler.onboarding.cluster import start_time_of
 
 ASK_S = 5.0
 """For one question beyond the daemon's own."""
 
-DEFAULT_GRACE_S = 30
-"""What Kubernetes gives a pod that names no terminationGracePeriodSeconds."""
-
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
 
-_RIVALS: tuple[tuple[str, str, str, str, str], ...] = (
-    ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", "Deployment"),
-    ("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject", "Deployment"),
-)
-"""Group, version, plural and kind of autoscalers, and which kind they mean where they name none."""
+_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
+"""What parsing raises on JSON that is not shaped as the API promises."""
 
 Asked = Json | str
 """An answer, or why there is none."""
@@ -52,31 +52,76 @@ def look_version(api: ApiConnection) -> tuple[int, int] | None:
 
 
 def look_objects(
-    api: ApiConnection, targets: Mapping[str, TargetRef], active: Sequence[str], *, now: datetime
+    cluster: KubernetesCluster, api: ApiConnection, purposes: Mapping[str, Purpose], *, now: datetime
 ) -> dict[str, ObjectFacts]:
     """What is to be known of each target, by workload. Raises `KubernetesError` where permissions cannot be asked."""
-    cluster = KubernetesCluster(api)
-    pods = cluster.read_pods(list(targets.values()), now=now)
-    namespaces = sorted({target.namespace for target in targets.values()})
-    rivals = {namespace: _rivals(api, namespace) for namespace in namespaces}
-    quotas = {namespace: _gpu_quota(api, namespace) for namespace in namespaces}
+    targets = [purpose.target for purpose in purposes.values()]
+    floors = {purpose.target: purpose.floor for purpose in purposes.values() if purpose.floor is not None}
+    pods = cluster.read_pods(targets, now=now, floors=floors)
+    rivals = cluster.rivals(targets)
+    quotas = {namespace: _gpu_quota(api, namespace) for namespace in sorted({each.namespace for each in targets})}
     return {
         name: ObjectFacts(
-            kind=target.kind,
-            pods=pods[target],
-            start_time=start_time_of(pods[target]),
-            missing=missing_permissions(cluster, target, active=name in active),
-            template=_template(api, target),
-            rivals=_against(target, rivals[target.namespace]),
-            gpu_quota=quotas[target.namespace],
+            kind=purpose.target.kind,
+            floor=purpose.floor,
+            pods=pods[purpose.target],
+            start_time=start_time_of(pods[purpose.target]),
+            missing=_missing(cluster, purpose),
+            template=_template(api, purpose.target),
+            drain=_drain(cluster, purpose.target),
+            rivals=rivals.get(purpose.target),
+            gpu_quota=quotas[purpose.target.namespace],
         )
-        for name, target in targets.items()
+        for name, purpose in purposes.items()
     }
 
 
-def missing_permissions(cluster: KubernetesCluster, target: TargetRef, *, active: bool) -> tuple[Permission, ...]:
-    """What the account lacks for this target: the one place that knows where the needed rules are listed."""
-    return cluster.missing_permissions([target], active=active)
+def look_placeholders(
+    cluster: KubernetesCluster, api: ApiConnection, purposes: Mapping[str, Purpose], *, now: datetime
+) -> dict[str, PlaceholderFacts]:
+    """What is to be known of each set of placeholder pods; raises as `look_objects`."""
+    seen = cluster.read([purpose.target for purpose in purposes.values()], now=now) if purposes else {}
+    facts = {}
+    for name, purpose in purposes.items():
+        template = _template(api, purpose.target)
+        facts[name] = PlaceholderFacts(
+            kind=purpose.target.kind,
+            replicas=seen[purpose.target],
+            missing=_missing(cluster, purpose),
+            gpus=template if isinstance(template, str) else template.gpus,
+        )
+    return facts
+
+
+def look_lease(cluster: KubernetesCluster, api: ApiConnection, lease: LeaseRef) -> LeaseFacts:
+    """The lease, and what the account may do with it; raises as `look_objects`."""
+    missing = cluster.lacking(lease_permissions(namespace=lease.namespace, name=lease.name))
+    create = Permission(verb="create", group="coordination.k8s.io", resource="leases", namespace=lease.namespace)
+    may_create = not cluster.lacking([create])
+    try:
+        found = LeaseApi(api, lease, duration_s=1.0).read(timeout_s=ASK_S)
+    except KubernetesError as error:
+        return LeaseFacts(lease=lease, error=str(error), missing=missing, may_create=may_create)
+    holder = None if found is None else found.holder
+    return LeaseFacts(lease=lease, holder=holder, missing=missing, may_create=may_create)
+
+
+def look_discovery(cluster: KubernetesCluster, namespaces: Sequence[str]) -> tuple[Permission, ...]:
+    """What the account lacks to read Deployments where annotations are looked for; raises as `look_objects`."""
+    wanted = (
+        permission
+        for namespace in namespaces
+        for permission in needed({Feature.DISCOVER}, namespace=namespace, group="apps", plural="deployments")
+    )
+    return cluster.lacking(wanted)
+
+
+def _missing(cluster: KubernetesCluster, purpose: Purpose) -> tuple[Permission, ...] | str:
+    """What the account lacks; a text for a kind that the cluster does not serve, or that has no scale."""
+    try:
+        return cluster.missing_permissions([purpose.target], purpose.features)
+    except (NotFound, Invalid) as error:
+        return str(error)
 
 
 def _ask(api: ApiConnection, call: Call) -> Asked:
@@ -103,58 +148,28 @@ def _template(api: ApiConnection, target: TargetRef) -> TemplateFacts | str:
         return answer
     try:
         return template_facts(answer.get("spec") or {}) if answer else f"{target} does not exist"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _MISSHAPEN as error:
         return f"its template could not be read ({type(error).__name__}: {error})"
 
 
 def template_facts(spec: Json) -> TemplateFacts:
     """What the template of the pods that serve says. `ValueError` and its like where it is misshapen."""
-    pod = templates_of(spec)[0].get("spec") or {}
-    containers = pod.get("containers") or ()
-    hooks = [hook for each in containers if (hook := (each.get("lifecycle") or {}).get("preStop"))]
+    containers = (templates_of(spec)[0].get("spec") or {}).get("containers") or ()
     return TemplateFacts(
-        gpus=gpus_of_replica(spec),
-        has_readiness_probe=any(each.get("readinessProbe") for each in containers),
-        grace_s=int(pod.get("terminationGracePeriodSeconds", DEFAULT_GRACE_S)),
-        pre_stop_s=max((slept for hook in hooks if (slept := _sleeps(hook)) is not None), default=None),
-        has_pre_stop=bool(hooks),
+        gpus=gpus_of_replica(spec), has_readiness_probe=any(each.get("readinessProbe") for each in containers)
     )
 
 
-def _sleeps(hook: Json) -> int | None:
-    """Seconds that a preStop hook sleeps, where that is what it does."""
-    if "sleep" in hook:
-        return int(hook["sleep"]["seconds"])
-    command = " ".join(map(str, (hook.get("exec") or {}).get("command") or ()))
-    found = re.search(r"\bsleep (\d+)", command)
-    return None if found is None else int(found[1])
+# ── Pods and quotas ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-# ── Other autoscalers, and quotas ─────────────────────────────────────────────────────────────────────────────
-
-
-def _rivals(api: ApiConnection, namespace: str) -> list[tuple[str, str, str, str]] | str:
-    """Kind and name of each autoscaler of a namespace, and kind and name of what it scales."""
-    found = []
-    for group, version, plural, kind, default in _RIVALS:
-        call = Call(verb=Verb.LIST, group=group, version=version, resource=plural, namespace=namespace)
-        answer = _ask(api, call)
-        if isinstance(answer, str):
-            return answer
-        for item in answer.get("items") or ():
-            ref = (item.get("spec") or {}).get("scaleTargetRef") or {}
-            found.append((kind, item["metadata"]["name"], ref.get("kind") or default, ref.get("name") or ""))
-    return found
-
-
-def _against(target: TargetRef, rivals: list[tuple[str, str, str, str]] | str) -> tuple[Rival, ...] | str:
-    if isinstance(rivals, str):
-        return rivals
-    named = [(kind, name) for kind, name, *scaled in rivals if scaled == [target.kind, target.name]]
-    # KEDA makes an HPA for each ScaledObject; deleting that one would not help.
-    if any(kind == "ScaledObject" for kind, _ in named):
-        named = [each for each in named if not each[1].startswith("keda-hpa-")]
-    return tuple(Rival(kind=kind, name=name) for kind, name in named)
+def _drain(cluster: KubernetesCluster, target: TargetRef) -> Drain | str:
+    try:
+        return cluster.drain(target) or "no pod to see it by"
+    except KubernetesError as error:
+        return str(error)
+    except _MISSHAPEN as error:
+        return f"its pods could not be read ({type(error).__name__}: {error})"
 
 
 def _gpu_quota(api: ApiConnection, namespace: str) -> int | str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from forecaster.types import Blind
-from scaler.adapters.kubernetes import Permission, WorkloadPods
+from forecaster.types import Blind, BlindReason
+from scaler.adapters.kubernetes import FloorRef, Permission, WorkloadPods
+from scaler.adapters.kubernetes.drain import Drain
+from scaler.adapters.kubernetes.rivals import WAY_OUT
+from scaler.doctor.account import judge_permissions
 from scaler.doctor.finding import FLEET, Finding, Health, skipped, well
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import Mode, ReplicaState
@@ -25,18 +28,6 @@ class TemplateFacts:
 
     gpus: int
     has_readiness_probe: bool
-    grace_s: int
-    pre_stop_s: int | None
-    """Seconds that a preStop hook sleeps; None without one, or where it does something else."""
-    has_pre_stop: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
-    """Another autoscaler that points at the same object."""
-
-    kind: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +35,15 @@ class ObjectFacts:
     """What was found of one target. A text in place of a fact says why it is not known."""
 
     kind: str
+    floor: FloorRef | None
+    """The autoscaler that it is read through."""
     pods: WorkloadPods | Blind
     start_time: timedelta | None
-    missing: tuple[Permission, ...]
+    missing: tuple[Permission, ...] | str
     template: TemplateFacts | str
-    rivals: tuple[Rival, ...] | str
+    drain: Drain | str
+    rivals: tuple[str, ...] | None
+    """Other autoscalers that point at the same object, such as "ScaledObject llm/chat"; None where that is unknown."""
     gpu_quota: int | str | None
     """GPUs that a ResourceQuota of the namespace allows; None without one."""
 
@@ -69,27 +64,46 @@ def judge_object(policy: WorkloadPolicy, facts: ObjectFacts) -> Iterator[Finding
     """Everything about one target."""
     name = policy.workload
     if isinstance(facts.pods, Blind):
-        fix = "check target.kind, target.name and the namespace; permissions are checked below"
-        yield Finding(workload=name, check="target", health=Health.FAIL, found=facts.pods.detail, fix=fix)
+        yield _unread(policy, facts.pods)
     else:
         replicas = facts.pods.replicas
-        yield well("target", f"{facts.kind}: {replicas.desired} desired, {replicas.ready} Ready", name)
+        what = facts.kind if facts.floor is None else f"floor of {facts.floor}"
+        yield well("target", f"{what}: {replicas.desired} desired, {replicas.ready} Ready", name)
         yield _scale(policy, replicas)
         yield _start(policy, facts.start_time)
-    yield from judge_permissions(policy, facts.missing)
+    yield from judge_permissions(name, facts.missing, does=_DOES.get(policy.mode, "observe"))
     yield from _template(policy, facts.template)
-    yield _rivals(policy, facts.rivals)
+    yield _drain(policy, facts.drain)
+    yield _rivals(policy, facts)
     yield _quota(policy, facts.gpu_quota)
+
+
+_DOES = {Mode.ACTIVE: "observe and scale", Mode.FLOOR: "observe and set the floor"}
+
+
+def _unread(policy: WorkloadPolicy, why: Blind) -> Finding:
+    fix = "check target.kind, target.name and the namespace; permissions are checked below"
+    if why.reason is BlindReason.NO_AUTOSCALER:
+        fix = "an HPA or ScaledObject there, and its kind and name in target.floor; or another mode"
+    return Finding(workload=policy.workload, check="target", health=Health.FAIL, found=why.detail, fix=fix)
 
 
 def _scale(policy: WorkloadPolicy, replicas: ReplicaState) -> Finding:
     least, most, now = policy.bounds.min_replicas, policy.bounds.max_replicas, replicas.desired
-    if now == 0 and least > 0:
+    under_floor = replicas.held is not None
+    if replicas.asleep_under_a_floor or (not under_floor and now == 0 and least > 0):
         fix = "kubectl scale it up once; Headstart leaves what somebody scaled to zero alone"
         return Finding(workload=policy.workload, check="bounds", health=Health.WARN, found="it stands at 0", fix=fix)
     if now > most:
-        found = f"{now} replicas now, max_replicas is {most}: it would be scaled in to that once active"
+        what = f"a floor of {now}" if under_floor else f"{now} replicas"
+        would = "lowered" if under_floor else "scaled in"
+        later = "" if policy.mode.writes else " once active"
+        found = f"{what} now, max_replicas is {most}: it would be {would} to that{later}"
         fix = f"bounds.max_replicas: {now} or more, if they are needed"
+        return Finding(workload=policy.workload, check="bounds", health=Health.WARN, found=found, fix=fix)
+    if replicas.ceiling is not None and replicas.ceiling < most:
+        found = f"the autoscaler holds {replicas.ceiling} at most, max_replicas is {most}: the floor stops there"
+        fix = f"raise the autoscaler's own maximum, or bounds.max_replicas: {replicas.ceiling}"
         return Finding(workload=policy.workload, check="bounds", health=Health.WARN, found=found, fix=fix)
     return well("bounds", f"{least} to {most}, {now} now", policy.workload)
 
@@ -105,25 +119,10 @@ def _start(policy: WorkloadPolicy, measured: timedelta | None) -> Finding:
     return Finding(workload=policy.workload, check="start time", health=Health.WARN, found=found, fix=fix)
 
 
-def judge_permissions(policy: WorkloadPolicy, missing: Sequence[Permission]) -> Iterator[Finding]:
-    """What the account lacks, each with the rule to add."""
-    if not missing:
-        does = "observe and scale" if policy.mode is Mode.ACTIVE else "observe"
-        yield well("permissions", f"suffice to {does}", policy.workload)
-    for each in missing:
-        kind, slash, part = each.resource.partition("/")
-        resource = f"{kind}.{each.group}{slash}{part}" if each.group else each.resource
-        make = f"kubectl -n {each.namespace} create role headstart-{each.verb} --verb={each.verb} --resource={resource}"
-        rule = f'- {{apiGroups: ["{each.group}"], resources: ["{each.resource}"], verbs: ["{each.verb}"]}}'
-        found = f"may not {each.verb} {resource} in {each.namespace}"
-        fix = f"{make}, and bind it; or add to a Role there: {rule}"
-        yield Finding(workload=policy.workload, check="permissions", health=Health.FAIL, found=found, fix=fix)
-
-
 def _template(policy: WorkloadPolicy, template: TemplateFacts | str) -> Iterator[Finding]:
     name = policy.workload
     if isinstance(template, str):
-        for check in ("gpus", "readiness", "termination"):
+        for check in ("gpus", "readiness"):
             yield skipped(check, template, name)
         return
     yield _gpus(policy, template.gpus)
@@ -133,7 +132,6 @@ def _template(policy: WorkloadPolicy, template: TemplateFacts | str) -> Iterator
         found = "no readiness probe: a pod counts as Ready, and gets requests, while its model loads"
         fix = "readinessProbe: {httpGet: {path: /health, port: 8000}} on the container that serves"
         yield Finding(workload=name, check="readiness", health=Health.WARN, found=found, fix=fix)
-    yield _termination(policy, template)
 
 
 def _gpus(policy: WorkloadPolicy, asked: int) -> Finding:
@@ -145,32 +143,36 @@ def _gpus(policy: WorkloadPolicy, asked: int) -> Finding:
     return Finding(workload=policy.workload, check="gpus", health=Health.WARN, found=found, fix=fix)
 
 
-def _termination(policy: WorkloadPolicy, template: TemplateFacts) -> Finding:
+def _drain(policy: WorkloadPolicy, drain: Drain | str) -> Finding:
+    """Whether a pod that goes may finish what it serves."""
     name = policy.workload
-    if not template.has_pre_stop:
-        found = f"no preStop hook, {template.grace_s} s of grace: requests still routed to an ending pod fail"
+    if isinstance(drain, str):
+        return skipped("drain", drain, name)
+    if drain.trouble:
+        return Finding(workload=name, check="drain", health=Health.WARN, found=drain.trouble, fix=drain.fix)
+    if not drain.has_pre_stop:
+        found = f"{drain}; without a preStop hook requests that are still routed to an ending pod fail"
         fix = 'lifecycle: {preStop: {exec: {command: ["sleep", "15"]}}}, and terminationGracePeriodSeconds to match'
-        return Finding(workload=name, check="termination", health=Health.WARN, found=found, fix=fix)
-    if template.pre_stop_s is not None and template.pre_stop_s >= template.grace_s:
-        found = f"preStop sleeps {template.pre_stop_s} s of {template.grace_s} s grace: none is left to end requests in"
-        fix = f"terminationGracePeriodSeconds: {template.pre_stop_s + 60} or more (longest request and a margin)"
-        return Finding(workload=name, check="termination", health=Health.FAIL, found=found, fix=fix)
-    return well("termination", f"a preStop hook, {template.grace_s} s of grace", name)
+        return Finding(workload=name, check="drain", health=Health.WARN, found=found, fix=fix)
+    return well("drain", str(drain), name)
 
 
-def _rivals(policy: WorkloadPolicy, rivals: tuple[Rival, ...] | str) -> Finding:
-    if isinstance(rivals, str):
-        return skipped("other autoscalers", rivals, policy.workload)
-    if not rivals:
-        return well("other autoscalers", "none points at it", policy.workload)
-    named = ", ".join(f"{each.kind} {each.name}" for each in rivals)
-    namespace = policy.workload.partition("/")[0]
-    first = rivals[0]
-    fix = f"kubectl -n {namespace} delete {first.kind.lower()} {first.name} before mode: active; two would fight"
-    # Side by side they can be compared: only an active workload has two writers.
+def _rivals(policy: WorkloadPolicy, facts: ObjectFacts) -> Finding:
+    name, check = policy.workload, "other autoscalers"
+    if facts.rivals is None:
+        return skipped(check, "HPAs may not be listed; the role headstart-rivals lets it tell of them", name)
+    others = [each for each in facts.rivals if each != str(facts.floor)]
+    if not others:
+        beside = "" if facts.floor is None else f" but {facts.floor}"
+        return well(check, f"none{beside} points at it", name)
+    found = f"{', '.join(others)} writes the same replicas"
+    if policy.mode is Mode.PUBLISH and len(others) == 1:
+        return well(check, f"{others[0]} writes the replicas", name)
+    # Side by side they can be compared: only what we write has two writers.
     health = Health.FAIL if policy.mode is Mode.ACTIVE else Health.WARN
-    found = f"{named} scales it too"
-    return Finding(workload=policy.workload, check="other autoscalers", health=health, found=found, fix=fix)
+    fixes = {Mode.ACTIVE: WAY_OUT, Mode.OBSERVE: f"before mode active: {WAY_OUT}"}
+    fix = fixes.get(policy.mode, "keep one of them: two write over each other")
+    return Finding(workload=name, check=check, health=health, found=found, fix=fix)
 
 
 def _quota(policy: WorkloadPolicy, quota: int | str | None) -> Finding:

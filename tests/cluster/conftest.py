@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from kube_double import KubeDouble, workload
-from scaler.adapters.kubernetes import HPA, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import HPA, ApiConnection, Feature, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.kubernetes.errors import KubernetesError
 from scaler.adapters.kubernetes.http import Call, Verb
 
@@ -140,10 +140,11 @@ class Stage:
         issued = self.ask(Verb.CREATE, "serviceaccounts/token", name=role, body=request)
         api = ApiConnection(Kubeconfig(path=self._with_token(role, issued["status"]["token"])))
         cluster = KubernetesCluster(api)
+        features = {Feature.ACTIVE if role == "headstart-active" else Feature.OBSERVE}
         anything = TargetRef(namespace=self.namespace, api_version="apps/v1", kind="Deployment", name="anything")
         # A real authoriser learns of a new binding a moment after it was stored.
         self.wait_for(
-            lambda: cluster.missing_permissions([anything], active=role == "headstart-active"),
+            lambda: cluster.missing_permissions([anything], features),
             lambda missing: not missing,
             what=f"the rules of {role} to be in force",
         )

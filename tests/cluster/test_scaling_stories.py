@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from forecaster.types import Blind
-from scaler.adapters.kubernetes import KubernetesCluster, PodPhase, ScaleResult, TargetRef, WorkloadPods
+from scaler.adapters.kubernetes import Feature, KubernetesCluster, PodPhase, ScaleResult, TargetRef, WorkloadPods
 from scaler.adapters.kubernetes.errors import Forbidden
 from scaler.adapters.starts import StartLedger
 from scaler.policy.types import LeadSource, ReplicaState
@@ -103,7 +103,7 @@ def test_the_measured_start_time_is_the_pods_own(stage: Stage) -> None:
 def test_a_least_privilege_account_lacks_nothing_and_may_do_no_more(stage: Stage) -> None:
     chat = stage.deploy("chat", replicas=1)
     cluster = stage.account("headstart-active")
-    assert cluster.missing_permissions([chat], active=True) == ()
+    assert cluster.missing_permissions([chat], {Feature.ACTIVE}) == ()
     assert cluster.scale(chat, 2, expected=1).result is ScaleResult.SCALED
     elsewhere = TargetRef(namespace="default", api_version="apps/v1", kind="Deployment", name="chat")
     with pytest.raises(Forbidden):

@@ -16,7 +16,7 @@ from chart_cases import CHART, NAMESPACE, Object
 from forecaster.types import Blind
 from helm_double import cluster, run, write_kubeconfig
 from kube_double import KubeDouble
-from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, ScaleResult, ServerAddress, TargetRef
+from scaler.adapters.kubernetes import ApiConnection, Feature, KubernetesCluster, ScaleResult, ServerAddress, TargetRef
 
 pytestmark = pytest.mark.server
 
@@ -74,11 +74,11 @@ def test_the_installed_account_reads_scales_and_no_more(double: KubeDouble, tmp_
     chat, vl, other = target("llm", "chat"), target("img", "vl"), target("other", "x")
     seen = headstart.read([chat, vl, other], now=double.now)
     assert [isinstance(seen[each], Blind) for each in (chat, vl, other)] == [False, False, True]
-    assert headstart.missing_permissions([chat], active=True) == ()
+    assert headstart.missing_permissions([chat], {Feature.ACTIVE}) == ()
     outcome = headstart.scale(chat, 3, expected=2)
     assert outcome.result is ScaleResult.SCALED
     assert headstart.announce(chat, outcome, note="out", now=double.now) is None
-    assert {each.verb for each in headstart.missing_permissions([vl], active=True)} == {"patch"}
+    assert {each.verb for each in headstart.missing_permissions([vl], {Feature.ACTIVE})} == {"patch"}
 
 
 def test_kubectl_agrees(double: KubeDouble, tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_permission_to_write_goes_with_the_mode(double: KubeDouble, tmp_path: Pa
     observing = {"workloads": [{"workload": "llm/chat", "profile": "qwen3-vl-2b-24gb"}]}
     helm("upgrade", tmp_path, {**VALUES, "config": observing, "placeholders": {"groups": []}})
     headstart = as_headstart(double, tmp_path)
-    assert {each.verb for each in headstart.missing_permissions([target("llm", "chat")], active=True)} == {"patch"}
+    assert {each.verb for each in headstart.missing_permissions([target("llm", "chat")], {Feature.ACTIVE})} == {"patch"}
     assert isinstance(headstart.read([target("img", "vl")], now=double.now)[target("img", "vl")], Blind)
     helm("rollback", tmp_path)
-    assert as_headstart(double, tmp_path).missing_permissions([target("llm", "chat")], active=True) == ()
+    assert as_headstart(double, tmp_path).missing_permissions([target("llm", "chat")], {Feature.ACTIVE}) == ()
 
 
 def test_uninstalling_moves_nothing_and_leaves_nothing_but_the_volumes(double: KubeDouble, tmp_path: Path) -> None:

@@ -1,33 +1,23 @@
 """What the chart lets Headstart do: exactly the rules of each feature that the settings use, and no other.
 
-The rules are held against the roles of deploy/rbac.yaml, which tests/scaler/adapters/test_kubernetes_rbac.py holds
-against the requests that are really made. Where both must change, this is the one place that compares them.
+The rules are held against scaler/adapters/kubernetes/permissions.py, from which deploy/rbac.yaml and doctor are made
+too, and which tests/scaler/adapters/test_kubernetes_rbac.py holds against the requests that are really made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-import yaml
 
 from chart_cases import CASES, NAMESPACE, Object, of_kind, rendered
-from helm_double import REPOSITORY
+from scaler.adapters.kubernetes.permissions import SCALE_GROUPS, Feature, PolicyRule, added_by, needed, rules_for
 
-ROLES: dict[str, list[dict[str, Any]]] = {
-    document["metadata"]["name"]: document["rules"]
-    for document in yaml.safe_load_all((REPOSITORY / "deploy" / "rbac.yaml").read_text(encoding="utf-8"))
-    if document and document["kind"] == "ClusterRole"
-}
 Permission = tuple[str, str, str]
 
 PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets", "LeaderWorkerSet": "leaderworkersets"}
-HPA, SCALED_OBJECT = "horizontalpodautoscalers", "scaledobjects"
-FLOOR = {("autoscaling", HPA, "get"), ("autoscaling", HPA, "patch")}
-FLOOR_KEDA = {("keda.sh", SCALED_OBJECT, "get"), ("keda.sh", SCALED_OBJECT, "patch")}
-RIVALS = {("autoscaling", HPA, "list")}
-EVENTS = {("events.k8s.io", "events", "create")}
-DELETION_COST = {("", "pods", "patch")}
+OBSERVE, ACTIVE = frozenset({Feature.OBSERVE}), frozenset({Feature.ACTIVE, Feature.EVENTS})
 
 
 def permissions(rules: list[dict[str, Any]]) -> set[Permission]:
@@ -35,10 +25,21 @@ def permissions(rules: list[dict[str, Any]]) -> set[Permission]:
     return {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
 
 
-def of_role(role: str, *kinds: str) -> set[Permission]:
-    """A role of deploy/rbac.yaml, without the kinds that do not run."""
-    absent = {plural for kind, plural in PLURALS.items() if kind not in kinds}
-    return {each for each in permissions(ROLES[role]) if each[1].partition("/")[0] not in absent}
+def of_rules(rules: Iterable[PolicyRule]) -> set[Permission]:
+    return permissions([rule.manifest() for rule in rules])
+
+
+def allowed(features: frozenset[Feature], *kinds: str) -> set[Permission]:
+    """What features take where these kinds run."""
+    run = {PLURALS[kind] for kind in kinds}
+    return of_rules(rules_for(features, {g: tuple(p for p in ps if p in run) for g, ps in SCALE_GROUPS.items()}))
+
+
+FLOOR = of_rules(added_by({Feature.FLOOR_HPA}))
+FLOOR_KEDA = of_rules(added_by({Feature.FLOOR_SCALED_OBJECT}))
+RIVALS = of_rules(added_by({Feature.RIVALS}))
+EVENTS = of_rules(added_by({Feature.EVENTS}))
+DELETION_COST = of_rules(added_by({Feature.DELETION_COST}))
 
 
 def a_workload(name: str, kind: str = "Deployment", mode: str | None = None) -> Object:
@@ -54,56 +55,55 @@ def granted(values: Object) -> dict[str, set[Permission]]:
     return {each["metadata"].get("namespace", ""): permissions(each["rules"]) for each in workloads}
 
 
-OBSERVE, ACTIVE = "headstart-observe", "headstart-active"
 ALL = tuple(PLURALS)
 
 
 @pytest.mark.parametrize(
     ("config", "rbac", "expected"),
     [
-        pytest.param([a_workload("llm/chat")], {}, {"llm": of_role(OBSERVE, "Deployment")}, id="observe"),
-        pytest.param([a_workload("llm/chat", mode="active")], {}, {"llm": of_role(ACTIVE, "Deployment")}, id="active"),
-        pytest.param([a_workload("llm/chat", mode="publish")], {}, {"llm": of_role(OBSERVE, "Deployment")}, id="publish writes nothing"),
-        pytest.param([a_workload(f"llm/{kind.lower()}", kind) for kind in ALL], {}, {"llm": of_role(OBSERVE, *ALL)}, id="every kind observed"),
-        pytest.param([a_workload(f"llm/{kind.lower()}", kind, "active") for kind in ALL], {}, {"llm": of_role(ACTIVE, *ALL)}, id="every kind active"),
+        pytest.param([a_workload("llm/chat")], {}, {"llm": allowed(OBSERVE, "Deployment")}, id="observe"),
+        pytest.param([a_workload("llm/chat", mode="active")], {}, {"llm": allowed(ACTIVE, "Deployment")}, id="active"),
+        pytest.param([a_workload("llm/chat", mode="publish")], {}, {"llm": allowed(OBSERVE, "Deployment")}, id="publish writes nothing"),
+        pytest.param([a_workload(f"llm/{kind.lower()}", kind) for kind in ALL], {}, {"llm": allowed(OBSERVE, *ALL)}, id="every kind observed"),
+        pytest.param([a_workload(f"llm/{kind.lower()}", kind, "active") for kind in ALL], {}, {"llm": allowed(ACTIVE, *ALL)}, id="every kind active"),
         pytest.param(
             [a_workload("llm/chat", mode="active"), a_workload("img/vl", "StatefulSet")],
             {},
-            {"llm": of_role(ACTIVE, "Deployment"), "img": of_role(OBSERVE, "StatefulSet")},
+            {"llm": allowed(ACTIVE, "Deployment"), "img": allowed(OBSERVE, "StatefulSet")},
             id="each namespace its own",
         ),
         pytest.param(
             [a_workload("llm/chat", mode="active"), a_workload("llm/db", "StatefulSet")],
             {},
-            {"llm": of_role(ACTIVE, "Deployment") | of_role(OBSERVE, "StatefulSet")},
+            {"llm": allowed(ACTIVE, "Deployment") | allowed(OBSERVE, "StatefulSet")},
             id="only the active kind may be written",
         ),
-        pytest.param([a_workload("llm/chat", mode="active")], {"events": False}, {"llm": of_role(ACTIVE, "Deployment") - EVENTS}, id="no events"),
-        pytest.param([a_workload("llm/chat", mode="floor")], {}, {"llm": of_role(OBSERVE, "Deployment") | FLOOR | EVENTS}, id="floor of an HPA"),
+        pytest.param([a_workload("llm/chat", mode="active")], {"events": False}, {"llm": allowed(ACTIVE, "Deployment") - EVENTS}, id="no events"),
+        pytest.param([a_workload("llm/chat", mode="floor")], {}, {"llm": allowed(OBSERVE, "Deployment") | FLOOR | EVENTS}, id="floor of an HPA"),
         pytest.param(
             [a_workload("llm/chat", mode="floor") | {"target": {"floor": {"kind": "ScaledObject"}}}],
             {},
-            {"llm": of_role(OBSERVE, "Deployment") | FLOOR_KEDA | EVENTS},
+            {"llm": allowed(OBSERVE, "Deployment") | FLOOR_KEDA | EVENTS},
             id="floor of a ScaledObject",
         ),
-        pytest.param([a_workload("llm/chat", mode="active")], {"rivals": True}, {"llm": of_role(ACTIVE, "Deployment") | RIVALS}, id="rivals"),
-        pytest.param([a_workload("llm/chat")], {"rivals": True}, {"llm": of_role(OBSERVE, "Deployment")}, id="no rivals where nothing is written"),
+        pytest.param([a_workload("llm/chat", mode="active")], {"rivals": True}, {"llm": allowed(ACTIVE, "Deployment") | RIVALS}, id="rivals"),
+        pytest.param([a_workload("llm/chat")], {"rivals": True}, {"llm": allowed(OBSERVE, "Deployment")}, id="no rivals where nothing is written"),
         pytest.param(
             [a_workload("llm/chat")],
             {"namespaces": [{"name": "extra", "write": True, "kinds": ["StatefulSet"]}, {"name": "more"}]},
-            {"llm": of_role(OBSERVE, "Deployment"), "extra": of_role(ACTIVE, "StatefulSet"), "more": of_role(OBSERVE, "Deployment")},
+            {"llm": allowed(OBSERVE, "Deployment"), "extra": allowed(ACTIVE, "StatefulSet"), "more": allowed(OBSERVE, "Deployment")},
             id="namespaces of discovered workloads",
         ),
         pytest.param(
             [a_workload("llm/chat", mode="active"), a_workload("img/vl", "StatefulSet")],
             {"scope": "cluster"},
-            {"": of_role(ACTIVE, "Deployment") | of_role(OBSERVE, "StatefulSet")},
+            {"": allowed(ACTIVE, "Deployment") | allowed(OBSERVE, "StatefulSet")},
             id="one role for the cluster",
         ),
         pytest.param(
             [a_workload("llm/m", "Model", "active")],
             {"kinds": {"Model": {"group": "ai.example.com", "resource": "models"}}},
-            {"llm": {("ai.example.com", "models/scale", "get"), ("ai.example.com", "models/scale", "patch"), ("", "pods", "list")} | EVENTS},
+            {"llm": {(each.group, each.resource, each.verb) for each in needed(ACTIVE, namespace="llm", group="ai.example.com", plural="models")}},
             id="a custom kind",
         ),
         pytest.param([a_workload("llm/chat", mode="active")], {"create": False}, {}, id="an administrator's own roles"),
@@ -119,8 +119,8 @@ def test_placeholders_are_scaled_where_the_settings_say_so() -> None:
     placeholders = [{"placeholder": "llm/spare", "mode": "active"}, {"placeholder": "img/spare"}]
     config = {"workloads": [a_workload("llm/db", "StatefulSet")], "placeholders": placeholders}
     assert granted({"config": config}) == {
-        "llm": of_role(OBSERVE, "StatefulSet") | of_role(ACTIVE, "Deployment"),
-        "img": of_role(OBSERVE, "Deployment"),
+        "llm": allowed(OBSERVE, "StatefulSet") | allowed(ACTIVE, "Deployment"),
+        "img": allowed(OBSERVE, "Deployment"),
     }
 
 
@@ -131,9 +131,9 @@ def test_pods_are_marked_only_where_a_deployment_is_scaled() -> None:
         a_workload("db/x", "StatefulSet", "active"),
     ]
     assert granted({"config": {"workloads": workloads, "deletion_cost": True}}) == {
-        "llm": of_role(ACTIVE, "Deployment") | DELETION_COST,
-        "img": of_role(OBSERVE, "Deployment"),
-        "db": of_role(ACTIVE, "StatefulSet"),
+        "llm": allowed(ACTIVE, "Deployment") | DELETION_COST,
+        "img": allowed(OBSERVE, "Deployment"),
+        "db": allowed(ACTIVE, "StatefulSet"),
     }
 
 
@@ -141,8 +141,8 @@ def test_annotated_deployments_are_read_where_they_are_looked_for() -> None:
     config = {"workloads": [], "discover": {"namespaces": ["llm", "img"]}}
     extra = [{"name": "llm", "write": True, "kinds": ["Deployment"]}]
     assert granted({"config": config, "rbac": {"namespaces": extra}}) == {
-        "llm": of_role(ACTIVE, "Deployment"),
-        "img": of_role(OBSERVE, "Deployment"),
+        "llm": allowed(ACTIVE, "Deployment"),
+        "img": allowed(OBSERVE, "Deployment"),
     }
 
 
@@ -151,17 +151,7 @@ def test_the_default_mode_counts() -> None:
         "defaults": {"mode": "active"},
         "workloads": [a_workload("llm/chat"), a_workload("img/vl", mode="observe")],
     }
-    assert granted({"config": config}) == {"llm": of_role(ACTIVE, "Deployment"), "img": of_role(OBSERVE, "Deployment")}
-
-
-@pytest.mark.parametrize(
-    "role", [name for name in ("headstart-floor", "headstart-rivals") if name in ROLES] or ["none"]
-)
-def test_what_is_added_here_is_what_the_file_adds(role: str) -> None:
-    if role == "none":
-        pytest.skip("deploy/rbac.yaml has no role for floors and rivals yet")
-    added = {"headstart-floor": FLOOR | FLOOR_KEDA, "headstart-rivals": RIVALS}[role]
-    assert permissions(ROLES[role]) - permissions(ROLES[OBSERVE]) - EVENTS == added
+    assert granted({"config": config}) == {"llm": allowed(ACTIVE, "Deployment"), "img": allowed(OBSERVE, "Deployment")}
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -175,8 +165,8 @@ def test_the_lease_is_named_and_nothing_has_a_wildcard(case: str) -> None:
         return
     [rule] = leases
     [lease] = of_kind(objects, "Lease")
-    assert rule["resourceNames"] == [lease["metadata"]["name"]]
-    assert rule["verbs"] == ["get", "update"]
+    [wanted] = added_by({Feature.LEASE})
+    assert rule == wanted.limited_to(lease["metadata"]["name"]).manifest()
     [role] = [each for each in roles if rule in each["rules"]]
     assert role["metadata"]["namespace"] == lease["metadata"]["namespace"] == NAMESPACE
 

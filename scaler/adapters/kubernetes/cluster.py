@@ -7,9 +7,10 @@ connection), `_targets` (scale subresources), `_read`, `_pods` and `_selectors` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -17,13 +18,14 @@ from forecaster.types import Blind, require_utc
 from scaler.adapters.kubernetes.drain import Drain, drain_of
 from scaler.adapters.kubernetes.errors import Conflict, Invalid, KubernetesError, Unavailable
 from scaler.adapters.kubernetes.events import ScaleOutcome, ScaleResult, event_for
-from scaler.adapters.kubernetes.floors import Floor, FloorApi, FloorRef, beneath, plural_of
+from scaler.adapters.kubernetes.floors import Floor, FloorApi, FloorRef, beneath
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
+from scaler.adapters.kubernetes.permissions import Feature, Permission, needed
 from scaler.adapters.kubernetes.pods import WorkloadPods
 from scaler.adapters.kubernetes.read import PodReader, blind_of
 from scaler.adapters.kubernetes.rivals import rivals_of
 from scaler.adapters.kubernetes.selectors import SelectorError
-from scaler.adapters.kubernetes.targets import Budget, Permission, Scale, ScaleApi, TargetRef
+from scaler.adapters.kubernetes.targets import Budget, Scale, ScaleApi, TargetRef
 from scaler.policy.types import ReplicaState
 
 READ_BUDGET_S = 8.0
@@ -157,19 +159,27 @@ class KubernetesCluster:
         return None if newest is None else drain_of(newest)
 
     def missing_permissions(
-        self, targets: Sequence[TargetRef], *, active: bool, floors: Mapping[TargetRef, FloorRef] = NO_FLOORS
+        self, targets: Sequence[TargetRef], features: Collection[Feature]
     ) -> tuple[Permission, ...]:
-        """What this account lacks to observe `targets`, to scale them if `active`, and to set `floors`.
+        """What this account lacks for `features` on `targets`; for some of it there is a `loss_without`.
 
         Asks, and changes nothing. `KubernetesError` where the server cannot be asked.
         """
-        above = [
-            Permission(verb=verb, group=group, resource=plural, namespace=floor.namespace)
-            for floor in floors.values()
-            for group, plural in (plural_of(floor),)
-            for verb in ("get", "patch")
-        ]
-        return self._scales.missing_permissions(targets, Budget(SCALE_BUDGET_S), active=active, also=above)
+        budget = Budget(SCALE_BUDGET_S)
+        rows = (
+            needed(
+                features,
+                namespace=target.namespace,
+                group=target.api_version.rpartition("/")[0],
+                plural=self._scales.plural(target, budget),
+            )
+            for target in targets
+        )
+        return self._scales.lacking(chain.from_iterable(rows), budget)
+
+    def lacking(self, permissions: Iterable[Permission]) -> tuple[Permission, ...]:
+        """Those of `permissions` that this account does not have. As `missing_permissions`, for what has no target."""
+        return self._scales.lacking(permissions, Budget(SCALE_BUDGET_S))
 
 
 def _check_number(target: TargetRef, replicas: int) -> None:

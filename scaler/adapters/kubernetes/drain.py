@@ -20,11 +20,19 @@ _TIMEOUT = re.compile(r"--shutdown-timeout(?:=|\s+)(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Seconds of grace, of preStop, and of the engine's own drain (None where it names none and is a vLLM's)."""
+    """Seconds of grace, of preStop, and of the engine's own drain (None where it names none and is a vLLM's).
+
+    A preStop hook that does something else than sleep counts as 0 s.
+    """
 
     grace_s: float
     pre_stop_s: float = 0.0
     shutdown_s: float | None = 0.0
+    has_pre_stop: bool = False
+
+    def __str__(self) -> str:
+        drain = "none" if self.shutdown_s is None else f"{self.shutdown_s:g} s"
+        return f"{self.grace_s:g} s of grace: preStop {self.pre_stop_s:g} s, drain {drain}"
 
     @property
     def trouble(self) -> str:
@@ -56,6 +64,7 @@ def drain_of(pod: Mapping[str, Any]) -> Drain:
         grace_s=DEFAULT_GRACE_S if grace is None else float(grace),
         pre_stop_s=max((_pre_stop_s(each) for each in containers), default=0.0),
         shutdown_s=_shutdown_s(containers),
+        has_pre_stop=any((each.get("lifecycle") or {}).get("preStop") for each in containers),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from scaler.adapters.kubernetes.errors import Invalid, NoAutoscaler, NotFound, Unavailable
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes.permissions import Feature
 from scaler.adapters.kubernetes.targets import FIELD_MANAGER, Budget, TargetRef
 from scaler.policy.types import ReplicaState
 
@@ -28,6 +29,11 @@ class FloorRef:
     namespace: str
     kind: str
     name: str
+
+    @property
+    def feature(self) -> Feature:
+        """What setting its floor takes of an account."""
+        return Feature.FLOOR_HPA if self.kind == HPA else Feature.FLOOR_SCALED_OBJECT
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}"
@@ -78,12 +84,6 @@ _SHAPES: Final[Mapping[str, _Shape]] = MappingProxyType(
         ),
     }
 )
-
-
-def plural_of(floor: FloorRef) -> tuple[str, str]:
-    """API group and plural, as RBAC names them."""
-    shape = _SHAPES[floor.kind]
-    return shape.group, shape.plural
 
 
 class FloorApi:

@@ -5,8 +5,8 @@ Pure: it asks no server and grants nothing. A test holds each list against the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -27,68 +27,128 @@ class Feature(StrEnum):
     PUBLISH = "publish"  # nothing: whoever reads the metric writes
     DISCOVER = "discover"  # nothing: annotations come with the list of Deployments
     ACTIVE = "active"  # patch on scales
+    PLACEHOLDERS = "placeholders"  # patch on scales, in the placeholders' namespace
     FLOOR_HPA = "floor-hpa"  # get and patch on HPAs
     FLOOR_SCALED_OBJECT = "floor-scaled-object"  # get and patch on ScaledObjects
+    DELETION_COST = "deletion-cost"  # patch on pods, to mark those that go first
     RIVALS = "rivals"  # list HPAs, to tell of one that writes the same replicas
     EVENTS = "events"  # leave Events
+    LEASE = "lease"  # get and update on one Lease, in its own namespace: limit the rule to its name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One thing that an account may do; `resource` may end in a subresource ("deployments/scale").
+
+    With a `name` only to that object.
+    """
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyRule:
-    """One entry under `rules:` of a Role; a resource may end in a subresource ("deployments/scale")."""
+    """One entry under `rules:` of a Role; a resource may end in a subresource. With `names` for those objects alone."""
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+
+    def limited_to(self, *names: str) -> PolicyRule:
+        """The same rule for objects of these names alone; `list` and `create` cannot be limited."""
+        return replace(self, names=names)
 
     def manifest(self) -> dict[str, list[str]]:
         """The rule as it stands in a Role."""
-        return {"apiGroups": [self.group], "resources": list(self.resources), "verbs": list(self.verbs)}
+        names = {"resourceNames": list(self.names)} if self.names else {}
+        return {"apiGroups": [self.group], "resources": list(self.resources), **names, "verbs": list(self.verbs)}
 
 
-def rules_for(features: Iterable[Feature]) -> tuple[PolicyRule, ...]:
-    """The rules that `features` take together, reading included: no verb too many, each resource in one rule."""
-    return _merged([*_reading(), *_added(features)])
+def rules_for(
+    features: Collection[Feature], scaled: Mapping[str, tuple[str, ...]] = SCALE_GROUPS
+) -> tuple[PolicyRule, ...]:
+    """The rules that `features` take together, reading included: no verb too many, each resource in one rule.
+
+    `scaled` are the kinds that run, plurals by API group.
+    """
+    return _merged([*_reading(scaled), *_added(features, scaled)])
 
 
-def added_by(features: Iterable[Feature]) -> tuple[PolicyRule, ...]:
+def added_by(features: Collection[Feature]) -> tuple[PolicyRule, ...]:
     """The rules that `features` take beside reading: for a role that is bound next to another one."""
-    return _merged(_added(features))
+    return _merged(_added(features, SCALE_GROUPS))
+
+
+def needed(features: Collection[Feature], *, namespace: str, group: str, plural: str) -> tuple[Permission, ...]:
+    """What `features` take on an object of the kind `plural` of `group`: the rows of `rules_for`, to be asked about."""
+    scaled = {group: (plural,)}
+    rows = dict.fromkeys([*_reading(scaled), *_added(features, scaled)])
+    return tuple(Permission(verb=verb, group=of, resource=name, namespace=namespace) for of, name, verb in rows)
+
+
+def lease_permissions(*, namespace: str, name: str) -> tuple[Permission, ...]:
+    """What standing for election takes, on the lease of that name alone."""
+    return tuple(
+        Permission(verb=verb, group=group, resource=resource, namespace=namespace, name=name)
+        for group, resource, verb in _of(Feature.LEASE, {})
+    )
+
+
+def loss_without(permission: Permission) -> str:
+    """What is given up where `permission` is missing, "" where nothing works without it."""
+    match permission.verb, permission.resource:
+        case "list", "deployments" | "statefulsets":
+            return "annotations, and why pods are not made, stay unseen; scales are read one by one"
+        case "create", "events":
+            return "no Event tells of a change; the scale is written all the same"
+        case "patch", "pods":
+            return "pods are not marked: which of them go is the controller's choice"
+        case _:
+            return ""
 
 
 _Row = tuple[str, str, str]
 """Group, resource, verb."""
 
 
-def _reading() -> Iterator[_Row]:
-    for plural in SCALE_GROUPS["apps"]:
+def _reading(scaled: Mapping[str, tuple[str, ...]]) -> Iterator[_Row]:
+    for plural in scaled.get("apps", ()):
         yield "apps", plural, "list"  # one request for all of a namespace, and their annotations and conditions
-    for group, plurals in SCALE_GROUPS.items():
-        for plural in plurals:
-            yield group, f"{plural}/scale", "get"
+    yield from _on_scales("get", scaled)
     yield "", "pods", "list"
 
 
-def _added(features: Iterable[Feature]) -> Iterator[_Row]:
+def _on_scales(verb: str, scaled: Mapping[str, tuple[str, ...]]) -> Iterator[_Row]:
+    yield from ((group, f"{plural}/scale", verb) for group, plurals in scaled.items() for plural in plurals)
+
+
+def _added(features: Collection[Feature], scaled: Mapping[str, tuple[str, ...]]) -> Iterator[_Row]:
     for feature in Feature:
         if feature in features:
-            yield from _of(feature)
+            yield from _of(feature, scaled)
 
 
-def _of(feature: Feature) -> Iterator[_Row]:
+def _of(feature: Feature, scaled: Mapping[str, tuple[str, ...]]) -> Iterator[_Row]:
     match feature:
-        case Feature.ACTIVE:
-            for group, plurals in SCALE_GROUPS.items():
-                for plural in plurals:
-                    yield group, f"{plural}/scale", "patch"
+        case Feature.ACTIVE | Feature.PLACEHOLDERS:
+            yield from _on_scales("patch", scaled)
         case Feature.FLOOR_HPA:
             yield from (("autoscaling", "horizontalpodautoscalers", verb) for verb in ("get", "patch"))
         case Feature.FLOOR_SCALED_OBJECT:
             yield from (("keda.sh", "scaledobjects", verb) for verb in ("get", "patch"))
+        case Feature.DELETION_COST:
+            yield "", "pods", "patch"
         case Feature.RIVALS:
             yield "autoscaling", "horizontalpodautoscalers", "list"
         case Feature.EVENTS:
             yield "events.k8s.io", "events", "create"
+        case Feature.LEASE:
+            yield from (("coordination.k8s.io", "leases", verb) for verb in ("get", "update"))
         case Feature.OBSERVE | Feature.PUBLISH | Feature.DISCOVER:
             return
 

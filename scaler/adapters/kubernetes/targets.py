@@ -7,11 +7,12 @@ whether a write is due.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from scaler.adapters.kubernetes.errors import Invalid, NotFound, TimedOut, Unavailable
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes.permissions import Permission
 
 FIELD_MANAGER = "headstart"
 """How our writes are signed in `metadata.managedFields`; another name on `spec.replicas` is another writer."""
@@ -38,16 +39,6 @@ class Scale:
     selector: str
     uid: str
     version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Permission:
-    """One RBAC permission; `resource` may end in a subresource ("deployments/scale")."""
-
-    verb: str
-    group: str
-    resource: str
-    namespace: str
 
 
 LEAST_SHARE_S = 2.0
@@ -133,26 +124,12 @@ class ScaleApi:
             raise Invalid(f"{target}: {plurals[0]} of {target.api_version} have no scale subresource", status=404)
         raise NotFound(f"{target}: {target.api_version} has no kind {target.kind}", status=404)
 
-    def missing_permissions(
-        self, targets: Sequence[TargetRef], budget: Budget, *, active: bool, also: Sequence[Permission] = ()
-    ) -> tuple[Permission, ...]:
-        """What this account lacks to observe `targets`, to scale them if `active`, and of `also`.
+    def lacking(self, permissions: Iterable[Permission], budget: Budget) -> tuple[Permission, ...]:
+        """Those of `permissions` that this account does not have. Asks, and changes nothing.
 
-        Asks, and changes nothing. `KubernetesError` where the server cannot be asked.
+        `KubernetesError` where the server cannot be asked.
         """
-        needed = dict.fromkeys(
-            permission for target in targets for permission in self._needed(target, active=active, budget=budget)
-        )
-        needed |= dict.fromkeys(also)
-        return tuple(permission for permission in needed if not self._is_allowed(permission, budget))
-
-    def _needed(self, target: TargetRef, *, active: bool, budget: Budget) -> Iterator[Permission]:
-        group = target.api_version.rpartition("/")[0]
-        scale = f"{self.plural(target, budget)}/scale"
-        yield Permission(verb="get", group=group, resource=scale, namespace=target.namespace)
-        yield Permission(verb="list", group="", resource="pods", namespace=target.namespace)
-        if active:
-            yield Permission(verb="patch", group=group, resource=scale, namespace=target.namespace)
+        return tuple(each for each in dict.fromkeys(permissions) if not self._is_allowed(each, budget))
 
     def _is_allowed(self, permission: Permission, budget: Budget) -> bool:
         resource, _, subresource = permission.resource.partition("/")
@@ -162,6 +139,7 @@ class ScaleApi:
             "resource": resource,
             "subresource": subresource,
             "namespace": permission.namespace,
+            **({"name": permission.name} if permission.name else {}),
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

@@ -19,6 +19,7 @@ from kube_double import KubeDouble, Rule, workload
 from kube_double_rules import ApiKind
 from scaler.adapters.kubernetes import (
     ApiConnection,
+    Feature,
     Kubeconfig,
     KubernetesCluster,
     PodPhase,
@@ -35,6 +36,7 @@ from scaler.adapters.kubernetes.errors import (
     Unavailable,
     WriteRefused,
 )
+from scaler.adapters.kubernetes.permissions import loss_without
 from scaler.adapters.kubernetes.read import ASK_AGAIN_S
 from scaler.policy.types import ReplicaState
 
@@ -637,10 +639,11 @@ def test_an_event_that_is_refused_does_not_undo_the_scale(double: KubeDouble, tm
 def test_missing_permissions_are_found_without_touching_anything(double: KubeDouble, tmp_path: Path) -> None:
     reads = Rule(verbs=("get",), groups=("apps",), resources=("deployments/scale",))
     cluster = as_user(double, tmp_path, reads, PODS)
-    assert cluster.missing_permissions([CHAT], active=False) == ()
-    assert [(p.verb, p.resource) for p in cluster.missing_permissions([CHAT], active=True)] == [
-        ("patch", "deployments/scale")
-    ]
+    [courtesy] = cluster.missing_permissions([CHAT], {Feature.OBSERVE})
+    assert (courtesy.verb, courtesy.resource) == ("list", "deployments")
+    assert "scales are read one by one" in loss_without(courtesy)
+    _, missing = cluster.missing_permissions([CHAT], {Feature.ACTIVE})
+    assert (missing.verb, missing.resource, loss_without(missing)) == ("patch", "deployments/scale", "")
     assert double.mutating_requests == 0
 
 

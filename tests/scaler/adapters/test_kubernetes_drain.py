@@ -29,10 +29,10 @@ DRAINS = ["vllm", "serve", "model", "--shutdown-timeout", "120"]
     ("pod", "drain", "trouble"),
     [
         pytest.param(a_pod(), Drain(grace_s=30.0), "", id="says nothing, and is no vLLM"),
-        pytest.param(a_pod(grace=165, pre_stop=SLEEPS, command=DRAINS), Drain(grace_s=165.0, pre_stop_s=15.0, shutdown_s=120.0), "", id="as our manifests"),
+        pytest.param(a_pod(grace=165, pre_stop=SLEEPS, command=DRAINS), Drain(grace_s=165.0, pre_stop_s=15.0, shutdown_s=120.0, has_pre_stop=True), "", id="as our manifests"),
         pytest.param(
             a_pod(grace=135, pre_stop=SLEEPS, args=["serve", "--shutdown-timeout=120"]),
-            Drain(grace_s=135.0, pre_stop_s=15.0, shutdown_s=120.0),
+            Drain(grace_s=135.0, pre_stop_s=15.0, shutdown_s=120.0, has_pre_stop=True),
             "requests in flight are killed after 135 s: preStop takes 15 s, the engine's drain up to 120 s",
             id="grace only as long as both",
         ),
@@ -50,11 +50,12 @@ DRAINS = ["vllm", "serve", "model", "--shutdown-timeout", "120"]
         ),
         pytest.param(
             a_pod(grace=10, pre_stop={"exec": {"command": ["sh", "-c", "sleep 15 && kill 1"]}}),
-            Drain(grace_s=10.0, pre_stop_s=15.0),
+            Drain(grace_s=10.0, pre_stop_s=15.0, has_pre_stop=True),
             "requests in flight are killed after 10 s: preStop takes 15 s, the engine's drain up to 0 s",
             id="a preStop longer than the grace",
         ),
-        pytest.param(a_pod(grace=20, pre_stop={"exec": {"command": ["sleep", "15"]}}), Drain(grace_s=20.0, pre_stop_s=15.0), "", id="a plain sleep"),
+        pytest.param(a_pod(grace=60, pre_stop={"httpGet": {"path": "/drain"}}), Drain(grace_s=60.0, has_pre_stop=True), "", id="a hook that does something else"),
+        pytest.param(a_pod(grace=20, pre_stop={"exec": {"command": ["sleep", "15"]}}), Drain(grace_s=20.0, pre_stop_s=15.0, has_pre_stop=True), "", id="a plain sleep"),
     ],
 )  # fmt: skip
 def test_drain(pod: dict[str, Any], drain: Drain, trouble: str) -> None:
@@ -75,6 +76,12 @@ def test_drain(pod: dict[str, Any], drain: Drain, trouble: str) -> None:
 )
 def test_the_fix(drain: Drain, fix: str) -> None:
     assert drain.fix == fix
+
+
+def test_it_is_told_in_one_line() -> None:
+    drain = Drain(grace_s=165.0, pre_stop_s=15.0, shutdown_s=120.0, has_pre_stop=True)
+    assert str(drain) == "165 s of grace: preStop 15 s, drain 120 s"
+    assert str(Drain(grace_s=30.0, shutdown_s=None)) == "30 s of grace: preStop 0 s, drain none"
 
 
 def test_the_cluster_reads_it_of_the_newest_pod(tmp_path: Any) -> None:

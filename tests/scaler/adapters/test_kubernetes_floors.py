@@ -222,7 +222,7 @@ def test_missing_permissions_name_the_autoscaler(double: KubeDouble, tmp_path: P
     token = tmp_path / "limited"
     token.write_text(double.account("limited", Rule(verbs=("get", "list"), groups=("*",), resources=("*",))))
     limited = KubernetesCluster(ApiConnection(ServerAddress(server=double.url, token_file=token)))
-    missing = limited.missing_permissions([CHAT], active=False, floors={CHAT: BY_HPA})
+    missing = limited.missing_permissions([CHAT], {BY_HPA.feature})
     assert [(each.verb, each.group, each.resource) for each in missing] == [
         ("patch", "autoscaling", "horizontalpodautoscalers")
     ]

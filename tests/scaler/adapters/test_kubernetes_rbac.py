@@ -25,7 +25,17 @@ from scaler.adapters.kubernetes import (
 )
 from scaler.adapters.kubernetes.errors import Forbidden
 from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
-from scaler.adapters.kubernetes.permissions import Feature, PolicyRule, added_by, rules_for
+from scaler.adapters.kubernetes.permissions import (
+    SCALE_GROUPS,
+    Feature,
+    Permission,
+    PolicyRule,
+    added_by,
+    lease_permissions,
+    needed,
+    rules_for,
+)
+from scaler.adapters.kubernetes.victims import VictimMarker
 
 MANIFESTS: list[dict[str, Any]] = [
     document
@@ -116,8 +126,8 @@ def test_observing_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> 
     assert not [state for state in seen if isinstance(state, Blind)]
     assert used(double) == permissions("headstart-observe")
     assert double.mutating_requests == 0
-    assert cluster.missing_permissions(targets, active=False) == ()
-    missing = {(p.group, p.resource, p.verb) for p in cluster.missing_permissions(targets, active=True)}
+    assert cluster.missing_permissions(targets, {Feature.OBSERVE}) == ()
+    missing = {(p.group, p.resource, p.verb) for p in cluster.missing_permissions(targets, {Feature.ACTIVE})}
     events = {("events.k8s.io", "events", "create")}
     assert missing == permissions("headstart-active") - permissions("headstart-observe") - events
 
@@ -132,7 +142,7 @@ def test_scaling_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> No
         assert cluster.announce(target, outcome, note="out", now=double.now) is None
     assert used(double) == permissions("headstart-active")
     assert cluster.rivals(targets) == {}  # unknown to this account, and no error
-    assert cluster.missing_permissions(targets, active=True) == ()
+    assert cluster.missing_permissions(targets, {Feature.ACTIVE}) == ()
 
 
 def test_setting_floors_uses_exactly_its_role_and_may_not_scale(double: KubeDouble, tmp_path: Path) -> None:
@@ -153,7 +163,7 @@ def test_setting_floors_uses_exactly_its_role_and_may_not_scale(double: KubeDoub
     double.fault(path="/(deployments|statefulsets)$", status=403, times=99)
     KubernetesCluster(api).read(targets, now=double.now)
     assert used(double) == permissions("headstart-floor")
-    assert cluster.missing_permissions(targets, active=False, floors=floors) == ()
+    assert cluster.missing_permissions(targets, {Feature.FLOOR_HPA, Feature.FLOOR_SCALED_OBJECT}) == ()
     with pytest.raises(Forbidden, match="deployments/scale"):
         cluster.scale(targets[0], 3, expected=2)
 
@@ -164,6 +174,36 @@ def test_seeing_rivals_uses_exactly_its_role(double: KubeDouble, tmp_path: Path)
     double.hpa("llm", "deployment-0")
     assert cluster.rivals(targets)[targets[0]] == ("HorizontalPodAutoscaler llm/deployment-0",)
     assert used(double) == permissions("headstart-rivals")
+
+
+def test_marking_pods_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) -> None:
+    double.deployment("llm", "chat", replicas=3)
+    double.advance(120)
+    chat = TargetRef(namespace="llm", api_version="apps/v1", kind="Deployment", name="chat")
+    alone = VictimMarker(bound(double, tmp_path, "headstart-active"), lambda namespace, pods: {})
+    assert "pods" in alone.mark(chat, leaving=1).failed
+    api = bound(double, tmp_path, "headstart-deletion-cost")
+    marking = VictimMarker(api, lambda namespace, pods: {}).mark(chat, leaving=1)
+    assert (len(marking.pods), marking.failed) == (1, "")
+    assert used(double) - permissions("headstart-active") == permissions("headstart-deletion-cost")
+    cluster = KubernetesCluster(api)
+    assert cluster.missing_permissions([chat], {Feature.ACTIVE, Feature.EVENTS, Feature.DELETION_COST}) == ()
+
+
+def test_no_role_is_without_a_feature_that_makes_it() -> None:
+    compared = {"headstart-observe", "headstart-active", "headstart-floor", "headstart-rivals"}
+    compared |= {"headstart-deletion-cost", "headstart-lease"}
+    assert {m["metadata"]["name"] for m in MANIFESTS if m["kind"] in ("ClusterRole", "Role")} == compared
+
+
+@given(st.sets(st.sampled_from(Feature)))
+def test_what_is_asked_about_a_kind_is_what_its_rules_grant(features: set[Feature]) -> None:
+    for group, plurals in SCALE_GROUPS.items():
+        rules = rules_for(features, {group: plurals[:1]})
+        asked = needed(features, namespace="llm", group=group, plural=plurals[0])
+        granted = {(rule.group, resource, verb) for rule in rules for resource in rule.resources for verb in rule.verbs}
+        assert {(each.group, each.resource, each.verb) for each in asked} == granted
+        assert len(asked) == len(granted)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +217,18 @@ def test_seeing_rivals_uses_exactly_its_role(double: KubeDouble, tmp_path: Path)
             rules_for({Feature.FLOOR_HPA, Feature.FLOOR_SCALED_OBJECT, Feature.EVENTS}),
             id="floor",
         ),
+        pytest.param("headstart-active", rules_for({Feature.PLACEHOLDERS, Feature.EVENTS}), id="placeholders"),
         pytest.param("headstart-rivals", added_by({Feature.RIVALS}), id="rivals"),
+        pytest.param("headstart-deletion-cost", added_by({Feature.DELETION_COST}), id="deletion cost"),
+        pytest.param(
+            "headstart-lease", tuple(each.limited_to("headstart") for each in added_by({Feature.LEASE})), id="lease"
+        ),
     ],
 )
 def test_the_file_holds_the_rules_of_the_features_as_they_are_rendered(
     role: str, rules: tuple[PolicyRule, ...]
 ) -> None:
-    [found] = [m for m in MANIFESTS if m["kind"] == "ClusterRole" and m["metadata"]["name"] == role]
+    [found] = [m for m in MANIFESTS if m["kind"] in ("ClusterRole", "Role") and m["metadata"]["name"] == role]
     assert found["rules"] == [rule.manifest() for rule in rules]
 
 
@@ -212,6 +257,14 @@ def test_the_election_uses_exactly_its_role(double: KubeDouble, tmp_path: Path) 
     taken = lease.replace(found, "a", now=double.now, timeout_s=5.0)
     assert lease.replace(taken, "", now=double.now, timeout_s=5.0).ever_held
     assert used(double) == permissions("headstart-lease")
+    cluster = KubernetesCluster(api)
+    assert cluster.lacking(lease_permissions(namespace="headstart", name="headstart")) == ()
+    assert {each.verb for each in cluster.lacking(lease_permissions(namespace="headstart", name="other"))} == {
+        "get",
+        "update",
+    }
+    create = Permission(verb="create", group="coordination.k8s.io", resource="leases", namespace="headstart")
+    assert cluster.lacking([create]) == (create,)
     with pytest.raises(Forbidden, match="leases"):
         LeaseApi(api, LeaseRef(namespace="headstart", name="other"), duration_s=15.0).read(timeout_s=5.0)
 

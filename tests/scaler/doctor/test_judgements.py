@@ -13,17 +13,23 @@ import pytest
 from forecaster.types import Blind, BlindReason, Known, Reading
 from policy_cases import NOON, a_policy
 from scaler.adapters import folder_lock
-from scaler.adapters.kubernetes import Permission, WorkloadPods
+from scaler.adapters.kubernetes import HPA, SCALED_OBJECT, Feature, FloorRef, Permission, TargetRef, WorkloadPods
+from scaler.adapters.kubernetes.drain import Drain
+from scaler.adapters.kubernetes.leases import LeaseRef
 from scaler.config import Config, parse_config
+from scaler.doctor.account import purpose_of
 from scaler.doctor.finding import Finding, Health
 from scaler.doctor.host import HostFacts, judge_host
+from scaler.doctor.lease import LeaseFacts, judge_lease
 from scaler.doctor.look_cluster import template_facts
 from scaler.doctor.look_host import look_host
 from scaler.doctor.metrics import ServerFacts, judge_demand, judge_profile, judge_server
-from scaler.doctor.objects import ObjectFacts, Rival, TemplateFacts, judge_object, judge_version
+from scaler.doctor.objects import ObjectFacts, TemplateFacts, judge_object, judge_version
+from scaler.doctor.placeholders import PlaceholderFacts, judge_placeholders
 from scaler.policy.capacity import single_rate
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.limits import Bounds
+from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.types import Mode, ReplicaState
 
 OK, WARN, FAIL, SKIPPED = Health.OK, Health.WARN, Health.FAIL, Health.SKIPPED
@@ -183,7 +189,10 @@ def test_a_profile_beside_what_is_served(rps: float, health: Health, part: str) 
 
 # ── One target ────────────────────────────────────────────────────────────────────────────────────────────────
 
-TEMPLATE = TemplateFacts(gpus=1, has_readiness_probe=True, grace_s=120, pre_stop_s=15, has_pre_stop=True)
+TEMPLATE = TemplateFacts(gpus=1, has_readiness_probe=True)
+DRAIN = Drain(grace_s=165.0, pre_stop_s=15.0, shutdown_s=120.0, has_pre_stop=True)
+BY_HPA = FloorRef(namespace="llm", kind=HPA, name="chat")
+ABOVE = ("HorizontalPodAutoscaler llm/chat",)
 
 
 def pods(desired: int, ready: int | None = None) -> WorkloadPods:
@@ -195,10 +204,12 @@ def pods(desired: int, ready: int | None = None) -> WorkloadPods:
 def facts(**changes: Any) -> ObjectFacts:
     known = ObjectFacts(
         kind="Deployment",
+        floor=None,
         pods=pods(2),
         start_time=timedelta(seconds=100),
         missing=(),
         template=TEMPLATE,
+        drain=DRAIN,
         rivals=(),
         gpu_quota=None,
     )
@@ -206,6 +217,7 @@ def facts(**changes: Any) -> ObjectFacts:
 
 
 LACKING = Permission(verb="patch", group="apps", resource="deployments/scale", namespace="llm")
+COURTESY = Permission(verb="create", group="events.k8s.io", resource="events", namespace="llm")
 
 
 @pytest.mark.parametrize(
@@ -229,37 +241,24 @@ LACKING = Permission(verb="patch", group="apps", resource="deployments/scale", n
             '- {apiGroups: ["apps"], resources: ["deployments/scale"], verbs: ["patch"]}',
             id="a permission",
         ),
+        pytest.param({"missing": (COURTESY,)}, "permissions", OK, "suffice to observe", id="enough without a courtesy"),
+        pytest.param({"missing": (COURTESY,)}, "wanted permissions", WARN, "no Event tells", id="a courtesy"),
+        pytest.param({"missing": "no CRD"}, "permissions", SKIPPED, "no CRD", id="permissions of an unknown kind"),
         pytest.param({}, "gpus", OK, "1 a replica", id="gpus"),
         pytest.param({"template": replace(TEMPLATE, gpus=4)}, "gpus", WARN, "ask for 4 GPUs", id="other gpus"),
         pytest.param({}, "readiness", OK, "a probe", id="readiness"),
         pytest.param(
             {"template": replace(TEMPLATE, has_readiness_probe=False)}, "readiness", WARN, "/health", id="no probe"
         ),
-        pytest.param({}, "termination", OK, "120 s of grace", id="termination"),
-        pytest.param(
-            {"template": replace(TEMPLATE, has_pre_stop=False, pre_stop_s=None)},
-            "termination",
-            WARN,
-            "no preStop hook",
-            id="no hook",
-        ),
-        pytest.param(
-            {"template": replace(TEMPLATE, grace_s=10)},
-            "termination",
-            FAIL,
-            "terminationGracePeriodSeconds: 75",
-            id="a hook that outlasts the grace",
-        ),
+        pytest.param({}, "drain", OK, "165 s of grace: preStop 15 s, drain 120 s", id="drain"),
+        pytest.param({"drain": Drain(grace_s=120.0)}, "drain", WARN, "without a preStop hook", id="no hook"),
+        pytest.param({"drain": replace(DRAIN, grace_s=90.0)}, "drain", WARN, "above 135", id="killed in mid-answer"),
+        pytest.param({"drain": replace(DRAIN, shutdown_s=None)}, "drain", WARN, "--shutdown-timeout 120", id="cut"),
+        pytest.param({"drain": "no pod to see it by"}, "drain", SKIPPED, "no pod", id="no pod to see the drain by"),
         pytest.param({"template": "may not get"}, "readiness", SKIPPED, "may not get", id="a template unseen"),
         pytest.param({}, "other autoscalers", OK, "none points at it", id="alone"),
-        pytest.param(
-            {"rivals": (Rival(kind="ScaledObject", name="x"),)},
-            "other autoscalers",
-            WARN,
-            "kubectl -n llm delete scaledobject x",
-            id="a rival",
-        ),
-        pytest.param({"rivals": "may not list"}, "other autoscalers", SKIPPED, "may not list", id="rivals unseen"),
+        pytest.param({"rivals": ABOVE}, "other autoscalers", WARN, "before mode active: delete it", id="a rival"),
+        pytest.param({"rivals": None}, "other autoscalers", SKIPPED, "headstart-rivals", id="rivals unseen"),
         pytest.param({}, "gpu quota", OK, "none in its namespace", id="no quota"),
         pytest.param({"gpu_quota": 8}, "gpu quota", OK, "max_replicas takes 8", id="a quota"),
         pytest.param({"gpu_quota": 5}, "gpu quota", WARN, "bounds.max_replicas: 5", id="a quota too small"),
@@ -274,9 +273,135 @@ def a_target_policy(mode: Mode = Mode.OBSERVE) -> WorkloadPolicy:
     return replace(a_policy(), workload="llm/chat", mode=mode, bounds=bounds, start_time=timedelta(minutes=3))
 
 
-def test_a_rival_of_an_active_workload_fails() -> None:
-    rivals = (Rival(kind="HorizontalPodAutoscaler", name="x"),)
-    told(judge_object(a_target_policy(Mode.ACTIVE), facts(rivals=rivals)), "other autoscalers", FAIL, "two would fight")
+def under_a_floor(desired: int, held: int, ceiling: int = 9) -> WorkloadPods:
+    return WorkloadPods(
+        replicas=ReplicaState(desired=desired, ready=min(desired, held), held=held, ceiling=ceiling),
+        starts=(),
+        read_at=NOON,
+    )
+
+
+NO_HPA = Blind(reason=BlindReason.NO_AUTOSCALER, detail="HPA llm/chat does not exist")
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "check", "health", "part"),
+    [
+        pytest.param(
+            Mode.ACTIVE, {"rivals": ABOVE}, "other autoscalers", FAIL, "mode floor or publish", id="two writers"
+        ),
+        pytest.param(Mode.ACTIVE, {}, "permissions", OK, "suffice to observe and scale", id="active"),
+        pytest.param(
+            Mode.ACTIVE, {"pods": pods(9)}, "bounds", WARN, "it would be scaled in to that / ", id="active above"
+        ),
+        pytest.param(
+            Mode.FLOOR, {"pods": under_a_floor(2, 5)}, "target", OK, "floor of HorizontalPodAutoscaler llm/chat: 2",
+            id="floor",
+        ),
+        pytest.param(Mode.FLOOR, {}, "permissions", OK, "suffice to observe and set the floor", id="floor may"),
+        pytest.param(Mode.FLOOR, {"pods": NO_HPA}, "target", FAIL, "in target.floor; or another", id="no autoscaler"),
+        pytest.param(Mode.FLOOR, {"pods": under_a_floor(0, 3)}, "bounds", OK, "0 now", id="a floor of zero is no zero"),
+        pytest.param(Mode.FLOOR, {"pods": under_a_floor(2, 0)}, "bounds", WARN, "stands at 0", id="off under a floor"),
+        pytest.param(Mode.FLOOR, {"pods": under_a_floor(9, 9)}, "bounds", WARN, "would be lowered", id="floor above"),
+        pytest.param(
+            Mode.FLOOR, {"pods": under_a_floor(2, 5, ceiling=6)}, "bounds", WARN, "bounds.max_replicas: 6", id="ceiling"
+        ),
+        pytest.param(Mode.FLOOR, {"rivals": ABOVE}, "other autoscalers", OK, "none but Horizontal", id="its own"),
+        pytest.param(
+            Mode.FLOOR, {"rivals": (*ABOVE, "ScaledObject llm/x")}, "other autoscalers", WARN, "ScaledObject llm/x w",
+            id="one beside its own",
+        ),
+        pytest.param(
+            Mode.PUBLISH, {"rivals": ABOVE}, "other autoscalers", OK, "llm/chat writes the replicas", id="publish"
+        ),
+        pytest.param(
+            Mode.PUBLISH, {"rivals": (*ABOVE, "x")}, "other autoscalers", WARN, "keep one", id="two publish readers"
+        ),
+    ],
+)  # fmt: skip
+def test_one_target_in_its_mode(mode: Mode, changes: dict[str, Any], check: str, health: Health, part: str) -> None:
+    floor = BY_HPA if mode is Mode.FLOOR else None
+    told(judge_object(a_target_policy(mode), facts(floor=floor, **changes)), check, health, part)
+
+
+# ── The account ───────────────────────────────────────────────────────────────────────────────────────────────
+
+CHAT = TargetRef(namespace="llm", api_version="apps/v1", kind="Deployment", name="chat")
+SET = replace(CHAT, kind="StatefulSet")
+BY_KEDA = replace(BY_HPA, kind=SCALED_OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "floor", "features"),
+    [
+        pytest.param(Mode.OBSERVE, CHAT, None, {Feature.OBSERVE}, id="observe"),
+        pytest.param(Mode.PUBLISH, CHAT, None, {Feature.PUBLISH}, id="publish"),
+        pytest.param(Mode.ACTIVE, CHAT, None, {Feature.ACTIVE, Feature.EVENTS, Feature.DELETION_COST}, id="active"),
+        pytest.param(Mode.ACTIVE, SET, None, {Feature.ACTIVE, Feature.EVENTS}, id="only Deployments mark pods"),
+        pytest.param(Mode.FLOOR, CHAT, BY_HPA, {Feature.FLOOR_HPA, Feature.EVENTS}, id="floor of an HPA"),
+        pytest.param(Mode.FLOOR, CHAT, BY_KEDA, {Feature.FLOOR_SCALED_OBJECT, Feature.EVENTS}, id="of a ScaledObject"),
+    ],
+)
+def test_what_a_mode_takes(mode: Mode, target: TargetRef, floor: FloorRef | None, features: set[Feature]) -> None:
+    purpose = purpose_of(mode, target, floor, deletion_cost=True)
+    assert purpose.features == features
+    assert (purpose.target, purpose.floor) == (target, floor)
+    assert Feature.DELETION_COST not in purpose_of(mode, target, floor, deletion_cost=False).features
+
+
+LEASE = LeaseRef(namespace="headstart", name="headstart")
+MAY_NOT_RENEW = Permission(
+    verb="update", group="coordination.k8s.io", resource="leases", namespace="headstart", name="headstart"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "health", "part"),
+    [
+        pytest.param({"holder": "headstart-0_3f"}, "lease", OK, "is held by headstart-0_3f", id="held"),
+        pytest.param({"holder": ""}, "lease", OK, "is free", id="free"),
+        pytest.param({"may_create": True}, "lease", OK, "the first daemon makes it", id="to be made"),
+        pytest.param({}, "lease", FAIL, "no daemon would write", id="nobody makes it"),
+        pytest.param({"error": "timed out"}, "lease", FAIL, "timed out", id="unreachable"),
+        pytest.param({"error": "403", "missing": (MAY_NOT_RENEW,)}, "lease", SKIPPED, "permissions", id="unseen"),
+        pytest.param(
+            {"holder": "", "missing": (MAY_NOT_RENEW,)},
+            "permissions",
+            FAIL,
+            "--resource=leases.coordination.k8s.io --resource-name=headstart, and bind it",
+            id="may not be renewed",
+        ),
+    ],
+)
+def test_the_lease(changes: dict[str, Any], check: str, health: Health, part: str) -> None:
+    told(judge_lease(LeaseFacts(lease=LEASE, **changes)), check, health, part)
+
+
+SPARE = PlaceholderRule(placeholder="llm/spare", mode=Mode.ACTIVE, gpus_per_replica=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "health", "part"),
+    [
+        pytest.param({}, "placeholders", OK, "Deployment: 1 of at most 4, 1 Ready", id="seen"),
+        pytest.param(
+            {"replicas": Blind(reason=BlindReason.NOT_FOUND, detail="gone")},
+            "placeholders",
+            FAIL,
+            "gone / apply deploy/placeholders.yaml",
+            id="none",
+        ),
+        pytest.param({}, "permissions", OK, "suffice to scale placeholders", id="permissions"),
+        pytest.param({"missing": (LACKING,)}, "permissions", FAIL, "may not patch", id="a permission"),
+        pytest.param({}, "gpus", OK, "2 a placeholder", id="gpus"),
+        pytest.param({"gpus": 1}, "gpus", WARN, "gpus_per_replica: 1", id="other gpus"),
+        pytest.param({"gpus": 0}, "gpus", WARN, "nvidia.com/gpu", id="no gpus"),
+        pytest.param({"gpus": "may not get"}, "gpus", SKIPPED, "may not get", id="gpus unseen"),
+    ],
+)
+def test_placeholders(changes: dict[str, Any], check: str, health: Health, part: str) -> None:
+    known = PlaceholderFacts(kind="Deployment", replicas=ReplicaState(desired=1, ready=1), missing=(), gpus=2)
+    told(judge_placeholders(SPARE, replace(known, **changes)), check, health, part)
 
 
 @pytest.mark.parametrize(("version", "health"), [((1, 36), OK), ((1, 20), OK), ((1, 19), WARN), (None, OK)], ids=str)
@@ -284,17 +409,7 @@ def test_versions(version: tuple[int, int] | None, health: Health) -> None:
     assert judge_version(version).health is health
 
 
-@pytest.mark.parametrize(
-    ("hook", "seconds"),
-    [
-        pytest.param({"sleep": {"seconds": 20}}, 20, id="sleep"),
-        pytest.param({"exec": {"command": ["sh", "-c", "sleep 15; drain"]}}, 15, id="a command"),
-        pytest.param({"httpGet": {"path": "/drain"}}, None, id="something else"),
-    ],
-)
-def test_how_long_a_hook_sleeps(hook: dict[str, Any], seconds: int | None) -> None:
-    container = {"lifecycle": {"preStop": hook}, "readinessProbe": {}, "resources": {"limits": {"amd.com/gpu": "2"}}}
-    spec = {"template": {"spec": {"containers": [container, {}], "terminationGracePeriodSeconds": 90}}}
-    assert template_facts(spec) == TemplateFacts(
-        gpus=2, has_readiness_probe=False, grace_s=90, pre_stop_s=seconds, has_pre_stop=True
-    )
+def test_a_template() -> None:
+    container = {"readinessProbe": {}, "resources": {"limits": {"amd.com/gpu": "2"}}}
+    spec = {"template": {"spec": {"containers": [container, {}]}}}
+    assert template_facts(spec) == TemplateFacts(gpus=2, has_readiness_probe=False)
