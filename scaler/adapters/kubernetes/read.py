@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from forecaster.types import Blind, BlindReason
 from scaler.adapters.kubernetes.errors import (
@@ -79,7 +80,7 @@ class PodReader:
             seen |= dict.fromkeys(group, refused)
         return {target: seen[target] for target in targets}
 
-    def pods_of(self, target: TargetRef, budget: Budget) -> list[Json]:
+    def pods_of(self, target: TargetRef, budget: Budget) -> list[Mapping[str, Any]]:
         """The pods of one target as the API has them; `KubernetesError`, `SelectorError`."""
         selector = parse_selector(self._scales.get(target, budget).selector)
         pods = items_of(self._api, _pods_call(target.namespace, [selector]), budget)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from scaler.adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
-from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
+from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import PodPhase, phase_of
 from scaler.adapters.kubernetes.read import PodReader
 from scaler.adapters.kubernetes.targets import FIELD_MANAGER, Budget, ScaleApi, TargetRef
@@ -71,7 +72,7 @@ class VictimMarker:
             return Marking(pods=tuple(marked), failed=str(error) or type(error).__name__)
         return Marking(pods=tuple(sorted(marked, key=wanted.__getitem__)))
 
-    def _patched(self, pod: Json, cost: int | None, budget: Budget) -> bool:
+    def _patched(self, pod: Mapping[str, Any], cost: int | None, budget: Budget) -> bool:
         """Set or take away a pod's cost; False where it is gone, or another pod has its name now."""
         metadata, value = pod["metadata"], None if cost is None else str(cost)
         body = {"metadata": {"uid": metadata["uid"], "annotations": {COST: value, MARK: value}}}
@@ -91,7 +92,7 @@ class VictimMarker:
         return True
 
 
-def _candidate(pod: Json, busy: Mapping[str, float]) -> Candidate:
+def _candidate(pod: Mapping[str, Any], busy: Mapping[str, float]) -> Candidate:
     metadata = pod["metadata"]
     given = (metadata.get("annotations") or {}).get(COST)
     return Candidate(
@@ -103,7 +104,7 @@ def _candidate(pod: Json, busy: Mapping[str, float]) -> Candidate:
     )
 
 
-def _ours(pod: Json) -> int | None:
+def _ours(pod: Mapping[str, Any]) -> int | None:
     """The cost that we gave this pod, None without one."""
     annotations = pod["metadata"].get("annotations") or {}
     given = annotations.get(COST)
