@@ -130,7 +130,10 @@ def test_pods_are_marked_only_where_a_deployment_is_scaled() -> None:
         a_workload("img/vl"),
         a_workload("db/x", "StatefulSet", "active"),
     ]
-    assert granted({"config": {"workloads": workloads, "deletion_cost": True}}) == {
+    placeholders = [{"placeholder": "spare/gpus", "mode": "active"}]
+    config = {"workloads": workloads, "placeholders": placeholders, "deletion_cost": True}
+    assert granted({"config": config}) == {
+        "spare": allowed(ACTIVE, "Deployment"),
         "llm": allowed(ACTIVE, "Deployment") | DELETION_COST,
         "img": allowed(OBSERVE, "Deployment"),
         "db": allowed(ACTIVE, "StatefulSet"),

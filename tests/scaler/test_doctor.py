@@ -79,7 +79,8 @@ def test_a_healthy_workload_has_no_failing_check(
     assert found["llm/chat", "requests_running"]["found"] == "vllm:num_requests_running by own"
     assert found["llm/chat", "target"]["found"].startswith("Deployment: 2 desired")
     assert found["llm/chat", "permissions"]["found"] == "suffice to observe and scale"
-    assert found["llm/chat", "drain"]["found"] == "30 s of grace: preStop 0 s, drain 0 s"
+    assert found["llm/chat", "drain"]["found"].startswith("30 s of grace: preStop 0 s, drain 0 s; without a preStop")
+    assert ("-", "lease") not in found
     assert double.mutating_requests == 0
 
 
@@ -93,6 +94,7 @@ def test_what_is_missing_is_named_with_its_fix(
     assert found["llm/ghost", "demand_rps"]["health"] == "FAIL"
     assert "selector.labels" in found["llm/ghost", "demand_rps"]["fix"]
     assert found["llm/ghost", "target"]["health"] == "FAIL"
+    assert "no Event tells of a change" in found["llm/chat", "wanted permissions"]["found"]
     permission = found["llm/chat", "permissions"]
     assert permission["health"] == "FAIL"
     assert permission["found"] == "may not patch deployments.apps/scale in llm"
@@ -108,11 +110,13 @@ def test_a_floor_is_read_with_its_permissions_and_a_missing_one_says_what_to_do(
     code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
     assert code == 1
     assert "create it, or name the one that scales Deployment llm/chat" in found["llm/chat", "target"]["found"]
-    double.hpa("llm", "chat", least=2, most=9)
+    double.hpa("llm", "chat", least=2, most=6)
     code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
     assert code == 0
     assert found["llm/chat", "target"]["found"].startswith("floor of HorizontalPodAutoscaler llm/chat: 2 desired")
     assert found["llm/chat", "permissions"]["found"] == "suffice to observe and set the floor"
+    assert found["llm/chat", "bounds"]["found"].startswith("the autoscaler holds 6 at most")
+    assert found["llm/chat", "other autoscalers"]["health"] == "ok"
 
 
 def test_another_autoscaler_on_an_active_workload_and_a_refused_annotation_are_findings(
@@ -220,16 +224,23 @@ def test_everything_around_a_workload_is_looked_at(
 ) -> None:
     """Another autoscaler, a quota, a template: and at least fifteen checks, each by its name."""
     double.register(ApiKind(group="", version="v1", kind="ResourceQuota", plural="resourcequotas"))
+    double.scaled_object("llm", "chat-keda", target="chat")
     ref = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}
-    for kind, name in (("horizontalpodautoscalers", "keda-hpa-chat"), ("scaledobjects", "chat-keda")):
-        spec = {"scaleTargetRef": ref, "maxReplicas": 4}
-        double.create(kind, {"metadata": {"name": name, "namespace": "llm"}, "spec": spec})
+    owner = {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "name": "chat-keda",
+        "uid": "u",
+        "controller": True,
+    }
+    made = {"name": "keda-hpa-chat", "namespace": "llm", "ownerReferences": [owner]}
+    double.create("horizontalpodautoscalers", {"metadata": made, "spec": {"scaleTargetRef": ref, "maxReplicas": 4}})
     quota = {"hard": {"requests.nvidia.com/gpu": "3"}}
     double.create("resourcequotas", {"metadata": {"name": "gpus", "namespace": "llm"}, "spec": quota})
     path = settings(tmp_path, fleet.prometheus.url, double, double.admin_token)
     code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
     assert code == 1
-    assert found["llm/chat", "other autoscalers"]["found"] == "ScaledObject chat-keda scales it too"
+    assert found["llm/chat", "other autoscalers"]["found"] == "ScaledObject llm/chat-keda writes the same replicas"
     assert "its namespace may have 3" in found["llm/chat", "gpu quota"]["found"]
     assert found["llm/chat", "readiness"]["health"] == "warn"
     assert found["-", "api server"]["found"] == "answers (Kubernetes 1.36)"
@@ -250,9 +261,12 @@ def test_what_an_account_may_not_look_at_is_skipped_with_the_reason(
     path = settings(tmp_path, fleet.prometheus.url, double, token)
     code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
     assert code == 0
-    for check in ("readiness", "termination", "gpus", "other autoscalers", "gpu quota"):
+    for check in ("readiness", "gpus", "other autoscalers", "gpu quota"):
         assert found["llm/chat", check]["health"] in ("skipped", "ok")
     assert "run doctor with your own kubeconfig" in found["llm/chat", "readiness"]["found"]
+    assert found["llm/chat", "permissions"]["health"] == "ok"
+    assert "scales are read one by one" in found["llm/chat", "wanted permissions"]["found"]
+    assert found["llm/chat", "drain"]["health"] == "warn", "pods may be listed, so their end is known"
 
 
 def test_no_cluster_is_one_finding_and_the_rest_goes_on(
@@ -264,3 +278,56 @@ def test_no_cluster_is_one_finding_and_the_rest_goes_on(
     assert code == 1
     assert found["-", "api server"]["health"] == "FAIL"
     assert found["llm/chat", "demand_rps"]["health"] == "ok"
+
+
+LEASES = Rule(verbs=("get", "update"), groups=("coordination.k8s.io",), resources=("leases",), names=("headstart",))
+AROUND = """
+discover: {namespaces: [llm, img]}
+ha: {lease: llm/headstart}
+deletion_cost: true
+placeholders:
+  - {placeholder: llm/spare, mode: active, gpus_per_replica: 2, max_replicas: 3}
+  - {placeholder: llm/others, workloads: [llm/ghost]}
+"""
+
+
+def test_the_lease_placeholders_and_searched_namespaces_are_looked_at(
+    double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything may be read in llm alone, and one lease may be held; nothing may be scaled, and no pod marked."""
+    reads = Rule(verbs=("get", "list"), groups=("", "apps"), resources=("*",), namespaces=("llm",))
+    events = Rule(verbs=("create",), groups=("events.k8s.io",), resources=("events",))
+    path = settings(tmp_path, "http://127.0.0.1:1", double, double.account("watcher", reads, LEASES, events))
+    file = tmp_path / "headstart.yaml"
+    file.write_text(file.read_text(encoding="utf-8") + AROUND, encoding="utf-8")
+    double.namespace("img")
+    double.deployment("llm", "spare", replicas=1)
+    code, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert code == 1
+    lease = found["-", "lease"]
+    assert (lease["health"], "deploy/rbac.yaml" in lease["fix"]) == ("FAIL", True)
+    double.create(
+        "leases", {"metadata": {"namespace": "llm", "name": "headstart"}, "spec": {"holderIdentity": "headstart-1"}}
+    )
+    _, found = examined(capsys, "--config", path, "--workload", "llm/chat")
+    assert found["-", "lease"]["found"] == "llm/headstart is held by headstart-1"
+    assert found["-", "permissions"]["found"] == "may not list pods in img"
+    assert "the controller's choice" in found["llm/chat", "wanted permissions"]["found"]
+    assert found["llm/spare", "placeholders"]["found"] == "Deployment: 1 of at most 3, 1 Ready"
+    assert found["llm/spare", "permissions"]["found"] == "may not patch deployments.apps/scale in llm"
+    assert "gpus_per_replica says 2" in found["llm/spare", "gpus"]["found"]
+    assert not [key for key in found if key[0] == "llm/others"], "they are for another workload"
+    assert double.mutating_requests == 0
+
+
+def test_a_kind_that_the_cluster_does_not_serve_is_one_finding(
+    double: KubeDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = settings(tmp_path, "http://127.0.0.1:1", double, double.admin_token)
+    file = tmp_path / "headstart.yaml"
+    odd = "{workload: llm/ghost, target: {kind: Model, api_version: ai.example.com/v1}}"
+    file.write_text(file.read_text(encoding="utf-8").replace("{workload: llm/ghost}", odd), encoding="utf-8")
+    _, found = examined(capsys, "--config", path)
+    assert "is its CRD installed?" in found["llm/ghost", "target"]["found"]
+    assert found["llm/ghost", "permissions"]["health"] == "skipped"
+    assert found["llm/chat", "permissions"]["health"] == "ok"

@@ -1,6 +1,6 @@
 {{/*
-What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deployment": true}, "floors": [], "write": true}},
-where a kind is true if its scale is written. A namespace where everything is only observed gets no writing verb.
+What the settings need in each namespace, as JSON: {"llm": {"kinds": {"Deployment": true}, "floors": [], "write": true, "marks": true}},
+where a kind is true if its scale is written, and marks if pods that are to go may be marked. A namespace where everything is only observed gets no writing verb.
 */}}
 {{- define "headstart.needs" -}}
 {{- $needs := dict -}}
@@ -10,7 +10,7 @@ where a kind is true if its scale is written. A namespace where everything is on
 {{- $asked = append $asked (dict "at" .workload "mode" (.mode | default $default) "target" (.target | default dict)) -}}
 {{- end -}}
 {{- range .Values.config.placeholders -}}
-{{- $asked = append $asked (dict "at" .placeholder "mode" (.mode | default "observe") "target" (.target | default dict)) -}}
+{{- $asked = append $asked (dict "at" .placeholder "unmarked" true "mode" (.mode | default "observe") "target" (.target | default dict)) -}}
 {{- end -}}
 {{- range (.Values.config.discover | default dict).namespaces -}}
 {{- $asked = append $asked (dict "at" . "mode" $default "target" dict) -}}
@@ -24,12 +24,13 @@ where a kind is true if its scale is written. A namespace where everything is on
 {{- range $asked -}}
 {{- $namespace := splitList "/" .at | first -}}
 {{- $kind := .target.kind | default "Deployment" -}}
-{{- $need := get $needs $namespace | default (dict "kinds" dict "floors" list "write" false) -}}
+{{- $need := get $needs $namespace | default (dict "kinds" dict "floors" list "write" false "marks" false) -}}
 {{- $_ := set $need.kinds $kind (or (eq .mode "active") (get $need.kinds $kind | default false)) -}}
 {{- if eq .mode "floor" -}}
 {{- $_ := set $need "floors" (append $need.floors ((.target.floor | default dict).kind | default "HorizontalPodAutoscaler") | uniq) -}}
 {{- end -}}
 {{- $_ := set $need "write" (or $need.write (has .mode (list "active" "floor"))) -}}
+{{- $_ := set $need "marks" (or $need.marks (and (eq .mode "active") (eq $kind "Deployment") (not .unmarked))) -}}
 {{- $_ := set $needs $namespace $need -}}
 {{- end -}}
 {{- toJson $needs -}}
@@ -56,7 +57,7 @@ where a kind is true if its scale is written. A namespace where everything is on
 {{- end }}
 - apiGroups: [""]
   resources: ["pods"]
-  verbs: {{ ternary (list "list" "patch") (list "list") (and ($values.config.deletion_cost | default false) (get $need.kinds "Deployment" | default false)) | toJson }}
+  verbs: {{ ternary (list "list" "patch") (list "list") (and ($values.config.deletion_cost | default false) $need.marks) | toJson }}
 {{- if and $need.write $values.rbac.events }}
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]
@@ -83,13 +84,14 @@ where a kind is true if its scale is written. A namespace where everything is on
 
 {{/* All namespaces' needs as one, for a ClusterRole. */}}
 {{- define "headstart.needsOfAll" -}}
-{{- $all := dict "kinds" dict "floors" list "write" false -}}
+{{- $all := dict "kinds" dict "floors" list "write" false "marks" false -}}
 {{- range include "headstart.needs" . | fromJson -}}
 {{- range $kind, $write := .kinds -}}
 {{- $known := get $all.kinds $kind | default false -}}
 {{- $_ := set $all.kinds $kind (or $known $write) -}}
 {{- end -}}
 {{- $_ := set $all "write" (or $all.write .write) -}}
+{{- $_ := set $all "marks" (or $all.marks .marks) -}}
 {{- $_ := set $all "floors" (concat $all.floors .floors | uniq) -}}
 {{- end -}}
 {{- toJson $all -}}
