@@ -549,6 +549,7 @@ def _all_fall_silent(machine: WholeLoop) -> None:
 
 def _a_pause_in_time(machine: WholeLoop) -> None:
     """Spoken after the decision to grow, before its write."""
+    machine.somebody_else_writes(NAMES[2], 1)  # so that there are GPUs to grow into
     machine.world.workloads[NAMES[0]].demand = Known(value=60.0)
     machine.a_person_speaks(NAMES[0], _pause, between=True)
 
