@@ -101,7 +101,7 @@ def test_it_is_told_when_it_begins_and_when_it_ends_and_stays_in_sight_meanwhile
     seen: dict[TargetRef, tuple[str, ...]] = {CHAT: (), EMBED: ()}
     watch = RivalWatch(
         lambda _: dict(seen),
-        {"llm/chat": CHAT, "llm/embed": EMBED},
+        lambda: {"llm/chat": CHAT, "llm/embed": EMBED},
         tell=lambda found, about: remarks.append(found),
         log=log,
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from scaler.adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
+from scaler.adapters.kubernetes.errors import MISSHAPEN, Conflict, KubernetesError, NotFound
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.pods import PodPhase, phase_of
 from scaler.adapters.kubernetes.read import PodReader
@@ -67,7 +67,7 @@ class VictimMarker:
                 is_there = _ours(pod) == wanted.get(name) or self._patched(pod, wanted.get(name), budget)
                 if is_there and name in wanted:
                     marked.append(name)
-        except (KubernetesError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KubernetesError, *MISSHAPEN) as error:
             return Marking(pods=tuple(marked), failed=str(error) or type(error).__name__)
         return Marking(pods=tuple(sorted(marked, key=wanted.__getitem__)))
 
