@@ -8,6 +8,7 @@ from pathlib import Path
 from forecaster.sources.connection import Connection
 from forecaster.sources.selector import WorkloadSelector
 from scaler.adapters.kubernetes import FloorRef, InCluster, Kubeconfig, TargetRef
+from scaler.adapters.kubernetes.leases import LeaseRef
 from scaler.config import Config, KubernetesConfig, PrometheusConfig, TargetConfig
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import Mode
@@ -67,6 +68,14 @@ def floors_of(config: Config) -> dict[str, FloorRef]:
 def placeholder_targets_of(config: Config) -> dict[str, TargetRef]:
     """What holds GPUs ahead of the forecast, by placeholder."""
     return {name: _target(name, target) for name, target in config.placeholder_targets.items()}
+
+
+def lease_of(config: Config) -> LeaseRef | None:
+    """The lease that decides which of several daemons writes; None for the only one."""
+    if config.ha.lease is None:
+        return None
+    namespace, _, name = config.ha.lease.partition("/")
+    return LeaseRef(namespace=namespace, name=name)
 
 
 def _target(workload: str, target: TargetConfig) -> TargetRef:

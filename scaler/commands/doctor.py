@@ -207,16 +207,16 @@ def _cluster(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Fin
 
 def _account(config: Config, cluster: KubernetesCluster, api: ApiConnection) -> Iterator[Finding]:
     """What belongs to no workload: where annotations are looked for, and the lease."""
-    from scaler.adapters.kubernetes.leases import LeaseRef
+    from scaler.adapters.connections import lease_of
     from scaler.doctor.account import judge_discovery
     from scaler.doctor.lease import judge_lease
     from scaler.doctor.look_cluster import look_discovery, look_lease
 
     namespaces = config.discover.namespaces
     yield from judge_discovery(namespaces, look_discovery(cluster, namespaces))
-    if config.ha.lease is not None:
-        namespace, _, name = config.ha.lease.partition("/")
-        yield from judge_lease(look_lease(cluster, api, LeaseRef(namespace=namespace, name=name)))
+    lease = lease_of(config)
+    if lease is not None:
+        yield from judge_lease(look_lease(cluster, api, lease))
 
 
 def _objects(

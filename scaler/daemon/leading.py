@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from scaler.adapters.connections import access_of
+from scaler.adapters.connections import access_of, lease_of
 from scaler.adapters.election import ElectionRule
 from scaler.adapters.kubernetes.http import CALL_TIMEOUT_S, ApiConnection, Observer
-from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
+from scaler.adapters.kubernetes.leases import LeaseApi
 from scaler.adapters.leadership import Ears, LeaderElection
 from scaler.config import Config, HaConfig
 
@@ -100,12 +100,12 @@ class Contender:
 
 def contender_of(config: Config, ears: Ears, *, stands: Callable[[], bool], observer: Observer) -> Contender | Alone:
     """The part that the settings give this daemon. Raises `KubernetesError` where there are no credentials."""
-    if config.ha.lease is None:
+    lease = lease_of(config)
+    if lease is None:
         return Alone()
     rule = rule_of(config.ha)
-    namespace, _, name = config.ha.lease.partition("/")
     api = ApiConnection(access_of(config), timeout_s=rule.renew_deadline_s, observer=observer)
-    leases = LeaseApi(api, LeaseRef(namespace=namespace, name=name), duration_s=rule.duration_s)
+    leases = LeaseApi(api, lease, duration_s=rule.duration_s)
     return Contender(api, LeaderElection(leases, rule, ears, stands=stands), ears.on_renewed)
 
 

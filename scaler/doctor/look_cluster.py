@@ -12,7 +12,7 @@ from datetime import datetime
 
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, Permission, TargetRef
 from scaler.adapters.kubernetes.drain import Drain
-from scaler.adapters.kubernetes.errors import Forbidden, Invalid, KubernetesError, NotFound
+from scaler.adapters.kubernetes.errors import MISSHAPEN, Forbidden, Invalid, KubernetesError, NotFound
 from scaler.adapters.kubernetes.http import Call, Json, Verb
 from scaler.adapters.kubernetes.leases import LeaseApi, LeaseRef
 from scaler.adapters.kubernetes.permissions import Feature, lease_permissions, needed
@@ -28,9 +28,6 @@ ASK_S = 5.0
 """For one question beyond the daemon's own."""
 
 _VERSION = re.compile(r"v(\d+)\.(\d+)")
-
-_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
-"""What parsing raises on JSON that is not shaped as the API promises."""
 
 Asked = Json | str
 """An answer, or why there is none."""
@@ -148,7 +145,7 @@ def _template(api: ApiConnection, target: TargetRef) -> TemplateFacts | str:
         return answer
     try:
         return template_facts(answer.get("spec") or {}) if answer else f"{target} does not exist"
-    except _MISSHAPEN as error:
+    except MISSHAPEN as error:
         return f"its template could not be read ({type(error).__name__}: {error})"
 
 
@@ -168,7 +165,7 @@ def _drain(cluster: KubernetesCluster, target: TargetRef) -> Drain | str:
         return cluster.drain(target) or "no pod to see it by"
     except KubernetesError as error:
         return str(error)
-    except _MISSHAPEN as error:
+    except MISSHAPEN as error:
         return f"its pods could not be read ({type(error).__name__}: {error})"
 
 
@@ -185,6 +182,6 @@ def _gpu_quota(api: ApiConnection, namespace: str) -> int | str | None:
             for name, amount in ((item.get("spec") or {}).get("hard") or {}).items()
             if name.endswith("/gpu")
         ]
-    except (TypeError, ValueError, AttributeError) as error:
+    except MISSHAPEN as error:
         return f"its quotas could not be read ({type(error).__name__}: {error})"
     return min(allowed, default=None)

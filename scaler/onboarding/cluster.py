@@ -7,17 +7,20 @@ beyond its status.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, PodPhase, TargetRef, WorkloadPods
-from scaler.adapters.kubernetes.errors import KubernetesError, NotFound
-from scaler.adapters.kubernetes.http import Call, Json, Verb
+from scaler.adapters.kubernetes.errors import MISSHAPEN, KubernetesError, NotFound
+from scaler.adapters.kubernetes.http import Call, Verb
+from scaler.adapters.kubernetes.lists import items_of
+from scaler.adapters.kubernetes.targets import Budget
 from scaler.onboarding.candidates import Candidate, LeftOut, recognise
 
-PAGE_LIMIT = 500
+LIST_S = 20.0
+"""For all pages of one list."""
 
 LONGEST_START = timedelta(hours=1)
 """A pod that was Ready later than this lost and found its readiness again: no measurement of a start."""
@@ -53,14 +56,14 @@ def survey(api: ApiConnection, namespaces: Sequence[str], *, now: datetime) -> S
         for group, version, plural, kind in KINDS:
             call = Call(verb=Verb.LIST, group=group, version=version, resource=plural, namespace=namespace)
             try:
-                items = list(_listed(api, call))
+                items = items_of(api, call, Budget(LIST_S))
                 candidates, others = recognise(items, api_version=f"{group}/{version}", kind=kind)
             except NotFound:
                 continue  # a kind that is not installed
             except KubernetesError as error:
                 errors.append(error)
                 troubles.append(str(error))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except MISSHAPEN as error:
                 troubles.append(f"{plural}: an answer that could not be read ({type(error).__name__}: {error})")
             else:
                 listed += 1
@@ -69,17 +72,6 @@ def survey(api: ApiConnection, namespaces: Sequence[str], *, now: datetime) -> S
     if errors and not listed:
         raise errors[0]
     return Surveyed(candidates=_started(api, found, now=now), left_out=tuple(left), troubles=tuple(troubles))
-
-
-def _listed(api: ApiConnection, call: Call) -> Iterator[Json]:
-    token = ""
-    while True:
-        paging = (("limit", str(PAGE_LIMIT)), *((("continue", token),) if token else ()))
-        page = api.call(replace(call, query=paging))
-        yield from page.get("items") or ()
-        token = str((page.get("metadata") or {}).get("continue") or "")
-        if not token:
-            return
 
 
 def _started(api: ApiConnection, found: Sequence[Candidate], *, now: datetime) -> tuple[Candidate, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.errors import MISSHAPEN, KubernetesError
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.lists import items_of
 from scaler.adapters.kubernetes.targets import Budget
@@ -47,7 +47,7 @@ def annotated_in(api: ApiConnection, namespaces: Sequence[str], labels: Mapping[
             objects += [_annotated(item) for item in items if PREFIX + ENABLED in _annotations(item)]
         except KubernetesError as error:
             unread[namespace] = str(error)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MISSHAPEN as error:
             unread[namespace] = f"{call.path} answered no Deployments ({type(error).__name__}: {error})"
     return Found(objects=tuple(objects), unread=unread)
 

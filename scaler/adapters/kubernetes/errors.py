@@ -19,6 +19,11 @@ No message holds a token, a request body or a query string.
 
 from __future__ import annotations
 
+from typing import Final
+
+MISSHAPEN: Final = (KeyError, TypeError, ValueError, AttributeError)
+"""What parsing raises on JSON that is not shaped as the API promises; a bad selector is a ValueError too."""
+
 
 class KubernetesError(Exception):
     """Base of the tree above.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from scaler.adapters.kubernetes.errors import Invalid, NoAutoscaler, NotFound, Unavailable
+from scaler.adapters.kubernetes.errors import MISSHAPEN, Invalid, NoAutoscaler, NotFound, Unavailable
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.permissions import Feature
 from scaler.adapters.kubernetes.targets import FIELD_MANAGER, Budget, TargetRef
@@ -190,5 +190,5 @@ def _floor_from(floor: FloorRef, body: Json, call: Call) -> Floor:
             uid=str(metadata["uid"]),
             version=str(metadata["resourceVersion"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MISSHAPEN as error:
         raise Unavailable(f"{call.path} answered something that is no {floor.kind}", status=200) from error

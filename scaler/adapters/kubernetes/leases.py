@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from scaler.adapters.kubernetes.errors import NotFound, Unavailable
+from scaler.adapters.kubernetes.errors import MISSHAPEN, NotFound, Unavailable
 from scaler.adapters.kubernetes.events import micro_time
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 
@@ -114,7 +114,7 @@ def _lease_from(body: Json) -> Lease:
             ever_held=bool(spec.get("renewTime")),
             body={**body, "spec": spec},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MISSHAPEN as error:
         raise Unavailable("the API server answered something that is no Lease", status=200) from error
 
 

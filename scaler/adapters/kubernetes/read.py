@@ -16,6 +16,7 @@ from typing import Any
 
 from forecaster.types import Blind, BlindReason
 from scaler.adapters.kubernetes.errors import (
+    MISSHAPEN,
     Forbidden,
     KubernetesError,
     NoAutoscaler,
@@ -38,9 +39,6 @@ ASK_AGAIN_S = 300.0
 
 _LISTED = frozenset({("apps/v1", "Deployment"), ("apps/v1", "StatefulSet")})
 """Kinds whose objects hold both `spec.replicas` and a full `spec.selector`; of others only their Scale is known."""
-
-_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError)
-"""What parsing raises on JSON that is not shaped as the API promises; a bad selector is a ValueError too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +120,7 @@ class PodReader:
                 own = [pod for pod in selected if is_owned(pod, kind=target.kind, name=target.name)]
                 counted = count(own, desired=found.desired, now=now, refused=found.refused)
                 seen[target] = replace(counted, annotations=found.annotations)
-            except _MISSHAPEN as error:
+            except MISSHAPEN as error:
                 seen[target] = _misshapen(target, error)
         return seen
 
@@ -165,7 +163,7 @@ class PodReader:
             raise
         except KubernetesError as error:
             return blind_of(error)
-        except _MISSHAPEN as error:
+        except MISSHAPEN as error:
             return _misshapen(target, error)
 
     def _listed(self, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, _Wanted | Blind]:
@@ -205,7 +203,7 @@ def _wanted_by(target: TargetRef, item: Json | None) -> _Wanted | Blind:
             annotations={str(key): str(text) for key, text in (item["metadata"].get("annotations") or {}).items()},
             refused=refusal_of(item),
         )
-    except _MISSHAPEN as error:
+    except MISSHAPEN as error:
         return _misshapen(target, error)
 
 

@@ -10,15 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from scaler.adapters.kubernetes.errors import KubernetesError
+from scaler.adapters.kubernetes.errors import MISSHAPEN, KubernetesError
 from scaler.adapters.kubernetes.floors import HPA, SCALED_OBJECT, keeper_of, scales
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.lists import items_of
 from scaler.adapters.kubernetes.targets import Budget, TargetRef
 
 WAY_OUT: Final = "delete it, or let it keep the replicas with mode floor or publish"
-
-_MISSHAPEN: Final = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def rivals_of(api: ApiConnection, targets: Sequence[TargetRef], budget: Budget) -> dict[TargetRef, tuple[str, ...]]:
@@ -41,7 +39,7 @@ def rivals_of(api: ApiConnection, targets: Sequence[TargetRef], budget: Budget) 
         try:
             items = items_of(api, call, budget.share(len(namespaces) - place))
             found |= {target: tuple(_above(target, items)) for target in group}
-        except (KubernetesError, *_MISSHAPEN):
+        except (KubernetesError, *MISSHAPEN):
             continue  # unknown: the account may not look, or the server has trouble that the ticks tell of
     return found
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from scaler.adapters.kubernetes.errors import Invalid, NotFound, TimedOut, Unavailable
+from scaler.adapters.kubernetes.errors import MISSHAPEN, Invalid, NotFound, TimedOut, Unavailable
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.permissions import Permission
 
@@ -160,5 +160,5 @@ def _scale_from(call: Call, body: Json) -> Scale:
             uid=str(metadata["uid"]),
             version=str(metadata["resourceVersion"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MISSHAPEN as error:
         raise Unavailable(f"{call.path} answered something that is no Scale", status=200, path=call.path) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from scaler.adapters.kubernetes.errors import Conflict, KubernetesError, NotFound
+from scaler.adapters.kubernetes.errors import MISSHAPEN, Conflict, KubernetesError, NotFound
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Verb
 from scaler.adapters.kubernetes.pods import PodPhase, phase_of
 from scaler.adapters.kubernetes.read import PodReader
@@ -68,7 +68,7 @@ class VictimMarker:
                 is_there = _ours(pod) == wanted.get(name) or self._patched(pod, wanted.get(name), budget)
                 if is_there and name in wanted:
                     marked.append(name)
-        except (KubernetesError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KubernetesError, *MISSHAPEN) as error:
             return Marking(pods=tuple(marked), failed=str(error) or type(error).__name__)
         return Marking(pods=tuple(sorted(marked, key=wanted.__getitem__)))
 

@@ -10,7 +10,7 @@ import pytest
 
 from kube_double import KubeDouble, Rule, workload
 from policy_cases import NOON
-from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import HPA, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.kubernetes.victims import COST, MARK, Marking, VictimMarker
 from scaler.adapters.targets import KubernetesTargets
 from scaler.policy.types import Decision, Reason
@@ -92,6 +92,17 @@ def test_without_metrics_the_youngest_go(double: KubeDouble, tmp_path: Path) -> 
 def test_a_scale_out_marks_nobody(double: KubeDouble, tmp_path: Path, busy: Busy) -> None:
     scaled_in(double, marker(double, tmp_path, busy), tmp_path, target=5)
     assert not [each for each in double.requests if each.path.endswith("/pods") or "/pods/" in each.path]
+
+
+def test_a_floor_that_is_lowered_marks_nobody(double: KubeDouble, tmp_path: Path, busy: Busy) -> None:
+    """The autoscaler above says how many go, and when."""
+    double.hpa("llm", "chat", least=4, most=9)
+    cluster = KubernetesCluster(ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path))))
+    floors = {"llm/chat": FloorRef(namespace="llm", kind=HPA, name="chat")}
+    targets = KubernetesTargets(cluster, {"llm/chat": CHAT}, floors, victims=marker(double, tmp_path, busy))
+    decision = Decision(workload="llm/chat", at=NOON, current=4, target=3, reason=Reason.LOAD)
+    assert targets.scale(decision).detail == "floor 4 → 3"
+    assert marks(double) == {}
 
 
 def test_only_what_changes_is_written_and_old_marks_are_taken_back(
