@@ -6,10 +6,11 @@ Nothing here runs in the tick's thread, and no failure here stops a tick.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -196,7 +197,7 @@ class Upkeep:
         """Store what the engine has learnt."""
         self._saved_at = now
         try:
-            for shard, stored in self._parts.forecaster.saved().items():
+            for shard, stored in self._parts.forecaster.saved():
                 self._parts.store.save_blob(f"{ENGINE_BLOB}/{shard}", stored, now=now)
             usage = self._parts.board.usage()
             if usage is not None and (usage.forecasts or usage.amounts):
@@ -208,13 +209,17 @@ class Upkeep:
 
     def restore_engine(self) -> None:
         """Go on with what was learnt before the restart; anything unusable is learnt again."""
-        saved: dict[str, bytes] = {}
         try:
-            while (stored := self._parts.store.load_blob(f"{ENGINE_BLOB}/{len(saved):04d}")) is not None:
-                saved[f"{len(saved):04d}"] = stored[0]
-            self._parts.forecaster.restore(saved)
+            self._parts.forecaster.restore(self._stored_engine())
         except (ForecasterError, OSError) as error:
             self._parts.log.warning("engine_not_restored", error=str(error), meanwhile="learning from the history")
+
+    def _stored_engine(self) -> Iterator[tuple[str, bytes]]:
+        for number in itertools.count():
+            stored = self._parts.store.load_blob(f"{ENGINE_BLOB}/{number:04d}")
+            if stored is None:
+                return
+            yield f"{number:04d}", stored[0]
 
     # ── settings that depend on what is measured ──────────────────────────────────────────────────────────────
 
