@@ -6,10 +6,11 @@ Nothing here runs in the tick's thread, and no failure here stops a tick.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -271,7 +272,7 @@ class Upkeep:
         self._saved_at = now
         try:
             self._parts.store.save_blob(STARTS_BLOB, self._parts.starts.saved(), now=now)
-            for shard, stored in self._parts.forecaster.saved().items():
+            for shard, stored in self._parts.forecaster.saved():
                 self._parts.store.save_blob(f"{ENGINE_BLOB}/{shard}", stored, now=now)
             usage = self._parts.board.usage()
             if usage is not None and (usage.forecasts or usage.amounts):
@@ -283,11 +284,8 @@ class Upkeep:
 
     def restore_engine(self) -> None:
         """Go on with what was learnt before the restart; anything unusable is learnt again."""
-        saved: dict[str, bytes] = {}
         try:
-            while (stored := self._parts.store.load_blob(f"{ENGINE_BLOB}/{len(saved):04d}")) is not None:
-                saved[f"{len(saved):04d}"] = stored[0]
-            self._parts.forecaster.restore(saved)
+            self._parts.forecaster.restore(self._stored_engine())
         except (ForecasterError, OSError) as error:
             self._parts.log.warning("engine_not_restored", error=str(error), meanwhile="learning from the history")
 
@@ -299,6 +297,13 @@ class Upkeep:
         except (StartsUnreadable, OSError) as error:
             meanwhile = "start times come from the pods that are there, or as configured"
             self._parts.log.warning("starts_not_restored", error=str(error), meanwhile=meanwhile)
+
+    def _stored_engine(self) -> Iterator[tuple[str, bytes]]:
+        for number in itertools.count():
+            stored = self._parts.store.load_blob(f"{ENGINE_BLOB}/{number:04d}")
+            if stored is None:
+                return
+            yield f"{number:04d}", stored[0]
 
     # ── settings that depend on what is measured ──────────────────────────────────────────────────────────────
 

@@ -83,13 +83,13 @@ def test_the_data_file_tells_what_the_running_daemon_told(
 ) -> None:
     file = folder / FILE_NAME
     assert stored_accounts(file, CHAT, now=NOON) == {}
-    for shard, value in forecaster.saved().items():
+    for shard, value in forecaster.saved():
         store.save_blob(f"{ENGINE_BLOB}/{shard}", value, now=NOON)
     assert stored_accounts(file, CHAT, now=NOON) == forecaster.accounts(CHAT)
 
 
 def test_a_damaged_portion_is_passed_over(forecaster: DemandForecaster, store: Store, folder: Path) -> None:
-    (value,) = forecaster.saved().values()
+    ((_, value),) = forecaster.saved()
     store.save_blob(f"{ENGINE_BLOB}/0000", b"not an archive", now=NOON)
     store.save_blob(f"{ENGINE_BLOB}/0001", value, now=NOON)
     store.save_blob(KNOWN_BLOB, b"nor this", now=NOON)

@@ -581,10 +581,10 @@ def test_a_damaged_memory_is_refused_and_learnt_again(store: Store, intake: Hist
     filled(intake)
     forecaster = a_forecaster(store)
     forecaster.run(MEMBERS, lead=LEAD, now=NOON)
-    saved = {name: stored[: len(stored) // 2] for name, stored in forecaster.saved().items()}
+    saved = {name: stored[: len(stored) // 2] for name, stored in forecaster.saved()}
     again = a_forecaster(store)
     with pytest.raises(ArtefactError):
-        again.restore(saved)
+        again.restore(saved.items())
     assert again.run(MEMBERS, lead=LEAD, now=NOON).forecasts[CHAT]
 
 
