@@ -520,9 +520,12 @@ def test_settings_from_the_histogram_are_used_from_the_next_round_on(world: Worl
     with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
         daemon = Daemon(config, store)
         daemon.tick()
-        daemon.upkeep.judge_edges(now=datetime.now(UTC))
-        daemon.tick()
-        view = daemon.board.view()
+        for _ in range(10):  # on a busy machine the source may not answer at once; until it has it is asked again
+            daemon.upkeep.judge_edges(now=datetime.now(UTC))
+            daemon.tick()
+            view = daemon.board.view()
+            if view is not None and view.notes["llm/chat"]:
+                break
     assert view is not None
     assert view.report.records[0].policy.latency.slos[0].e2e_p95_s == 1.5
     assert view.notes["llm/chat"] == ("every class: e2e_p95_s 1.7 s is judged at the bucket edge 1.5 s",)
