@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.adapters.writes import ParallelWrites
 from scaler.loop import Fleet, Ports, TickReport, tick
 from scaler.policy.types import ClassReadings, DemandForecast, PolicyState
+from scaler.policy.writers import OtherWritersRule
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind, WorkloadSignals
 
 pytestmark = pytest.mark.server
@@ -78,7 +79,9 @@ class Running:
             journal=self.traffic,
             writes=ParallelWrites(),
         )
-        self.fleet = Fleet(workloads=tuple(replace(a_policy(most=8), workload=name) for name in scales))
+        # What others write is a story of its own (test_people): here a scale that somebody set is not left alone.
+        policy = a_policy(most=8, other_writers=OtherWritersRule(manual_hold=timedelta(0)))
+        self.fleet = Fleet(workloads=tuple(replace(policy, workload=name) for name in scales))
         self.states: Mapping[str, PolicyState] = {}
         self.minute = 0
         for _ in range(7):
