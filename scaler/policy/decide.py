@@ -230,6 +230,8 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
     """Ask each rule; the ones with nothing to say are left out."""
     snapshot, policy, now = moment.snapshot, moment.policy, moment.now
     by_latency, remembered = latency.propose(snapshot, policy.latency, policy.profile, state.latency, now=now)
+    # What stands in for a forecast is the day before, not the one that was disabled.
+    silenced = state.disabled_since is not None and moment.verdict.trust is not Trust.STAND_IN
     proposals = (
         load.propose(
             snapshot,
@@ -239,7 +241,7 @@ def _propose(moment: _Moment, state: PolicyState) -> tuple[tuple[Proposal, ...],
             margin_ratio=policy.miss_target.margin_ratio,
         ),
         None
-        if state.disabled_since is not None
+        if silenced
         else predictive.propose(
             snapshot, policy.predictive, policy.profile, z=moment.z(state), tick=policy.tick, now=now
         ),

@@ -262,7 +262,8 @@ def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
     if after.disabled_since is not None and policy.predictive.enabled:
-        text = f"since {_clock(after.disabled_since)} for erring far more than the last value; it asks for nothing"
+        asks = "what stands in for it may ask" if decision.trust is Trust.STAND_IN else "it asks for nothing"
+        text = f"since {_clock(after.disabled_since)} for erring far more than the last value; {asks}"
         yield Line(part="ahead", topic="disabled", text=text)
     if policy.predictive.enabled:
         yield Line(part="ahead", topic="target", text=target_text(policy))

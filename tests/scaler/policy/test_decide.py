@@ -12,7 +12,18 @@ from scaler.policy.latency import LatencyRule, Slo
 from scaler.policy.limits import StepRule
 from scaler.policy.predictive import PredictiveRule
 from scaler.policy.scheduled import ExpectedDemand, ScheduledEvent, ScheduledRule, TimeWindow
-from scaler.policy.types import Action, At, Decision, Mode, PolicyState, Reason, ReplicaState, Snapshot, Trust
+from scaler.policy.types import (
+    Action,
+    At,
+    Decision,
+    DemandForecast,
+    Mode,
+    PolicyState,
+    Reason,
+    ReplicaState,
+    Snapshot,
+    Trust,
+)
 
 BLIND = Blind(reason=BlindReason.TIMEOUT)
 
@@ -636,3 +647,17 @@ def test_a_restart_does_not_enable_and_steering_rests_meanwhile() -> None:
     assert decide(with_error(1.6, at=NOON), ticking, a_policy(), now=NOON)[1].z == 2.0
     enabled = replace(ticking, disabled_since=None)
     assert decide(with_error(1.0, at=NOON), enabled, a_policy(), now=NOON)[1].z > 2.0
+
+
+def test_the_day_before_stands_in_although_the_forecast_was_disabled() -> None:
+    """Blind for half an hour: what stands in is not the forecast that erred, and may add replicas like any stand-in."""
+    off = PolicyState(last_tick_at=NOON - MINUTE, disabled_since=NOON - timedelta(hours=1))
+    stand_in = DemandForecast(forecast=a_forecast(90.0), stand_in=True)
+    blind = replace(a_snapshot(rps=Blind(reason=BlindReason.TIMEOUT), desired=3), forecasts=(stand_in,))
+    decision, after = decide(blind, off, a_policy(), now=NOON)
+    assert ([(each.rule, each.reason) for each in decision.proposals], after.disabled_since) == (
+        [("predictive", Reason.STAND_IN)],
+        NOON - timedelta(hours=1),
+    )
+    ours = replace(blind, forecasts=(replace(stand_in, stand_in=False),))
+    assert decide(ours, off, a_policy(), now=NOON)[0].proposals == ()
