@@ -524,7 +524,7 @@ def test_settings_from_the_histogram_are_used_from_the_next_round_on(world: Worl
             daemon.upkeep.judge_edges(now=datetime.now(UTC))
             daemon.tick()
             view = daemon.board.view()
-            if view is not None and view.notes["llm/chat"]:
+            if view is not None and view.notes.get("llm/chat"):
                 break
     assert view is not None
     assert view.report.records[0].policy.latency.slos[0].e2e_p95_s == 1.5
