@@ -6,7 +6,8 @@ says what a value is good for: that is the rules' business. `docs/signals.md` is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -343,6 +344,27 @@ def signal_named(name: str) -> Signal:
         return _BY_NAME[name]
     except KeyError:
         raise KeyError(f"no signal {name!r}; known: {', '.join(SIGNAL_NAMES)}") from None
+
+
+Judged = Mapping[str, Collection[str]]
+"""By workload, the latencies that a rule judges; every one of a workload that is not named."""
+
+_ONLY_SHOWN = {
+    signal.name: replace(signal, use=Use.REPORTING, group=Group.REPORTING, max_age_s=REPORTING_MAX_AGE_S)
+    for signal in CATALOGUE
+    if signal.group is Group.LATENCY
+}
+
+
+def as_needed(signal: Signal, workload: str, judged: Judged) -> Signal:
+    """The signal as a workload needs it: a latency without a target is only shown, and so read every few minutes.
+
+    A histogram is some twenty series a pod: of 2,000 workloads the four latencies are 150,000, two seconds of a
+    Prometheus' processor time at every tick, and most have no target.
+    """
+    if signal.group is not Group.LATENCY or signal.name in judged.get(workload, (signal.name,)):
+        return signal
+    return _ONLY_SHOWN[signal.name]
 
 
 def render_markdown() -> str:

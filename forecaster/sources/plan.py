@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from forecaster.sources import promql
-from forecaster.sources.catalogue import CATALOGUE, USAGE, Candidate, Group, Kind, Origin, Signal, signal_named
+from forecaster.sources.catalogue import (
+    CATALOGUE,
+    USAGE,
+    Candidate,
+    Group,
+    Judged,
+    Kind,
+    Origin,
+    Signal,
+    as_needed,
+    signal_named,
+)
 from forecaster.sources.promql import Choice, Part, Query, Reach, Scope, Term
 from forecaster.sources.selector import WorkloadSelector
 
@@ -57,8 +68,29 @@ def class_label_of(signal: Signal, candidate: Candidate, selector: WorkloadSelec
     return selector.class_label or candidate.class_label
 
 
-def batches(signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choices) -> Iterator[Batch]:
+class Scoping:
+    """The scopes made for one purpose, each once: most signals take the same workloads in the same way.
+
+    Of 2,000 workloads a set of scopes is 20 ms; a tick has 26 batches, a look for live metrics 61.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[object, ...], tuple[Scope, ...]] = {}
+
+    def of(self, members: Sequence[WorkloadSelector], choice: Choice, models: Mapping[str, str]) -> tuple[Scope, ...]:
+        """`promql.scopes` of these."""
+        named = tuple(models[each.workload] for each in members) if choice.reach is Reach.MODEL else ()
+        alike = (choice.reach, choice.candidate.model_label, named, tuple(map(id, members)))
+        if alike not in self._made:
+            self._made[alike] = promql.scopes(members, choice, models)
+        return self._made[alike]
+
+
+def batches(
+    signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choices, scoping: Scoping | None = None
+) -> Iterator[Batch]:
     """Workloads with a choice for this signal, in the fewest batches."""
+    scoping = scoping or Scoping()
     alike: dict[tuple[Candidate, Reach, int, str | None], list[WorkloadSelector]] = defaultdict(list)
     models: dict[str, str] = {}
     for selector in selectors:
@@ -75,7 +107,7 @@ def batches(signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choi
             choice=choice,
             window_s=window_s,
             class_label=class_label,
-            scopes=promql.scopes(members, choice, models),
+            scopes=scoping.of(members, choice, models),
         )
 
 
@@ -83,19 +115,27 @@ def batches(signal: Signal, selectors: Sequence[WorkloadSelector], choices: Choi
 
 
 def reading_queries(
-    selectors: Sequence[WorkloadSelector], choices: Choices, groups: Iterable[Group]
+    selectors: Sequence[WorkloadSelector], shown: Sequence[WorkloadSelector], choices: Choices, judged: Judged
 ) -> tuple[Query, ...]:
-    """One query a group and one for the targets' health, whatever the number of workloads."""
-    queries = [Query(name=group, terms=tuple(_group_terms(group, selectors, choices))) for group in groups]
-    queries.append(Query(name=TARGETS, terms=tuple(_target_terms(selectors, choices))))
+    """One query a group and one for the targets' health, whatever the number of workloads.
+
+    `shown` are those of them whose turn it is to have read what is only shown.
+    """
+    asked = {group: shown if group is Group.REPORTING else selectors for group in Group}
+    scoping = Scoping()
+    queries = [
+        Query(name=group, terms=tuple(_group_terms(group, asked[group], choices, judged, scoping))) for group in Group
+    ]
+    queries.append(Query(name=TARGETS, terms=tuple(_target_terms(selectors, choices, scoping))))
     return tuple(query for query in queries if query.terms)
 
 
-def _group_terms(group: Group, selectors: Sequence[WorkloadSelector], choices: Choices) -> Iterator[Term]:
+def _group_terms(
+    group: Group, selectors: Sequence[WorkloadSelector], choices: Choices, judged: Judged, scoping: Scoping
+) -> Iterator[Term]:
     for signal in CATALOGUE:
-        if signal.group is not group:
-            continue
-        for batch in batches(signal, selectors, choices):
+        members = [each for each in selectors if as_needed(signal, each.workload, judged).group is group]
+        for batch in batches(signal, members, choices, scoping):
             for scope in batch.scopes:
                 yield from _signal_terms(signal, batch, scope)
 
@@ -114,12 +154,12 @@ def _signal_terms(signal: Signal, batch: Batch, scope: Scope) -> Iterator[Term]:
         yield term(Part.COUNT, promql.count(signal, candidate, scope, window_s))
 
 
-def _target_terms(selectors: Sequence[WorkloadSelector], choices: Choices) -> Iterator[Term]:
+def _target_terms(selectors: Sequence[WorkloadSelector], choices: Choices, scoping: Scoping) -> Iterator[Term]:
     own = Choice(candidate=Candidate(metric=ENGINE_METRIC), reach=Reach.OWN)
-    for scope in promql.scopes(selectors, own, {}):
+    for scope in scoping.of(selectors, own, {}):
         yield Term(signal=ENGINE, part=Part.UP, scope=scope, expression=promql.up_joined(ENGINE_METRIC, scope))
         yield Term(signal=ENGINE, part=Part.UP, scope=scope, expression=promql.up_direct(scope))
-    for batch in batches(signal_named(DEMAND), selectors, choices):
+    for batch in batches(signal_named(DEMAND), selectors, choices, scoping):
         if batch.choice.candidate.origin is Origin.FRONT_DOOR:
             for scope in batch.scopes:
                 joined = promql.up_joined(batch.choice.candidate.metric, scope)
@@ -154,8 +194,7 @@ def presence_query(
 ) -> Query:
     """Which candidate of which signal is live for which workload, in every way it could be tied to it."""
     terms: list[Term] = []
-    # Most candidates are looked for in the same few ways: of 2,000 workloads a way's scopes are 20 ms, made 61 times.
-    made: dict[tuple[Reach, str | None, tuple[int, ...]], tuple[Scope, ...]] = {}
+    scoping = Scoping()
     for signal in signals:
         possible: dict[tuple[Candidate, Reach], list[WorkloadSelector]] = defaultdict(list)
         for selector in selectors:
@@ -165,9 +204,6 @@ def presence_query(
         for (candidate, reach), members in possible.items():
             choice = Choice(candidate=candidate, reach=reach)
             metric = promql.probe_metric(signal, candidate)
-            alike = (reach, candidate.model_label, tuple(map(id, members)))
-            if alike not in made:
-                made[alike] = promql.scopes(members, choice, models)
             terms += [
                 Term(
                     signal=signal.name,
@@ -176,7 +212,7 @@ def presence_query(
                     expression=promql.present(metric, scope, within_s=within_s),
                     choice=choice,
                 )
-                for scope in made[alike]
+                for scope in scoping.of(members, choice, models)
             ]
     return Query(name="presence", terms=tuple(terms))
 

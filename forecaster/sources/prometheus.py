@@ -15,10 +15,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from forecaster.errors import SourceError, SourceRefused, SourceTimeout
 from forecaster.sources import plan
-from forecaster.sources.catalogue import CATALOGUE, Group, Signal, Use
+from forecaster.sources.catalogue import CATALOGUE, Group, Judged, Signal, Use, as_needed
 from forecaster.sources.connection import Connection
 from forecaster.sources.exchange import Answer, Question, Wire
 from forecaster.sources.past import read_evidence, read_history, read_origins, read_usage
@@ -35,7 +36,6 @@ from forecaster.sources.readings import (
     median,
     resolve,
 )
-from forecaster.sources.reported import EVERY as REPORTING_EVERY
 from forecaster.sources.reported import Reported
 from forecaster.sources.selection import Selection, find_choices
 from forecaster.sources.selector import WorkloadSelector
@@ -129,7 +129,6 @@ class PrometheusSource:
         self._lock = threading.Lock()
         self._selection = Selection()
         self._reported = Reported()
-        self._reported_at: datetime | None = None
         self._look_at = LOOK_AT_MOST
         self._overloads = 0
         self._ask_again_at: datetime | None = None
@@ -139,9 +138,12 @@ class PrometheusSource:
 
     # ── A tick ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> Readings:
+    def read(
+        self, selectors: Sequence[WorkloadSelector], *, now: datetime, judged: Judged = MappingProxyType({})
+    ) -> Readings:
         """Every signal of every workload as a reading, within one deadline for all queries together.
 
+        `judged` are the latencies with a target: the others are read every five minutes.
         Raises nothing for what a server does: a failure is a `Blind` reading of the signals that it hit.
         """
         require_utc(now, "now")
@@ -156,8 +158,9 @@ class PrometheusSource:
                 return Readings(values=_all_blind(selectors, error), queries=0, query_s=0.0)
             self._selection.keep_only(selectors)
             values, readable = self._choose(selectors, budget, facts, now=now)
-            self._measure(readable, budget, facts, now=now)
-            values |= self._resolve(readable, facts, now=now)
+            shown = self._reported.due(readable, now=now)
+            self._measure(readable, shown, judged, budget, facts)
+            values |= self._resolve(readable, shown, judged, facts, now=now)
             self._back_off(facts, now=now)
         return _finished(values, facts, budget, now=now)
 
@@ -181,35 +184,52 @@ class PrometheusSource:
         why = error or SourceTimeout(f"live metrics of {len(unknown)} workloads are looked for at the next reads")
         return _all_blind(sorted(unknown, key=lambda s: s.workload), why), [s for s in selectors if s not in unknown]
 
-    def _measure(self, selectors: Sequence[WorkloadSelector], budget: _Budget, facts: Facts, *, now: datetime) -> None:
+    def _measure(
+        self,
+        selectors: Sequence[WorkloadSelector],
+        shown: Sequence[WorkloadSelector],
+        judged: Judged,
+        budget: _Budget,
+        facts: Facts,
+    ) -> None:
         """Ask everything at once, then why something is missing."""
-        reporting = self._reported_at is None or not timedelta(0) <= now - self._reported_at < REPORTING_EVERY
-        groups = [group for group in Group if reporting or group is not Group.REPORTING]
-        queries = plan.reading_queries(selectors, self._selection.choices, groups)
+        queries = plan.reading_queries(selectors, shown, self._selection.choices, judged)
         for query, answer in zip(queries, budget.ask(queries), strict=True):
             _collect_safely(facts, query, answer)
-        if reporting and selectors and Group.REPORTING not in facts.failures:
-            self._reported_at = now
         missing = {
             signal.name: lost
             for signal in CATALOGUE
             if signal.use is not Use.REPORTING
             and signal.group not in facts.failures
-            and (lost := [s for s in selectors if facts.get(s.workload, signal.name, Part.AGE) is None])
+            and (
+                lost := [
+                    s
+                    for s in selectors
+                    if facts.get(s.workload, signal.name, Part.AGE) is None
+                    and as_needed(signal, s.workload, judged).use is not Use.REPORTING
+                ]
+            )
         }
         if missing and TARGETS not in facts.failures and not budget.is_spent:
             query = plan.diagnosis_query(missing, self._selection.choices)
             _collect_safely(facts, query, budget.ask_one(query))
 
     def _resolve(
-        self, selectors: Sequence[WorkloadSelector], facts: Facts, *, now: datetime
+        self,
+        selectors: Sequence[WorkloadSelector],
+        shown: Sequence[WorkloadSelector],
+        judged: Judged,
+        facts: Facts,
+        *,
+        now: datetime,
     ) -> dict[SeriesKey, Reading]:
         values: dict[SeriesKey, Reading] = {}
+        whose_turn = set(shown)
         for selector in selectors:
             lost = alive = False
-            for signal in CATALOGUE:
+            for signal in (as_needed(each, selector.workload, judged) for each in CATALOGUE):
                 choice = self._selection.choices.get((selector.workload, signal.name))
-                if signal.use is Use.REPORTING and self._reported_at != now and Group.REPORTING not in facts.failures:
+                if signal.use is Use.REPORTING and selector not in whose_turn:
                     continue
                 by_class = resolve(selector, signal, choice, facts)
                 values |= {
@@ -219,7 +239,8 @@ class PrometheusSource:
                 lost |= signal.use is not Use.REPORTING and any(_is_lost(reading) for reading in by_class.values())
                 alive |= signal.name == DEMAND and any(isinstance(each, Known | Zero) for each in by_class.values())
             self._selection.note_read(selector, lost=lost, demand_alive=alive, now=now)
-        return values | self._reported.brought_up(selectors, values, now=now)
+        failed = Group.REPORTING in facts.failures
+        return values | self._reported.brought_up(selectors, shown, values, judged, failed=failed, now=now)
 
     def _back_off(self, facts: Facts, *, now: datetime) -> None:
         """After 429 or 503: 5 s, doubled each time up to 60 s, and up to half as much again so that daemons spread."""

@@ -31,6 +31,10 @@ from scaler.policy.types import DemandForecast
 SHARD = 128
 """Series in one portion: 14 days of them are 21 MB, of 2,000 at once they would be 320 MB."""
 
+READ_TOGETHER = 8
+"""Portions whose last day is read at once. A minute of the file holds all series: of 24 portions read one by one, a
+fleet of 2,000 spent two thirds of its forecast's time reading it 24 times over."""
+
 MOST_USAGE_SERIES = 1_000
 """Series of tokens and images that are forecast, by name: each takes as much memory and time as one of demand, and
 every replica's own counters make three. Demand is never cut."""
@@ -136,7 +140,10 @@ class DemandForecaster:
         shards = self._portions((*demand, *used))
         mute = frozen | {key for key in used if replace(key, signal=DEMAND) in frozen}
         moment = _Moment(now=now, lead=lead, frozen=mute, series=len(demand) + len(used))
-        steps = [self._step(shard, members, shard_keys, moment) for shard, shard_keys in enumerate(shards)]
+        steps = [
+            self._step(shard, members, panel, moment)
+            for shard, panel in enumerate(self._pasts(shards, members, moment))
+        ]
         stale = tuple(sorted(key for done in steps for key, why in done.silent.items() if why is Silence.STALE))
         blind = tuple(key for key in stale if key.signal == DEMAND)
         run = _run_of(
@@ -188,19 +195,41 @@ class DemandForecaster:
         self._states = {shard: state for shard, (_, state) in enumerate(kept)}
         return [tuple(sorted(own)) for own in portions]
 
-    def _step(
-        self, shard: int, members: Sequence[Forecaster], keys: tuple[SeriesKey, ...], moment: _Moment
-    ) -> EngineStep:
-        end, lead_steps = floor_to_step(moment.now), _lead_steps(keys, moment.lead)
+    def _pasts(
+        self, shards: Sequence[tuple[SeriesKey, ...]], members: Sequence[Forecaster], moment: _Moment
+    ) -> Iterator[Panel]:
+        """The past that the step of each portion needs, in their order: a day of those that go on, all of new ones."""
+        end = floor_to_step(moment.now)
+        numbered = list(enumerate(shards))
+        for at in range(0, len(numbered), READ_TOGETHER):
+            group = numbered[at : at + READ_TOGETHER]
+            going_on = {shard for shard, keys in group if self._goes_on(shard, keys, end)}
+            together = tuple(key for shard, keys in group if shard in going_on for key in keys)
+            recent = self._read(together, start=end - ensemble.lookback(members), end=end)
+            first = 0
+            for shard, keys in group:
+                if shard not in going_on:
+                    yield self._read(keys, start=end - PAST, end=end)
+                    continue
+                rows = slice(first, first + len(keys))
+                first += len(keys)
+                reference = None if recent.reference is None else recent.reference[rows]
+                yield replace(recent, keys=keys, values=recent.values[rows], reference=reference)
+
+    def _goes_on(self, shard: int, keys: tuple[SeriesKey, ...], end: datetime) -> bool:
+        """Whether what a portion remembers is of use at `end`."""
         state = self._states.get(shard)
+        if state is None or not timedelta(0) <= end - state.end <= DAY:
+            return False
         # Holt-Winters' season lies by minute of the UTC day: since the clocks were changed, an hour beside the days.
-        moved = state is not None and clocks_changed(self._known, keys, since=state.end - STEP, until=end - STEP)
-        if state is None or moved or not timedelta(0) <= end - state.end <= DAY:
-            panel = self._read(keys, start=end - PAST, end=end)
+        return not clocks_changed(self._known, keys, since=state.end - STEP, until=end - STEP)
+
+    def _step(self, shard: int, members: Sequence[Forecaster], panel: Panel, moment: _Moment) -> EngineStep:
+        lead_steps = _lead_steps(panel.keys, moment.lead)
+        state = self._states.get(shard)
+        if not self._goes_on(shard, panel.keys, panel.end):
             minutes = min(WARM_UP // STEP, WARM_UP_MOST_STEPS // moment.series)
             state = self._warmed(members, panel, lead_steps=lead_steps, minutes=minutes)
-        else:
-            panel = self._read(keys, start=end - ensemble.lookback(members), end=end)
         done = ensemble.step(members, panel, state, lead_steps=lead_steps, frozen=moment.frozen, rule=self._rule)
         self._states[shard] = done.state
         return done

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from forecaster.sources.catalogue import CATALOGUE, USAGE, Use
+from forecaster.sources.catalogue import CATALOGUE, USAGE, Judged, Use
 from forecaster.sources.prometheus import SignalCheck
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
@@ -39,8 +39,8 @@ REPORTED = tuple(
 class Source(Protocol):
     """What reads the metrics."""
 
-    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> Readings:
-        """Every signal of every workload; a failure is a blind reading."""
+    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime, judged: Judged) -> Readings:
+        """Every signal of every workload, latencies without a target now and then; a failure is a blind reading."""
         ...
 
 
@@ -81,7 +81,8 @@ class SourceSignals:
     def read(self, *, now: datetime) -> Mapping[str, WorkloadSignals]:
         """Signals by workload."""
         begun = time.monotonic()
-        readings = self._source.read(self._selectors, now=now)
+        judged = {selector.workload: _judged(self._latency.get(selector.workload)) for selector in self._selectors}
+        readings = self._source.read(self._selectors, now=now, judged=judged)
         self._observer(time.monotonic() - begun)
         self._on_read(readings)
         with self._lock:
@@ -96,6 +97,12 @@ class SourceSignals:
             )
             for name in (selector.workload for selector in self._selectors)
         }
+
+
+def _judged(rule: LatencyRule | None) -> tuple[str, ...]:
+    """The latencies in which any class has a target."""
+    slos = () if rule is None else rule.slos
+    return tuple(name for name in LATENCIES if any(getattr(slo, name) is not None for slo in slos))
 
 
 def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> WorkloadSignals:

@@ -115,7 +115,7 @@ def _selectors(config: Config) -> tuple[WorkloadSelector, ...]:
 
 def _queries_of(selector: WorkloadSelector) -> Iterator[Query]:
     """Everything that may be asked for one workload: with each signal from its first metric, and which are live."""
-    from forecaster.sources.catalogue import CATALOGUE, Group
+    from forecaster.sources.catalogue import CATALOGUE
     from forecaster.sources.plan import candidates_of, model_query, presence_query, reading_queries
     from forecaster.sources.promql import Choice, Reach
 
@@ -123,7 +123,7 @@ def _queries_of(selector: WorkloadSelector) -> Iterator[Query]:
         (selector.workload, signal.name): Choice(candidate=candidates_of(signal, selector)[0], reach=Reach.OWN)
         for signal in CATALOGUE
     }
-    yield from reading_queries((selector,), choices, tuple(Group))
+    yield from reading_queries((selector,), (selector,), choices, {})
     yield model_query((selector,))
     yield presence_query((selector,), {})
 

@@ -244,7 +244,6 @@ class Daemon:
                 stopping=self.stopping.is_set,
             )
         )
-        upkeep.restore_engine()
         upkeep.restore_starts()
         return upkeep
 

@@ -21,11 +21,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from benchmarks.fleet import get, memory_mib
 from benchmarks.fleet_world import CLASS, FleetSize, rates_between, running_world, store_past
+from forecaster.sources.catalogue import Judged
 from forecaster.sources.prometheus import PrometheusSource
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
@@ -71,8 +73,10 @@ class Soaked:
 class _WoundSource(PrometheusSource):
     """Asks the real server and waits for its answer; demand and history are those of the explicit clock."""
 
-    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> Readings:
-        answered = super().read(selectors, now=datetime.now(UTC))  # it judges clocks: its own moment
+    def read(
+        self, selectors: Sequence[WorkloadSelector], *, now: datetime, judged: Judged = MappingProxyType({})
+    ) -> Readings:
+        answered = super().read(selectors, now=datetime.now(UTC), judged=judged)  # it judges clocks: its own moment
         at_s = now.timestamp()
         number_of = {selector.workload: number for number, selector in enumerate(selectors)}
 

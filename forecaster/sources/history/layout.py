@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MINUTES_A_DAY = 1440
+_PLACES = 8
+"""Batches of a minute at most whose series are remembered: demand, usage, evidence, and what came late."""
 
 
 def select_ids(db: sqlite3.Connection) -> dict[SeriesKey, int]:
@@ -66,11 +68,24 @@ def fill_from_live(db: sqlite3.Connection, rows: NDArray[np.int64], values: NDAr
         "SELECT minute, series, value FROM live WHERE minute >= ? AND minute < ? ORDER BY minute, batch",
         (first, first + values.shape[1]),
     )
+    # The batches of a minute hold the same series as those of the minute before: where each lies is looked up once.
+    places: list[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]] = []
     for minute, numbers, points in found:
-        series = np.frombuffer(numbers, "<u4").astype(np.int64)
-        row = np.where(series < len(rows), rows[np.minimum(series, len(rows) - 1)], -1)
-        wanted = row >= 0
-        values[row[wanted], minute - first] = np.frombuffer(points, "<f4")[wanted]
+        place = next((each for each in places if each[0] == numbers), None)
+        if place is None:
+            place = (numbers, *_placed(numbers, rows))
+            places = [place, *places[: _PLACES - 1]]
+        _, row, at = place
+        if row.size:
+            values[row, minute - first] = np.frombuffer(points, "<f4")[at]
+
+
+def _placed(numbers: bytes, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of a batch the rows of the panel that it has values for, and where in the batch they are."""
+    series = np.frombuffer(numbers, "<u4").astype(np.int64)
+    row = np.where(series < len(rows), rows[np.minimum(series, len(rows) - 1)], -1)
+    at = np.flatnonzero(row >= 0)
+    return row[at], at
 
 
 def load_live_day(db: sqlite3.Connection, day: int) -> tuple[NDArray[np.uint32], NDArray[np.float32], int]:

@@ -275,6 +275,17 @@ def test_a_tick_never_asks_more_than_eight_queries_and_reports_every_five_minute
     assert 45 <= reading.age_s < 55
 
 
+def test_a_latency_without_a_target_is_read_every_five_minutes_and_shown_with_its_age(fleet: Fleet, now: datetime):
+    source, judged = PrometheusSource(fleet.connection), {"llm/chat": ("e2e_p95_s",)}
+    first = source.read([workload("chat")], now=now, judged=judged)
+    later = source.read([workload("chat")], now=now + timedelta(seconds=45), judged=judged)
+    for name, is_judged in (("e2e_p95_s", True), ("ttft_p95_s", False)):
+        before, after = of(first, "chat", name), of(later, "chat", name)
+        assert isinstance(before, Known)
+        assert isinstance(after, Known)
+        assert (after.age_s - before.age_s < 45.0) is is_judged
+
+
 def test_a_workload_that_is_no_longer_asked_for_is_forgotten(fleet: Fleet, now: datetime):
     source = PrometheusSource(fleet.connection)
     source.read([workload("chat"), workload("idle")], now=now)

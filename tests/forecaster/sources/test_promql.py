@@ -56,7 +56,7 @@ def all_queries(selectors: list[WorkloadSelector]) -> list[Query]:
     missing = {signal.name: selectors for signal in CATALOGUE}
     models = {s.workload: "m" for s in selectors}
     return [
-        *plan.reading_queries(selectors, choices, list(Group)),
+        *plan.reading_queries(selectors, selectors, choices, {}),
         plan.model_query(selectors),
         plan.presence_query(selectors, models, within_s=600),
         plan.edge_query(selectors, choices),
@@ -170,13 +170,33 @@ def test_a_neighbouring_namespace_cannot_take_pods_by_a_longer_name():
 def test_the_number_of_queries_does_not_grow_with_the_workloads(count: int, kinds: list[int]):
     options = ({}, {"labels": (("model_name", "m"),)}, {"deployment_label": "deployment"})
     selectors = [WorkloadSelector(workload=f"ns{i}/w{i}", **options[kinds[i]]) for i in range(count)]
-    assert len(plan.reading_queries(selectors, all_choices(selectors), list(Group))) == len(Group) + 1
+    assert len(plan.reading_queries(selectors, selectors, all_choices(selectors), {})) == len(Group) + 1
 
 
 def test_workloads_of_one_shape_share_one_expression():
     selectors = [WorkloadSelector(workload=f"llm/w{i}", labels=(("model_name", f"m{i}"),)) for i in range(200)]
-    demand, *_ = plan.reading_queries(selectors, all_choices(selectors), [Group.DEMAND])
+    demand, *_ = plan.reading_queries(selectors, selectors, all_choices(selectors), {})
     assert len(demand.terms) == 3
+
+
+def test_a_latency_without_a_target_is_asked_for_with_what_is_only_shown():
+    """The histograms are most of what a fleet's Prometheus reads for us: 75 series a pod, at every tick."""
+    chat, code = WorkloadSelector(workload="llm/chat"), WorkloadSelector(workload="llm/code")
+    judged = {"llm/chat": ("e2e_p95_s",), "llm/code": ()}
+    choices = all_choices([chat, code])
+    queries = {query.name: query for query in plan.reading_queries([chat, code], [code], choices, judged)}
+
+    def latencies_of(query: str, workload: str) -> set[str]:
+        return {
+            term.signal
+            for term in queries[query].terms
+            if "p95" in term.signal and any(workload in owners for owners in term.scope.owners.values())
+        }
+
+    assert latencies_of(Group.LATENCY, "llm/chat") == {"e2e_p95_s"}
+    assert latencies_of(Group.LATENCY, "llm/code") == set()
+    assert latencies_of(Group.REPORTING, "llm/chat") == set(), "not its turn"
+    assert latencies_of(Group.REPORTING, "llm/code") == {"e2e_p95_s", "ttft_p95_s", "queue_time_p95_s", "itl_p95_s"}
 
 
 @pytest.mark.server

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from forecaster.sources.catalogue import Use
+from forecaster.sources.catalogue import Judged, Use
 from forecaster.sources.prometheus import SignalCheck
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
@@ -33,7 +33,7 @@ class FixedSource:
     ) -> None:
         self._readings = Readings(values=values, queries=4, query_s=0.1, notes=notes, partial=partial)
 
-    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> Readings:
+    def read(self, selectors: Sequence[WorkloadSelector], *, now: datetime, judged: Judged) -> Readings:
         return self._readings
 
 
