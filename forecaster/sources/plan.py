@@ -34,6 +34,8 @@ TOLD_APART = frozenset({DEMAND, *USAGE})
 """Signals that are read per request class."""
 ENGINE = ""
 """Stands for the engine's targets where a term needs a signal's name."""
+ANY = ""
+"""Stands for the signals that a term's rows name themselves."""
 ENGINE_METRIC = "vllm:num_requests_running"
 TARGETS = "targets"
 DEMAND_SEEN = "demand_seen_ratio"
@@ -192,29 +194,39 @@ def presence_query(
     signals: Iterable[Signal] = CATALOGUE,
     within_s: int | None = None,
 ) -> Query:
-    """Which candidate of which signal is live for which workload, in every way it could be tied to it."""
-    terms: list[Term] = []
-    scoping = Scoping()
+    """Which candidate of which signal is live for which workload, in every way it could be tied to it.
+
+    One term for all metrics that are looked for in the same way for the same workloads.
+    """
+    possible: dict[tuple[str, Candidate, Reach], list[WorkloadSelector]] = defaultdict(list)
     for signal in signals:
-        possible: dict[tuple[Candidate, Reach], list[WorkloadSelector]] = defaultdict(list)
         for selector in selectors:
             for candidate in candidates_of(signal, selector):
                 for reach in promql.reaches(candidate, selector, models.get(selector.workload)):
-                    possible[(candidate, reach)].append(selector)
-        for (candidate, reach), members in possible.items():
-            choice = Choice(candidate=candidate, reach=reach)
-            metric = promql.probe_metric(signal, candidate)
-            terms += [
-                Term(
-                    signal=signal.name,
-                    part=Part.PRESENT,
-                    scope=scope,
-                    expression=promql.present(metric, scope, within_s=within_s),
-                    choice=choice,
-                )
-                for scope in scoping.of(members, choice, models)
-            ]
-    return Query(name="presence", terms=tuple(terms))
+                    possible[(signal.name, candidate, reach)].append(selector)
+    scoping = Scoping()
+    alike: dict[tuple[Reach, int], tuple[Choice, tuple[Scope, ...], dict[str, list[tuple[str, str]]]]] = {}
+    for (name, candidate, reach), members in possible.items():
+        choice = Choice(candidate=candidate, reach=reach)
+        scopes = scoping.of(members, choice, models)
+        _, _, proves = alike.setdefault((reach, id(scopes)), (choice, scopes, defaultdict(list)))
+        proves[promql.probe_metric(signal_named(name), candidate)].append((name, candidate.metric))
+    return Query(
+        name="presence",
+        terms=tuple(
+            Term(
+                signal=ANY,
+                part=Part.PRESENT,
+                scope=scope,
+                expression=promql.which_present(proves, scope, within_s=within_s),
+                choice=choice,
+                extra=promql.NAME_LABEL,
+                proves={probe: tuple(proven) for probe, proven in proves.items()},
+            )
+            for choice, scopes, proves in alike.values()
+            for scope in scopes
+        ),
+    )
 
 
 def edge_query(selectors: Sequence[WorkloadSelector], choices: Choices) -> Query:

@@ -15,7 +15,7 @@ from forecaster.sources import plan
 from forecaster.sources.catalogue import CATALOGUE, Origin, Signal
 from forecaster.sources.exchange import Answer
 from forecaster.sources.plan import DEMAND
-from forecaster.sources.promql import Choice, Query, Reach
+from forecaster.sources.promql import NAME_LABEL, Choice, Query, Reach
 from forecaster.sources.promql import reaches as ways
 from forecaster.sources.readings import owners_of, term_of
 from forecaster.sources.selector import WorkloadSelector
@@ -147,7 +147,8 @@ def _present(query: Query, answer: Answer) -> set[tuple[str, str, str, Reach]]:
         # A front door that names only the model cannot tell two workloads of that model apart: not a candidate.
         choice = term.choice
         if choice is not None and (len(owners) == 1 or choice.reach is not Reach.MODEL):
-            present.update((workload, term.signal, choice.candidate.metric, choice.reach) for workload in owners)
+            proven = term.proves.get(row.labels.get(NAME_LABEL, ""), ())
+            present.update((workload, signal, metric, choice.reach) for workload in owners for signal, metric in proven)
     return present
 
 
