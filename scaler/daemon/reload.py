@@ -220,15 +220,6 @@ class LiveSettings:
 
 # ── When the file is read again ───────────────────────────────────────────────────────────────────────────────
 
-Admit = Callable[[Config, Config], str]
-"""Why a change from running to wanted settings may not happen by itself; "" if it may."""
-
-
-def any_change(running: Config, wanted: Config) -> str:
-    """Whoever wrote the file meant it; settings that are discovered have more to prove."""
-    del running, wanted
-    return ""
-
 
 class Reloader:
     """Reads the settings file again when asked, and when it or a file that it names has changed. One thread."""
@@ -241,7 +232,6 @@ class Reloader:
         log: Any,
         *,
         asked: threading.Event,
-        admit: Admit = any_change,
     ) -> None:
         """`running` are the settings in force, `take` gets the ones to take up at the next tick; `asked` is set by
         whoever wants the file read at the next look, changed or not."""
@@ -249,7 +239,6 @@ class Reloader:
         self._take = take
         self._board = board
         self._log = log
-        self._admit = admit
         self._asked = asked
         config = running()
         self._path = config.path
@@ -288,9 +277,6 @@ class Reloader:
         self._seen = self._known
         if isinstance(wanted, ConfigError):
             self._refuse(wanted.issues, now=now)
-        elif refusal := self._admit(self._running(), wanted):
-            issue = ConfigIssue(file=str(self._path), line=1, column=1, setting="", text=refusal)
-            self._refuse((issue,), now=now)
         else:
             self._take(wanted)
 

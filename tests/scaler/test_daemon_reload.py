@@ -131,7 +131,7 @@ class Log:
 class Desk:
     """A reloader with a clock that the test moves, over files that the test writes."""
 
-    def __init__(self, folder: Path, *, refusal: str = "") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "headstart.yaml"
         if not self.file.exists():
@@ -141,9 +141,7 @@ class Desk:
         self.running = read_config(self.file)
         self.uptime_s = 1e9
         started(self.board)
-        self.reloader = Reloader(
-            lambda: self.running, self._take, self.board, self.log, asked=self.asked, admit=lambda *_: refusal
-        )
+        self.reloader = Reloader(lambda: self.running, self._take, self.board, self.log, asked=self.asked)
 
     def _take(self, wanted: Config) -> None:
         self.running = wanted
@@ -270,14 +268,6 @@ def test_a_mounted_config_map_is_swapped_behind_a_symlink(tmp_path: Path) -> Non
     (tmp_path / "..tmp").rename(tmp_path / "..data")
     desk.look(2)
     assert desk.taken[0].policy("llm/new") is not None
-
-
-def test_a_change_that_is_not_admitted_is_refused_with_its_reason(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, refusal="would more than double the fleet")
-    desk.asked.set()
-    desk.look()
-    assert desk.refusals[0]["problems"] == [f"{desk.file}:1:1: would more than double the fleet"]
-    assert desk.taken == []
 
 
 def test_what_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
