@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from forecaster.sources.prometheus import PrometheusSource
-from scaler.adapters.board import Board, SettingsStatus
+from scaler.adapters.board import Board
 from scaler.adapters.connections import connection_of, floors_of, selectors_of, targets_of
 from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
@@ -158,7 +158,7 @@ class PendingSettings:
 
     def told(self, change: Change, *, now: datetime) -> None:
         """They are in force now: say so."""
-        self._board.publish_settings(SettingsStatus(loaded_at=now, needs_restart=change.needs_restart))
+        self._board.settings_in_force(now=now, needs_restart=change.needs_restart)
         keys = {name: list(names) for name, names in dataclasses.asdict(change).items() if names}
         if change.needs_restart:
             keys["meanwhile"] = ["what needs a restart goes on as it was"]
@@ -279,18 +279,13 @@ class Reloader:
             self._refuse(wanted.issues, now=now)
         else:
             self._take(wanted)
+            self._board.settings_read()
 
     def _refuse(self, issues: tuple[ConfigIssue, ...], *, now: datetime) -> None:
         status = self._board.settings()
         since = f"the settings of {status.loaded_at:%F %T} UTC" if status is not None else "the running settings"
-        self._board.publish_settings(
-            SettingsStatus(
-                loaded_at=now if status is None else status.loaded_at,
-                refused_at=now,
-                problem=f"{issues[0]}" + (f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""),
-                needs_restart=() if status is None else status.needs_restart,
-            )
-        )
+        more = f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""
+        self._board.settings_refused(f"{issues[0]}{more}", now=now)
         self._log.error(
             "reload_refused",
             problems=[str(issue) for issue in issues[:NAMED_PROBLEMS]],
@@ -310,4 +305,4 @@ def _attempt(path: Path) -> Config | ConfigError:
 
 def started(board: Board) -> None:
     """Note that the settings the daemon was started with are in force."""
-    board.publish_settings(SettingsStatus(loaded_at=datetime.now(UTC)))
+    board.settings_in_force(now=datetime.now(UTC))

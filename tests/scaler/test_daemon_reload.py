@@ -219,6 +219,18 @@ def test_a_bad_file_is_told_once_and_read_again_when_it_changes(desk: Desk) -> N
     desk.write(TEXT)  # put back: the same as what runs, and the refusal is over
     desk.look(2)
     assert len(desk.taken) == 1
+    assert desk.board.settings() == replace(status, refused_at=None, problem="")
+
+
+def test_what_annotations_change_meanwhile_does_not_hide_a_file_that_cannot_be_used(desk: Desk) -> None:
+    desk.write(TEXT.replace("profile", "profil"))
+    desk.look(2)
+    later = NOON + timedelta(minutes=1)
+    PendingSettings(desk.board, desk.log).told(Change(added=("llm/found",)), now=later)
+    status = desk.board.settings()
+    assert status is not None
+    assert (status.loaded_at, status.refused_at) == (later, NOON)
+    assert "profile: is required" in status.problem
 
 
 def test_a_file_that_is_gone_is_refused_and_taken_up_when_it_is_back(desk: Desk) -> None:
@@ -277,7 +289,7 @@ def test_what_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
     assert len(found[tmp_path / "there"]) == 64
 
 
-def test_a_take_up_ends_a_refusal_and_names_what_waits() -> None:
+def test_a_take_up_says_since_when_and_names_what_waits() -> None:
     board, log = Board(), Log()
     PendingSettings(board, log).told(replace(Change(), added=("llm/x",), needs_restart=("data_dir",)), now=NOON)
     status = board.settings()
