@@ -92,6 +92,7 @@ class Daemon:
         )
         self._forecasts = ForecastBoard()
         self._starts = StartLedger()
+        self._pod_requests = PodRequests(connection_of(config.prometheus))
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
@@ -117,7 +118,9 @@ class Daemon:
         self._live = LiveSettings(
             LiveParts(
                 signals=self._signals,
+                pod_requests=self._pod_requests,
                 targets=self._targets,
+                starts=self._starts,
                 round=self.round,
                 upkeep=self.upkeep,
                 board=self.board,
@@ -200,7 +203,7 @@ class Daemon:
         """What marks the pods that should go, where the settings allow it."""
         if not self.config.deletion_cost:
             return None
-        return VictimMarker(self._api, PodRequests(connection_of(self.config.prometheus)))
+        return VictimMarker(self._api, self._pod_requests)
 
     def _last_states(self) -> Mapping[str, PolicyState]:
         """Where the last decisions left off; without them every workload begins by holding its scale."""

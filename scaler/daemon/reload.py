@@ -19,8 +19,10 @@ from typing import Any
 from forecaster.sources.prometheus import PrometheusSource
 from scaler.adapters.board import Board
 from scaler.adapters.connections import connection_of, floors_of, selectors_of, targets_of
+from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
+from scaler.adapters.starts import StartLedger
 from scaler.adapters.targets import KubernetesTargets
 from scaler.config import Config
 from scaler.config.document import MAX_BYTES
@@ -170,7 +172,9 @@ class LiveParts:
     """The daemon's parts that follow the settings."""
 
     signals: SourceSignals
+    pod_requests: PodRequests
     targets: KubernetesTargets
+    starts: StartLedger
     round: Round
     upkeep: Upkeep
     board: Board
@@ -210,7 +214,11 @@ class LiveSettings:
         source = PrometheusSource(connection_of(config.prometheus)) if elsewhere else None
         parts.signals.use(source, settings.selectors, latency_of(config))
         parts.targets.use(targets_of(config), floors_of(config))
-        parts.round.forget((*change.removed, *change.retargeted))
+        if elsewhere:
+            parts.pod_requests.use(connection_of(config.prometheus))
+        gone = (*change.removed, *change.retargeted)
+        parts.round.forget(gone)
+        parts.starts.forget(gone)
         parts.upkeep.use(config.fleet, settings)
         if config.forecast.refit != running.forecast.refit:
             parts.move_refit(night_of(config), now)
