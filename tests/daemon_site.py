@@ -129,5 +129,5 @@ def a_site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         monkeypatch.setattr("scaler.daemon.process.due_time", lambda _, *, now: site.now)
         monkeypatch.setattr("scaler.daemon.process.logs.logger", lambda: site.log)
         yield site
-        if hasattr(site, "daemon"):
+        if hasattr(site, "daemon") and not site.daemon.stopping.is_set():
             site.daemon.stop()

@@ -87,7 +87,7 @@ class Daemon:
         self.board = Board()
         self.telemetry = Telemetry(
             self.board,
-            in_force=lambda: self.watchdog.health().alive and self.leading.leads,
+            in_force=self._in_force,
             leads=lambda: self.leading.leads,
         )
         self._forecasts = ForecastBoard()
@@ -131,10 +131,23 @@ class Daemon:
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _modes(self) -> dict[str, Mode]:
+        """The mode of each workload: a person's over the settings', as of the last tick."""
+        view = self.board.view()
+        ordered = {} if view is None else {each.policy.workload: each.policy.mode for each in view.report.records}
+        return {each.workload: ordered.get(each.workload, each.mode) for each in self.round.fleet.workloads}
+
     def _has_something_to_write(self) -> bool:
-        """A daemon that only observes leaves the lease to others."""
-        observed = all(policy.mode is Mode.OBSERVE for policy in self.round.fleet.workloads)
-        return not observed or bool(self.config.placeholders)
+        """A daemon that only observes leaves the lease to others.
+
+        Where the settings write it stands whatever people ordered: another daemon may not have heard of the order.
+        """
+        configured = (policy.mode for policy in self.round.fleet.workloads)
+        return any(mode.counts for mode in (*configured, *self._modes().values())) or bool(self.config.placeholders)
+
+    def _in_force(self) -> bool:
+        """Whether the last decisions are still to be followed: ticks finish, and no other daemon may lead instead."""
+        return self.watchdog.health().alive and (self.leading.leads or not self._has_something_to_write())
 
     def _requested(self, call: Call, status: int | None, duration_s: float) -> None:
         self.telemetry.requested(call.verb.value, status, duration_s)
@@ -252,8 +265,8 @@ class Daemon:
         return upkeep
 
     def _active_targets(self) -> dict[str, TargetRef]:
-        active = {policy.workload for policy in self.round.fleet.workloads if policy.mode is Mode.ACTIVE}
-        return {workload: target for workload, target in targets_of(self.config).items() if workload in active}
+        modes = self._modes()
+        return {each: target for each, target in targets_of(self.config).items() if modes.get(each) is Mode.ACTIVE}
 
     def _app(self) -> Any:
         sources = Sources(
@@ -317,16 +330,16 @@ class Daemon:
         self.upkeep.stop()
         finished = self._schedule.wait("tick", timeout_s=STOP_TICK_S)
         self._no_writes.set()
-        self.leading.hand_over(lambda: self._api.writes_settled)
+        apis = [api for api in (self._api, self._placeholder_api) if api is not None]
+        self.leading.hand_over(lambda: all(api.writes_settled for api in apis))
         idle = self._schedule.wait(timeout_s=STOP_JOBS_S)
         self.watchdog.stop()
         self.web.stop()
         if idle:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
-        for api in (self._api, self._placeholder_api):
-            if api is not None:
-                api.close()
+        for api in apis:
+            api.close()
         self.leading.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle

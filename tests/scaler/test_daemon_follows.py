@@ -202,7 +202,7 @@ def test_a_workload_that_gets_a_floor_is_written_there_from_then_on_and_back(sit
     assert patched == ["/apis/apps/v1/namespaces/llm/deployments/chat/scale"]
 
 
-def test_rivals_are_looked_for_where_the_settings_say_active(site: Site) -> None:
+def test_rivals_are_looked_for_where_the_settings_or_a_person_say_active(site: Site) -> None:
     def rivals() -> list[str]:
         site.daemon.rivals.look()
         return [note for note in site.tick()["llm/chat"]["notes"] if "writes the same replicas" in note]
@@ -213,6 +213,12 @@ def test_rivals_are_looked_for_where_the_settings_say_active(site: Site) -> None
     site.reload(site.settings(mode="floor"))
     assert rivals() == [], "an autoscaler above a floor is no rival"
     site.reload(site.settings(mode="active"))
+    assert len(rivals()) == 1
+    site.cluster.annotate("llm", "chat", mode="observe")
+    site.tick()
+    assert rivals() == [], "whoever writes what a person has us observe is no rival"
+    site.cluster.annotate("llm", "chat", mode="active")
+    site.reload(site.settings(mode="observe"))
     assert len(rivals()) == 1
 
 
