@@ -25,6 +25,9 @@ from scaler.daemon.discovery import LOOK_EVERY_S, Discoverer
 
 EVERYTHING = 10_000
 
+AGO = timedelta(days=1)
+"""A story begins so long before the machine's own time: what a start finds on record is never from the future."""
+
 
 @dataclass
 class Log:
@@ -47,7 +50,7 @@ class Site:
 
     cluster: KubeDouble
     folder: Path
-    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(second=0, microsecond=0))
+    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(second=0, microsecond=0) - AGO)
     uptime_s: float = field(default_factory=lambda: time.monotonic() + 1e6)
     log: Log = field(default_factory=Log)
 
@@ -85,7 +88,9 @@ defaults: {{profile: qwen3-vl-2b-24gb, bounds: {{min_replicas: 3, max_replicas: 
         self.store = Store.open(config.data_dir, now=self.now)
         found = discovery.at_start(config, self.store, self.log)
         self.daemon = Daemon(found.config, self.store)
-        self.discoverer = Discoverer(config, found, lambda: self.daemon.config, self.daemon.reload, self.log)
+        self.discoverer = Discoverer(
+            config, found, running=lambda: self.daemon.config, take=self.daemon.reload, store=self.store, log=self.log
+        )
         return self
 
     def tick(self) -> dict[str, Any]:
