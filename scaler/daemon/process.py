@@ -85,11 +85,7 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(
-            self.board,
-            in_force=self._in_force,
-            leads=lambda: self.leading.leads,
-        )
+        self.telemetry = Telemetry(self.board, in_force=self._in_force, leads=lambda: self.leading.leads)
         self._forecasts = ForecastBoard()
         self._starts = StartLedger()
         self._pod_requests = PodRequests(connection_of(config.prometheus))

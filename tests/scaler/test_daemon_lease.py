@@ -27,7 +27,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     with a_site(tmp_path, monkeypatch) as site:
         site.cluster.namespace("headstart")
         site.cluster.create("leases", GIVEN_BACK)
-        site.more = "ha: {lease: headstart/headstart}\n"
+        # Long enough that a busy machine does not cost a leader its lease in mid-story.
+        site.more = "ha: {lease: headstart/headstart, duration: 5m, renew_deadline: 4m}\n"
         yield site
 
 
