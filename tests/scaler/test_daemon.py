@@ -23,7 +23,6 @@ import pytest
 from daemon_cases import await_scrapes
 from daemon_process import DaemonProcess, until
 from kube_double import KubeDouble
-from scaler.adapters.board import View
 from scaler.adapters.demand import KNOWN_BLOB, known_from_bytes
 from scaler.adapters.journal import SqliteJournal
 from scaler.adapters.store import FILE_NAME, Store, read_blob
@@ -467,16 +466,14 @@ def test_settings_from_the_histogram_are_used_from_the_next_round_on(world: Worl
     config = world.config()
     with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
         daemon = Daemon(config, store)
-
-        def judged() -> View | None:
-            """The view once the source has answered and another second's tick has run: both take time."""
+        daemon.tick()
+        for _ in range(10):  # on a busy machine the source may not answer at once; until it has it is asked again
             daemon.upkeep.judge_edges(now=datetime.now(UTC))
             daemon.tick()
             view = daemon.board.view()
-            return view if view is not None and "bucket edge" in str(view.notes.get("llm/chat")) else None
-
-        daemon.tick()
-        view: View = until(judged, what="a latency target at a bucket edge")
+            if view is not None and view.notes.get("llm/chat"):
+                break
+    assert view is not None
     assert view.report.records[0].policy.latency.slos[0].e2e_p95_s == 1.5
     assert view.notes["llm/chat"] == ("every class: e2e_p95_s 1.7 s is judged at the bucket edge 1.5 s",)
 
