@@ -12,6 +12,7 @@ import pytest
 
 from daemon_process import until
 from daemon_site import Site, a_site
+from scaler.adapters.kubernetes import ApiConnection
 
 pytestmark = pytest.mark.server
 
@@ -77,32 +78,29 @@ def test_what_is_wanted_is_exported_where_nobody_stands_for_the_lease_and_else_b
     assert exported(site) == 3
 
 
-class Pending:
-    """A connection with a write that has no answer yet."""
-
-    writes_settled = False
-    mutating_requests = 0
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.mark.parametrize(
-    ("connection", "given_back"),
+    ("pending", "given_back"),
     [
-        pytest.param("", True, id="nothing under way"),
-        pytest.param("_api", False, id="a workload's scale"),
-        pytest.param("_placeholder_api", False, id="the scale of placeholders"),
+        pytest.param(None, True, id="nothing under way"),
+        pytest.param(0, False, id="a workload's scale"),
+        pytest.param(1, False, id="the scale of placeholders"),
     ],
 )
 def test_the_lease_is_given_back_once_no_write_of_any_connection_is_under_way(
-    site: Site, connection: str, given_back: bool
+    site: Site, monkeypatch: pytest.MonkeyPatch, pending: int | None, given_back: bool
 ) -> None:
+    """Each of the two is asked; the one that was asked as number `pending` has a write without an answer."""
+    asked: list[ApiConnection] = []
+
+    def settled(api: ApiConnection) -> bool:
+        if api not in asked:
+            asked.append(api)
+        return asked.index(api) != pending
+
     site.more += "placeholders: [{placeholder: llm/pool, mode: active, max_replicas: 4}]\n"
     site.begin()
     site.daemon.leading.start()
     until(lambda: site.daemon.leading.leads, what="it leads")
-    if connection:
-        setattr(site.daemon, connection, Pending())
+    monkeypatch.setattr(ApiConnection, "writes_settled", property(settled))
     site.daemon.stop()
     assert bool(site.log.of("lease_given_back")) is given_back
