@@ -57,6 +57,8 @@ def mostly(reason: str) -> dict[str, str]:
 
 SECOND = f"headstart_tick_last_success_timestamp_seconds{{{TARGET}}}"
 IN_FORCE = f'headstart_state{{{CHAT},mode="active",state="ACTIVE"}}'
+OBSERVED = f'headstart_state{{{CHAT},mode="observe",state="ACTIVE"}}'
+PUBLISHED = f'headstart_state{{{CHAT},mode="publish",state="ACTIVE"}}'
 WRITES = f'headstart_kubernetes_request_seconds_count{{verb="patch",{TARGET}'
 LEADER, STANDBY = (f"headstart_leader{{{each}}}" for each in (TARGET, OTHER))
 
@@ -131,11 +133,20 @@ STORIES = [
     pytest.param(
         Story(
             alert="HeadstartNoLeader",
-            series={LEADER: "1x10 0x10 1x20", STANDBY: "0x40"},
+            series={LEADER: "1x10 0x10 1x20", STANDBY: "0x40", IN_FORCE: "1x40"},
             fires_at=14,
             quiet_at=(9, 12, 25),
         ),
         id="nobody leads",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartNoLeader",
+            series={LEADER: "0x40", OBSERVED: "1x20 _x20", PUBLISHED: "_x20 1x20"},
+            fires_at=24,
+            quiet_at=(3, 19),
+        ),
+        id="nobody leads, and somebody is to once a workload is more than observed",
     ),
     pytest.param(
         Story(

@@ -18,17 +18,17 @@ FAILPOINTS = Path(__file__).resolve().parent / "failpoints.py"
 
 
 class DaemonProcess:
-    """One process; its log goes to a file, so that a full pipe never stops it."""
+    """One process; its log goes to a file, so that a full pipe never stops it, and its data to another beside it."""
 
     def __init__(self, config: Path, port: int, *, log: Path, failpoint: str | None = None) -> None:
         self._port = port
-        self._log = log
+        self._log, self._data = log, log.with_name(f"{log.name}.stdout")
         program = ["-m", "scaler.cli"] if failpoint is None else [str(FAILPOINTS), failpoint]
-        with log.open("wb") as stream:
+        with log.open("wb") as said, self._data.open("wb") as put:
             self.child = subprocess.Popen(
                 [sys.executable, *program, "run", "--config", str(config)],
-                stdout=stream,
-                stderr=stream,
+                stdout=put,
+                stderr=said,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
@@ -61,23 +61,28 @@ class DaemonProcess:
         """All that it said."""
         return self._log.read_text(encoding="utf-8")
 
+    @property
+    def data(self) -> str:
+        """What it put to stdout."""
+        return self._data.read_text(encoding="utf-8")
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log; a line that a kill cut short is none."""
+        return [json.loads(line) for line in self.text.splitlines() if line.startswith("{") and line.endswith("}")]
+
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Lines of the log with this name; a line that a kill cut short is none."""
-        found = []
-        for line in self.text.splitlines():
-            if line.startswith("{") and line.endswith("}"):
-                each = json.loads(line)
-                found += [each] if each["event"] == name else []
-        return found
+        """Lines of the log with this name."""
+        return [each for each in self.lines if each["event"] == name]
 
     def died(self, within_s: float = 30.0) -> int:
         """Wait for its end: the exit status, negative for a signal."""
         return self.child.wait(timeout=within_s)
 
-    def stop(self) -> tuple[int, float]:
-        """SIGTERM; the exit status, and the seconds until it was there."""
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
+        """The exit status, and the seconds until it was there."""
         begun = time.monotonic()
-        self.child.send_signal(signal.SIGTERM)
+        self.child.send_signal(how)
         return self.died(), time.monotonic() - begun
 
     def kill(self) -> None:

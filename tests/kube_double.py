@@ -339,6 +339,10 @@ class KubeDouble:
             )
         )
 
+    def mend(self) -> None:
+        """End every fault that was asked for."""
+        self._faults.clear()
+
     @property
     def mutating_requests(self) -> int:
         """Requests so far that could have stored something, refused ones included."""

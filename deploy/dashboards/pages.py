@@ -267,7 +267,7 @@ DAEMON = Dashboard(
     panels=(
         panel(
             "Who leads",
-            "1 for the daemon that may write. Exactly one, at any time.",
+            "1 for the daemon that may write. Exactly one, and none where all workloads are only observed.",
             ("max by (instance) (headstart_leader)", "{{instance}}"),
             stepped=True,
             width=8,

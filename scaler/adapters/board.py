@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from scaler.adapters.states import Status
@@ -51,7 +51,7 @@ class SettingsStatus:
     loaded_at: datetime
     """Since when the running settings are in force."""
     refused_at: datetime | None = None
-    """When the settings file was last read and could not be used; None if it is the one that runs."""
+    """When the settings file was last read and could not be used; None if it could, whatever annotations change."""
     problem: str = ""
     """The first thing that is wrong with it."""
     needs_restart: tuple[str, ...] = ()
@@ -77,10 +77,22 @@ class Board:
         with self._lock:
             self._usage = usage
 
-    def publish_settings(self, settings: SettingsStatus) -> None:
-        """Replace what is known of the settings."""
+    def settings_in_force(self, *, now: datetime, needs_restart: tuple[str, ...] = ()) -> None:
+        """Others are in force since now. A file that was refused stays refused: they may be those of annotations."""
         with self._lock:
-            self._settings = settings
+            status = self._settings or SettingsStatus(loaded_at=now)
+            self._settings = replace(status, loaded_at=now, needs_restart=needs_restart)
+
+    def settings_refused(self, problem: str, *, now: datetime) -> None:
+        """The file was read and cannot be used; what is in force stays so."""
+        with self._lock:
+            self._settings = replace(self._settings or SettingsStatus(loaded_at=now), refused_at=now, problem=problem)
+
+    def settings_read(self) -> None:
+        """The file was read and can be used: an earlier refusal is over."""
+        with self._lock:
+            if self._settings is not None:
+                self._settings = replace(self._settings, refused_at=None, problem="")
 
     def settings(self) -> SettingsStatus | None:
         """Which settings are in force; None where nobody reads them again."""

@@ -27,6 +27,10 @@ class PodRequests:
         self._wire = Wire(connection)
         self._deadline_s = deadline_s
 
+    def use(self, connection: Connection) -> None:
+        """Ask this one from the next question on."""
+        self._wire = Wire(connection)
+
     def __call__(self, namespace: str, pods: Sequence[str]) -> Mapping[str, float]:
         """Requests by pod. Pods are told by name alone: theirs are unique, and not every setup labels namespaces."""
         if not pods:

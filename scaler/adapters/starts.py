@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -76,6 +76,13 @@ class StartLedger:
             held = self._held
             self._held = {name: held[name] if held.get(name) == each else each for name, each in found.items()}
             return dict(self._held)
+
+    def forget(self, workloads: Collection[str]) -> None:
+        """Measure these anew: they are other objects from now on, and the starts of the old ones say nothing."""
+        with self._lock:
+            for workload in workloads:
+                self._followed.pop(workload, None)
+                self._held.pop(workload, None)
 
     def _estimate(
         self, workload: str, pool: Callable[[str], tuple[Start, ...]], configured: timedelta, *, now: datetime

@@ -51,7 +51,7 @@ class Telemetry:
         self, board: Board, *, in_force: Callable[[], bool] = lambda: True, leads: Callable[[], bool] = lambda: True
     ) -> None:
         """`leads` says whether this daemon may write now, `in_force` whether the last decisions are still to be
-        followed: ticks finish, and this process leads."""
+        followed: ticks finish, and no other daemon leads instead."""
         self.in_force = in_force
         self._lock = threading.Lock()
         self._leads = leads

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -44,6 +44,7 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 CONTROL: Final = ("pause", "override", "manual")
 """Annotations that begin so are people's momentary control of a workload, read elsewhere and no settings."""
 
+_READ: Final = frozenset(PREFIX + name for name in (ENABLED, *SETTINGS))
 _WHOLE: Final = frozenset({"min-replicas", "max-replicas", "priority"})
 _DIGITS: Final = re.compile(r"[-+]?[0-9]{1,9}", re.ASCII)
 
@@ -62,6 +63,12 @@ class Annotated:
     def workload(self) -> str:
         """The workload's name as the settings file has it."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def settings_alone(self) -> Annotated:
+        """The same without the annotations of others, which may hold secrets, and those of the moment."""
+        ours = {key: text for key, text in self.annotations.items() if key in _READ}
+        return replace(self, annotations=ours)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.workload}"

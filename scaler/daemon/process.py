@@ -85,13 +85,10 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(
-            self.board,
-            in_force=lambda: self.watchdog.health().alive and self.leading.leads,
-            leads=lambda: self.leading.leads,
-        )
+        self.telemetry = Telemetry(self.board, in_force=self._in_force, leads=lambda: self.leading.leads)
         self._forecasts = ForecastBoard()
         self._starts = StartLedger()
+        self._pod_requests = PodRequests(connection_of(config.prometheus))
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
@@ -117,7 +114,9 @@ class Daemon:
         self._live = LiveSettings(
             LiveParts(
                 signals=self._signals,
+                pod_requests=self._pod_requests,
                 targets=self._targets,
+                starts=self._starts,
                 round=self.round,
                 upkeep=self.upkeep,
                 board=self.board,
@@ -128,10 +127,23 @@ class Daemon:
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _modes(self) -> dict[str, Mode]:
+        """The mode of each workload: a person's over the settings', as of the last tick."""
+        view = self.board.view()
+        ordered = {} if view is None else {each.policy.workload: each.policy.mode for each in view.report.records}
+        return {each.workload: ordered.get(each.workload, each.mode) for each in self.round.fleet.workloads}
+
     def _has_something_to_write(self) -> bool:
-        """A daemon that only observes leaves the lease to others."""
-        observed = all(policy.mode is Mode.OBSERVE for policy in self.round.fleet.workloads)
-        return not observed or bool(self.config.placeholders)
+        """A daemon that only observes leaves the lease to others.
+
+        Where the settings write it stands whatever people ordered: another daemon may not have heard of the order.
+        """
+        configured = (policy.mode for policy in self.round.fleet.workloads)
+        return any(mode.counts for mode in (*configured, *self._modes().values())) or bool(self.config.placeholders)
+
+    def _in_force(self) -> bool:
+        """Whether the last decisions are still to be followed: ticks finish, and no other daemon may lead instead."""
+        return self.watchdog.health().alive and (self.leading.leads or not self._has_something_to_write())
 
     def _requested(self, call: Call, status: int | None, duration_s: float) -> None:
         self.telemetry.requested(call.verb.value, status, duration_s)
@@ -200,7 +212,7 @@ class Daemon:
         """What marks the pods that should go, where the settings allow it."""
         if not self.config.deletion_cost:
             return None
-        return VictimMarker(self._api, PodRequests(connection_of(self.config.prometheus)))
+        return VictimMarker(self._api, self._pod_requests)
 
     def _last_states(self) -> Mapping[str, PolicyState]:
         """Where the last decisions left off; without them every workload begins by holding its scale."""
@@ -248,8 +260,8 @@ class Daemon:
         return upkeep
 
     def _active_targets(self) -> dict[str, TargetRef]:
-        active = {policy.workload for policy in self.round.fleet.workloads if policy.mode is Mode.ACTIVE}
-        return {workload: target for workload, target in targets_of(self.config).items() if workload in active}
+        modes = self._modes()
+        return {each: target for each, target in targets_of(self.config).items() if modes.get(each) is Mode.ACTIVE}
 
     def _app(self) -> Any:
         sources = Sources(
@@ -313,16 +325,16 @@ class Daemon:
         self.upkeep.stop()
         finished = self._schedule.wait("tick", timeout_s=STOP_TICK_S)
         self._no_writes.set()
-        self.leading.hand_over(lambda: self._api.writes_settled)
+        apis = [api for api in (self._api, self._placeholder_api) if api is not None]
+        self.leading.hand_over(lambda: all(api.writes_settled for api in apis))
         idle = self._schedule.wait(timeout_s=STOP_JOBS_S)
         self.watchdog.stop()
         self.web.stop()
         if idle:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
-        for api in (self._api, self._placeholder_api):
-            if api is not None:
-                api.close()
+        for api in apis:
+            api.close()
         self.leading.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from forecaster.sources.prometheus import PrometheusSource
-from scaler.adapters.board import Board, SettingsStatus
+from scaler.adapters.board import Board
 from scaler.adapters.connections import connection_of, floors_of, selectors_of, targets_of
+from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
+from scaler.adapters.starts import StartLedger
 from scaler.adapters.targets import KubernetesTargets
 from scaler.config import Config
 from scaler.config.document import MAX_BYTES
@@ -158,7 +160,7 @@ class PendingSettings:
 
     def told(self, change: Change, *, now: datetime) -> None:
         """They are in force now: say so."""
-        self._board.publish_settings(SettingsStatus(loaded_at=now, needs_restart=change.needs_restart))
+        self._board.settings_in_force(now=now, needs_restart=change.needs_restart)
         keys = {name: list(names) for name, names in dataclasses.asdict(change).items() if names}
         if change.needs_restart:
             keys["meanwhile"] = ["what needs a restart goes on as it was"]
@@ -170,7 +172,9 @@ class LiveParts:
     """The daemon's parts that follow the settings."""
 
     signals: SourceSignals
+    pod_requests: PodRequests
     targets: KubernetesTargets
+    starts: StartLedger
     round: Round
     upkeep: Upkeep
     board: Board
@@ -210,7 +214,11 @@ class LiveSettings:
         source = PrometheusSource(connection_of(config.prometheus)) if elsewhere else None
         parts.signals.use(source, settings.selectors, latency_of(config))
         parts.targets.use(targets_of(config), floors_of(config))
-        parts.round.forget((*change.removed, *change.retargeted))
+        if elsewhere:
+            parts.pod_requests.use(connection_of(config.prometheus))
+        gone = (*change.removed, *change.retargeted)
+        parts.round.forget(gone)
+        parts.starts.forget(gone)
         parts.upkeep.use(config.fleet, settings)
         if config.forecast.refit != running.forecast.refit:
             parts.move_refit(night_of(config), now)
@@ -219,15 +227,6 @@ class LiveSettings:
 
 
 # ── When the file is read again ───────────────────────────────────────────────────────────────────────────────
-
-Admit = Callable[[Config, Config], str]
-"""Why a change from running to wanted settings may not happen by itself; "" if it may."""
-
-
-def any_change(running: Config, wanted: Config) -> str:
-    """Whoever wrote the file meant it; settings that are discovered have more to prove."""
-    del running, wanted
-    return ""
 
 
 class Reloader:
@@ -241,7 +240,6 @@ class Reloader:
         log: Any,
         *,
         asked: threading.Event,
-        admit: Admit = any_change,
     ) -> None:
         """`running` are the settings in force, `take` gets the ones to take up at the next tick; `asked` is set by
         whoever wants the file read at the next look, changed or not."""
@@ -249,7 +247,6 @@ class Reloader:
         self._take = take
         self._board = board
         self._log = log
-        self._admit = admit
         self._asked = asked
         config = running()
         self._path = config.path
@@ -288,23 +285,15 @@ class Reloader:
         self._seen = self._known
         if isinstance(wanted, ConfigError):
             self._refuse(wanted.issues, now=now)
-        elif refusal := self._admit(self._running(), wanted):
-            issue = ConfigIssue(file=str(self._path), line=1, column=1, setting="", text=refusal)
-            self._refuse((issue,), now=now)
         else:
             self._take(wanted)
+            self._board.settings_read()
 
     def _refuse(self, issues: tuple[ConfigIssue, ...], *, now: datetime) -> None:
         status = self._board.settings()
         since = f"the settings of {status.loaded_at:%F %T} UTC" if status is not None else "the running settings"
-        self._board.publish_settings(
-            SettingsStatus(
-                loaded_at=now if status is None else status.loaded_at,
-                refused_at=now,
-                problem=f"{issues[0]}" + (f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""),
-                needs_restart=() if status is None else status.needs_restart,
-            )
-        )
+        more = f" (and {len(issues) - 1} more)" if len(issues) > 1 else ""
+        self._board.settings_refused(f"{issues[0]}{more}", now=now)
         self._log.error(
             "reload_refused",
             problems=[str(issue) for issue in issues[:NAMED_PROBLEMS]],
@@ -324,4 +313,4 @@ def _attempt(path: Path) -> Config | ConfigError:
 
 def started(board: Board) -> None:
     """Note that the settings the daemon was started with are in force."""
-    board.publish_settings(SettingsStatus(loaded_at=datetime.now(UTC)))
+    board.settings_in_force(now=datetime.now(UTC))

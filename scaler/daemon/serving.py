@@ -56,7 +56,9 @@ def run(config: Config) -> int:
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")
             return 1
-        discoverer = discovery.Discoverer(config, found, lambda: daemon.config, daemon.reload, log)
+        discoverer = discovery.Discoverer(
+            config, found, running=lambda: daemon.config, take=daemon.reload, store=store, log=log
+        )
         return _serve(daemon, discoverer, asked, reread)
 
 

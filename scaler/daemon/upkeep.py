@@ -161,7 +161,8 @@ class Upkeep:
         self._parts = replace(parts, selectors=wanted.selectors, source=source, shelf=shelf)
         if wanted.source is None and wanted.selectors == parts.selectors:
             return  # rules alone: what was asked of the source need not be asked again
-        self._parts = replace(self._parts, intake=HistoryIntake(source, wanted.selectors, parts.store))
+        intake = HistoryIntake(source, wanted.selectors, parts.store, on_stored=parts.telemetry.stored)
+        self._parts = replace(self._parts, intake=intake)
         self._filled = False
         # The past of a workload that came must not cost the others what the models have learnt of them.
         stay = {each.workload for each in parts.selectors} & set(wanted.known)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kube_double import KubeDouble, Rule
 from scaler.adapters.connections import floors_of, targets_of
+from scaler.adapters.discovered import DiscoveredUnreadable, from_bytes, to_bytes
 from scaler.adapters.kubernetes import ApiConnection, FloorRef, ServerAddress
 from scaler.adapters.kubernetes.annotated import Found, annotated_in
 from scaler.config import Config, parse_config
@@ -225,12 +226,50 @@ def test_a_namespace_that_could_not_be_searched_keeps_what_was_found_there() -> 
         config,
         Found(objects=(annotated(),), unread={"chat": "503"}),
         known={"llm/chat", "chat/docs"},
-        before=first.entries,
+        before=first.objects,
     )
     assert [entry.workload for entry in again.entries] == ["chat/docs", "llm/chat"]
     assert again.told == ("namespace chat was not searched: 503",)
-    opted_out = joined(config, Found(objects=(annotated(),)), known={"llm/chat", "chat/docs"}, before=first.entries)
+    opted_out = joined(config, Found(objects=(annotated(),)), known={"llm/chat", "chat/docs"}, before=first.objects)
     assert [entry.workload for entry in opted_out.entries] == ["llm/chat"]
+
+
+FLEET = tuple(annotated(f"n{n:02}") for n in range(12))
+NAMES = frozenset(each.workload for each in FLEET)
+
+
+@pytest.mark.parametrize(
+    ("found", "config", "still_known"),
+    [
+        pytest.param(Found(objects=(), unread={"llm": "503"}), settings(), NAMES, id="not searched"),
+        pytest.param(Found(objects=FLEET), settings(), NAMES, id="found"),
+        pytest.param(
+            Found(objects=FLEET),
+            parse_config(SETTINGS_FILE.replace("qwen3-vl-2b-24gb", "{name: chat, classes: []}"), FILE),
+            NAMES,
+            id="a mistake in the defaults costs all of them their entries",
+        ),
+        pytest.param(Found(objects=(FLEET[0],)), settings(), {"llm/n00"}, id="taken back"),
+        pytest.param(Found(objects=(), unread={"chat": "503"}), settings(), set(), id="another one not searched"),
+    ],
+)
+def test_who_was_known_stays_so_while_it_is_there_or_nobody_can_say(
+    found: Found, config: Config, still_known: Collection[str]
+) -> None:
+    assert joined(config, found, known=NAMES).known == still_known
+
+
+def test_what_is_remembered_of_a_deployment_are_our_settings_alone() -> None:
+    given = {**annotated(min_replicas="2", paused="true: secret plans").annotations, "last-applied": "hunter2"}
+    (kept,) = join(settings(), Annotated(namespace="llm", name="chat", annotations=given)).objects
+    assert kept == annotated(min_replicas="2")
+    assert from_bytes(to_bytes((kept,))) == (kept,)
+
+
+@pytest.mark.parametrize("stored", [b"", b"{}", b'[{"name": 3}]', b"\x00\xff"])
+def test_what_cannot_be_read_back_is_told_by_its_faults(stored: bytes) -> None:
+    with pytest.raises(DiscoveredUnreadable, match="faults"):
+        from_bytes(stored)
 
 
 def test_nothing_found_is_told_as_a_mistake() -> None:

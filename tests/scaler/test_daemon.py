@@ -5,7 +5,6 @@ How it starts, what it loads, how it behaves when its surroundings fail, and how
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import socket
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 
 from daemon_cases import await_scrapes
+from daemon_process import DaemonProcess, until
 from kube_double import KubeDouble
 from scaler.adapters.demand import KNOWN_BLOB, known_from_bytes
 from scaler.adapters.journal import SqliteJournal
@@ -115,86 +115,39 @@ def world(prometheus: PrometheusServer, page: VllmPage, tmp_path: Path) -> Itera
         yield World(cluster=cluster, prometheus=prometheus, page=page, folder=tmp_path, port=free_port())
 
 
-class Process:
-    """`headstart run` as a child process."""
-
-    def __init__(self, config: Path, port: int) -> None:
-        self._port = port
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "scaler.cli", "run", "--config", str(config)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def get(self, path: str) -> tuple[int, Any]:
-        """Status and body of a page."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            text = answer.read().decode()
-            return answer.status, json.loads(text) if text.startswith(("{", "[")) else text
-        finally:
-            connection.close()
-
-    def ended(self, within_s: float = 30.0) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr."""
-        out, err = self.child.communicate(timeout=within_s)
-        return self.child.returncode, out, err
-
-    def asked_to_stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, list[dict[str, Any]]]:
-        """Exit status, seconds until it was there, and the log."""
-        begun = time.monotonic()
-        self.child.send_signal(how)
-        status, out, err = self.ended()
-        assert out == "", "data goes to stdout, and a daemon has none"
-        return status, time.monotonic() - begun, [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-
-
 @pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
+def start(world: World) -> Iterator[Callable[..., DaemonProcess]]:
+    started: list[DaemonProcess] = []
 
-    def run(world: World, **settings: Any) -> Process:
-        started.append(Process(world.config_file(**settings), world.port))
+    def run(**settings: Any) -> DaemonProcess:
+        log = world.folder / f"life-{len(started)}.log"
+        started.append(DaemonProcess(world.config_file(**settings), world.port, log=log))
         return started[-1]
 
     yield run
     for process in started:
-        process.child.kill()
-        process.child.communicate()
+        process.kill()
 
 
-def until(found: Callable[[], Any], within_s: float = 15.0) -> Any:
-    ends = time.monotonic() + within_s
-    while True:
-        try:
-            value = found()
-        except (OSError, http.client.HTTPException):
-            value = None
-        if value:
-            return value
-        assert time.monotonic() < ends, "not in time"
-        time.sleep(0.05)
-
-
-def is_ready(process: Process) -> bool:
-    return process.get("/readyz")[0] == 200
+def stopped(process: DaemonProcess, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, list[dict[str, Any]]]:
+    """Exit status, seconds until it was there, and the log."""
+    status, took_s = process.stop(how)
+    assert process.data == "", "data goes to stdout, and a daemon has none"
+    return status, took_s, process.lines
 
 
 # ── What it does ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_scales_says_why_and_ends_when_asked(world: World, start: Callable[..., Process]) -> None:
-    process = start(world)
+def test_it_scales_says_why_and_ends_when_asked(world: World, start: Callable[..., DaemonProcess]) -> None:
+    process = start()
     until(lambda: world.cluster.replicas("llm", "chat") >= 3)  # 5.2 rps over 2 a replica
     # The write goes out within the tick, the page changes when the tick is done.
     until(lambda: process.get("/api/v1/workloads/llm/chat/explain")[0] == 200)
     assert process.get("/api/v1/workloads/llm/chat/explain")[1]["kind"] == "Decision"
     until(lambda: [r for r in world.cluster.requests if r.method == "POST" and r.path.endswith("/events")])
     assert 'headstart_replicas_current{namespace="llm",workload="chat"}' in process.get("/metrics")[1]
-    code, took_s, log = process.asked_to_stop()
+    code, took_s, log = stopped(process)
     assert code == 0
     assert took_s < 10
     events = [line["event"] for line in log]
@@ -207,28 +160,28 @@ def test_it_scales_says_why_and_ends_when_asked(world: World, start: Callable[..
     assert OutcomeKind.SCALED in outcomes
 
 
-def test_a_steady_workload_is_not_logged_at_every_tick(world: World, start: Callable[..., Process]) -> None:
+def test_a_steady_workload_is_not_logged_at_every_tick(world: World, start: Callable[..., DaemonProcess]) -> None:
     world.cluster.set_replicas("llm", "chat", 5)
-    process = start(world)
-    until(lambda: _ticks(process) >= 8)
-    _, _, log = process.asked_to_stop()
+    process = start()
+    until(lambda: process.ticks >= 8)
+    _, _, log = stopped(process)
     about_it = [
         line["event"] for line in log if line.get("workload") == "llm/chat" and line["event"] != "slo_at_bucket_edge"
     ]
     assert about_it == ["state"]
 
 
-def test_observing_sends_nothing_that_changes_anything(world: World, start: Callable[..., Process]) -> None:
-    process = start(world, mode="observe")
-    until(lambda: _ticks(process) >= 4)
+def test_observing_sends_nothing_that_changes_anything(world: World, start: Callable[..., DaemonProcess]) -> None:
+    process = start(mode="observe")
+    until(lambda: process.ticks >= 4)
     (row,) = process.get("/api/v1/workloads")[1]["items"]
     assert row["replicas"]["desired"] > row["replicas"]["current"] == 1, "it would scale"
-    assert process.asked_to_stop(signal.SIGINT)[0] == 0
+    assert stopped(process, signal.SIGINT)[0] == 0
     assert world.cluster.requests
     assert world.cluster.mutating_requests == 0
 
 
-def test_a_person_takes_over_and_gives_it_back(world: World, start: Callable[..., Process]) -> None:
+def test_a_person_takes_over_and_gives_it_back(world: World, start: Callable[..., DaemonProcess]) -> None:
     """By the command through the API, by the command on the data folder, and across a restart."""
     from scaler.cli import app
 
@@ -241,37 +194,37 @@ def test_a_person_takes_over_and_gives_it_back(world: World, start: Callable[...
 
     (world.folder / "data").mkdir()
     headstart("pause", "-A", "--data-dir", str(world.folder / "data"))
-    process = start(world)
-    until(lambda: state() == "PAUSED" and _ticks(process) >= 3)
+    process = start()
+    until(lambda: state() == "PAUSED" and process.ticks >= 3)
     assert world.cluster.mutating_requests == 0
     url = f"http://127.0.0.1:{world.port}"
     headstart("override", "llm/chat", "--replicas", "6", "--for", "1h", "--reason", "sale", "--url", url)
     headstart("resume", "-A", "--url", url)
-    until(lambda: _ticks(process) >= 5)
+    until(lambda: process.ticks >= 5)
     assert world.cluster.replicas("llm", "chat") != 6, "given back, the override is over too"
     headstart("override", "llm/chat", "--replicas", "6", "--for", "1h", "--reason", "sale", "--url", url)
     until(lambda: world.cluster.replicas("llm", "chat") == 6 and state() == "OVERRIDDEN")
-    log = process.asked_to_stop()[2]
+    log = stopped(process)[2]
     told = [line for line in log if line["event"] == "control"]
     assert "paused by" in told[0]["fleet"]
     assert "6 replicas until" in told[-1]["workloads"]
-    process = start(world)
+    process = start()
     until(lambda: state() == "OVERRIDDEN")
     assert world.cluster.replicas("llm", "chat") == 6
 
 
 def test_after_a_restart_the_scale_is_held_and_the_steering_is_kept(
-    world: World, start: Callable[..., Process]
+    world: World, start: Callable[..., DaemonProcess]
 ) -> None:
-    process = start(world)
+    process = start()
     until(lambda: world.cluster.replicas("llm", "chat") >= 3)
-    until(lambda: _ticks(process) >= 3)
-    process.asked_to_stop()
+    until(lambda: process.ticks >= 3)
+    stopped(process)
     held = world.cluster.replicas("llm", "chat")
     with SqliteJournal.open(world.folder / "data" / FILE_NAME, now=datetime.now(UTC), read_only=True) as journal:
         (last,) = journal.latest(now=datetime.now(UTC))
-    again = start(world)
-    until(lambda: is_ready(again))
+    again = start()
+    until(lambda: again.ready)
     record = again.get("/api/v1/workloads/llm/chat/explain")[1]
     assert record["state"]["asked"] == held
     assert record["state"]["z"] == last.state.z
@@ -313,46 +266,46 @@ print(" ".join(sorted(sys.modules)))
 # ── When its surroundings fail ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_prometheus_it_starts_holds_and_says_so(world: World, start: Callable[..., Process]) -> None:
-    process = start(world, prometheus=f"http://127.0.0.1:{free_port()}")
-    until(lambda: is_ready(process))
+def test_without_prometheus_it_starts_holds_and_says_so(world: World, start: Callable[..., DaemonProcess]) -> None:
+    process = start(prometheus=f"http://127.0.0.1:{free_port()}")
+    until(lambda: process.ready)
     (row,) = process.get("/api/v1/workloads")[1]["items"]
     assert (row["state"], row["replicas"]["desired"]) == ("HOLD", 1)
     assert process.get("/healthz")[0] == 200, "a blind tick is a finished tick: restarting would cure nothing"
-    status, _, log = process.asked_to_stop()
+    status, _, log = stopped(process)
     assert status == 0
     assert len([line for line in log if line["event"] == "blind"]) == 1
     assert world.cluster.mutating_requests == 0
 
 
 def test_without_the_cluster_it_is_degraded_and_goes_on_when_it_is_back(
-    world: World, start: Callable[..., Process]
+    world: World, start: Callable[..., DaemonProcess]
 ) -> None:
     world.cluster.kill()
-    process = start(world)
-    until(lambda: is_ready(process))
+    process = start()
+    until(lambda: process.ready)
     assert process.get("/api/v1/workloads")[1]["items"][0]["state"] == "DEGRADED"
     world.cluster.start()
     until(lambda: world.cluster.replicas("llm", "chat") >= 3)
 
 
-def test_it_ends_in_time_while_the_cluster_hangs(world: World, start: Callable[..., Process]) -> None:
+def test_it_ends_in_time_while_the_cluster_hangs(world: World, start: Callable[..., DaemonProcess]) -> None:
     """Every read takes its whole budget of 8 s: SIGTERM comes in mid-tick."""
     world.cluster.fault(method="GET", hang_s=60, times=1000)
-    process = start(world)
+    process = start()
     until(lambda: process.get("/healthz")[0] == 200)
-    status, took_s, log = process.asked_to_stop()
+    status, took_s, log = stopped(process)
     assert status == 0
     assert took_s < 10
     assert log[-1]["event"] == "stopped"
 
 
-def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..., Process]) -> None:
+def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..., DaemonProcess]) -> None:
     """A tick and a forecast both wait for an answer that never comes."""
     with MisbehavingServer(RawConversation.hang) as hung:
-        process = start(world, prometheus=hung.url, deadline_s=30)
+        process = start(prometheus=hung.url, deadline_s=30)
         until(lambda: len(hung.received) >= 2)
-        status, took_s, log = process.asked_to_stop()
+        status, took_s, log = stopped(process)
     assert status == 0
     assert took_s < 10
     assert (log[-1]["event"], log[-1]["tick"]) == ("stopped", "abandoned")
@@ -370,11 +323,12 @@ def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..
     ],
 )
 def test_it_says_why_it_cannot_start(
-    world: World, start: Callable[..., Process], spoil: Callable[[World], Any], said: str
+    world: World, start: Callable[..., DaemonProcess], spoil: Callable[[World], Any], said: str
 ) -> None:
     kept = spoil(world)
-    status, _, err = start(world).ended()
-    assert status == 1
+    process = start()
+    assert process.died() == 1
+    err = process.text
     last = json.loads(err.splitlines()[-1])
     assert (last["event"], last["meanwhile"]) == ("not_started", "nothing is scaled")
     assert said in last["error"]
@@ -387,13 +341,6 @@ def _listen(port: int) -> socket.socket:
     taken.bind(("127.0.0.1", port))
     taken.listen()
     return taken
-
-
-def _ticks(process: Process) -> int:
-    lines = process.get("/metrics")[1].splitlines()
-    return int(
-        float(next(line for line in lines if line.startswith("headstart_tick_duration_seconds_count")).split()[1])
-    )
 
 
 # ── One round ─────────────────────────────────────────────────────────────────────────────────────────────────

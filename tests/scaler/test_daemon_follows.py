@@ -8,126 +8,26 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemon_process import running, until
-from kube_double import KubeDouble
-from scaler.adapters.documents import workloads_document
-from scaler.adapters.store import Store
-from scaler.config import Config, read_config
-from scaler.daemon import Daemon, discovery
-from scaler.daemon.discovery import LOOK_EVERY_S, Discoverer
+from daemon_site import EVERYTHING, Site, a_site
+from scaler.daemon.discovery import LOOK_EVERY_S
 from scaler.policy.types import Mode
 from servers import free_port
 
 pytestmark = pytest.mark.server
 
-EVERYTHING = 10_000
-
-
-@dataclass
-class Log:
-    """What the daemon said."""
-
-    said: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-    def info(self, event: str, **keys: Any) -> None:
-        self.said.append((event, keys))
-
-    warning = error = critical = info
-
-    def of(self, event: str) -> list[dict[str, Any]]:
-        return [keys for name, keys in self.said if name == event]
-
-
-@dataclass
-class Site:
-    """A cluster, a settings file, and a daemon whose minutes pass when the test says so."""
-
-    cluster: KubeDouble
-    folder: Path
-    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(second=0, microsecond=0))
-    uptime_s: float = field(default_factory=lambda: time.monotonic() + 1e6)
-    log: Log = field(default_factory=Log)
-
-    port: int = 0
-    namespaces: str = "llm"
-
-    def settings(self, workloads: str = "llm/chat", *, mode: str = "active", confirm: int | None = None) -> Config:
-        """The settings file with these workloads, three replicas at least each; as it is read."""
-        entries = "".join(f"  - {{workload: {name}, mode: {mode}}}\n" for name in workloads.split())
-        path = self.folder / "headstart.yaml"
-        path.write_text(
-            f"""apiVersion: headstart/v1
-kind: Config
-prometheus: {{url: "http://127.0.0.1:9", deadline_s: 1}}
-kubernetes: {{kubeconfig: "{self.folder / "kubeconfig"}"}}
-data_dir: data
-http: {{port: {self.port}}}
-discover: {{namespaces: [{self.namespaces}], selector: {{team: ml}}{f", confirm: {confirm}" if confirm else ""}}}
-defaults: {{profile: qwen3-vl-2b-24gb, bounds: {{min_replicas: 3, max_replicas: 12}}}}
-workloads:
-{entries}""",
-            encoding="utf-8",
-        )
-        return read_config(path)
-
-    def begin(self) -> Site:
-        """The daemon and its search for annotations, as a start makes them."""
-        config = self.settings()
-        self.store = Store.open(config.data_dir, now=self.now)
-        found = discovery.at_start(config, self.store, self.log)
-        self.daemon = Daemon(found.config, self.store)
-        self.discoverer = Discoverer(config, found, lambda: self.daemon.config, self.daemon.reload, self.log)
-        return self
-
-    def tick(self) -> dict[str, Any]:
-        """A minute passes and the daemon ticks; what `get` shows of each workload."""
-        self.now += timedelta(minutes=1)
-        self.cluster.advance(60)
-        self.daemon.tick()
-        return {item["workload"]: item for item in workloads_document(self.daemon.board.view())["items"]}
-
-    def look(self, after_s: float = LOOK_EVERY_S) -> dict[str, Any]:
-        """Time for a search, then a tick."""
-        self.uptime_s += after_s
-        self.discoverer.look(uptime_s=self.uptime_s)
-        return self.tick()
-
-    def reload(self, config: Config) -> dict[str, Any]:
-        """The file was read anew, then a tick."""
-        self.discoverer.file_read(config)
-        return self.tick()
-
-    def annotated(self, *names: str, mode: str = "active") -> None:
-        """Deployments of one replica that ask to be workloads."""
-        for name in names:
-            self.cluster.deployment("llm", name, replicas=1, team="ml")
-            self.cluster.annotate("llm", name, enabled="true", mode=mode)
-
-    def scale(self, name: str = "chat") -> int:
-        return self.cluster.replicas("llm", name)
-
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    with KubeDouble() as cluster:
-        cluster.namespace("llm")
-        cluster.deployment("llm", "chat", replicas=1)
-        cluster.kubeconfig(tmp_path)
-        site = Site(cluster=cluster, folder=tmp_path)
-        monkeypatch.setattr("scaler.daemon.process.due_time", lambda _, *, now: site.now)
-        monkeypatch.setattr("scaler.daemon.process.logs.logger", lambda: site.log)
+    with a_site(tmp_path, monkeypatch) as site:
         yield site
-        if hasattr(site, "daemon"):
-            site.daemon.stop()
 
 
 # ── Orders on annotations ─────────────────────────────────────────────────────────────────────────────────────
@@ -302,7 +202,7 @@ def test_a_workload_that_gets_a_floor_is_written_there_from_then_on_and_back(sit
     assert patched == ["/apis/apps/v1/namespaces/llm/deployments/chat/scale"]
 
 
-def test_rivals_are_looked_for_where_the_settings_say_active(site: Site) -> None:
+def test_rivals_are_looked_for_where_the_settings_or_a_person_say_active(site: Site) -> None:
     def rivals() -> list[str]:
         site.daemon.rivals.look()
         return [note for note in site.tick()["llm/chat"]["notes"] if "writes the same replicas" in note]
@@ -313,6 +213,12 @@ def test_rivals_are_looked_for_where_the_settings_say_active(site: Site) -> None
     site.reload(site.settings(mode="floor"))
     assert rivals() == [], "an autoscaler above a floor is no rival"
     site.reload(site.settings(mode="active"))
+    assert len(rivals()) == 1
+    site.cluster.annotate("llm", "chat", mode="observe")
+    site.tick()
+    assert rivals() == [], "whoever writes what a person has us observe is no rival"
+    site.cluster.annotate("llm", "chat", mode="active")
+    site.reload(site.settings(mode="observe"))
     assert len(rivals()) == 1
 
 

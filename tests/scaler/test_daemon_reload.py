@@ -131,7 +131,7 @@ class Log:
 class Desk:
     """A reloader with a clock that the test moves, over files that the test writes."""
 
-    def __init__(self, folder: Path, *, refusal: str = "") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "headstart.yaml"
         if not self.file.exists():
@@ -141,9 +141,7 @@ class Desk:
         self.running = read_config(self.file)
         self.uptime_s = 1e9
         started(self.board)
-        self.reloader = Reloader(
-            lambda: self.running, self._take, self.board, self.log, asked=self.asked, admit=lambda *_: refusal
-        )
+        self.reloader = Reloader(lambda: self.running, self._take, self.board, self.log, asked=self.asked)
 
     def _take(self, wanted: Config) -> None:
         self.running = wanted
@@ -221,6 +219,18 @@ def test_a_bad_file_is_told_once_and_read_again_when_it_changes(desk: Desk) -> N
     desk.write(TEXT)  # put back: the same as what runs, and the refusal is over
     desk.look(2)
     assert len(desk.taken) == 1
+    assert desk.board.settings() == replace(status, refused_at=None, problem="")
+
+
+def test_what_annotations_change_meanwhile_does_not_hide_a_file_that_cannot_be_used(desk: Desk) -> None:
+    desk.write(TEXT.replace("profile", "profil"))
+    desk.look(2)
+    later = NOON + timedelta(minutes=1)
+    PendingSettings(desk.board, desk.log).told(Change(added=("llm/found",)), now=later)
+    status = desk.board.settings()
+    assert status is not None
+    assert (status.loaded_at, status.refused_at) == (later, NOON)
+    assert "profile: is required" in status.problem
 
 
 def test_a_file_that_is_gone_is_refused_and_taken_up_when_it_is_back(desk: Desk) -> None:
@@ -272,14 +282,6 @@ def test_a_mounted_config_map_is_swapped_behind_a_symlink(tmp_path: Path) -> Non
     assert desk.taken[0].policy("llm/new") is not None
 
 
-def test_a_change_that_is_not_admitted_is_refused_with_its_reason(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, refusal="would more than double the fleet")
-    desk.asked.set()
-    desk.look()
-    assert desk.refusals[0]["problems"] == [f"{desk.file}:1:1: would more than double the fleet"]
-    assert desk.taken == []
-
-
 def test_what_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
     found = fingerprint([tmp_path / "gone", tmp_path / "there", tmp_path])
@@ -287,7 +289,7 @@ def test_what_cannot_be_read_has_no_fingerprint(tmp_path: Path) -> None:
     assert len(found[tmp_path / "there"]) == 64
 
 
-def test_a_take_up_ends_a_refusal_and_names_what_waits() -> None:
+def test_a_take_up_says_since_when_and_names_what_waits() -> None:
     board, log = Board(), Log()
     PendingSettings(board, log).told(replace(Change(), added=("llm/x",), needs_restart=("data_dir",)), now=NOON)
     status = board.settings()

@@ -24,7 +24,7 @@ from scaler.adapters.starts import STARTS_BLOB, StartLedger
 from scaler.adapters.store import FILE_NAME, Store
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.usage import stored_usage
-from scaler.daemon.upkeep import Parts, Upkeep
+from scaler.daemon.upkeep import JobSettings, Parts, Upkeep
 from scaler.loop import Fleet
 from scaler.policy.capacity import CapacityProfile, ClassCapacity, RequestTokens
 from scaler.policy.types import ReplicaState
@@ -43,12 +43,13 @@ class Past:
 
     longer_from: datetime = NOON + timedelta(days=9)
     tells: bool = True
+    rps: float = 10.0
 
     def history(
         self, selectors: Sequence[WorkloadSelector], signal: str, *, start: datetime, end: datetime, step: timedelta
     ) -> Panel:
         keys = tuple(SeriesKey(workload=each.workload, signal=signal) for each in selectors)
-        return Panel(keys=keys, start=start, step=step, values=np.full((len(keys), (end - start) // step), 10.0))
+        return Panel(keys=keys, start=start, step=step, values=np.full((len(keys), (end - start) // step), self.rps))
 
     def evidence(
         self, selectors: Sequence[WorkloadSelector], *, start: datetime, end: datetime, step: timedelta
@@ -94,6 +95,9 @@ class Remarks:
     def set_learning(self, workloads: frozenset[str]) -> None:
         """Not looked at."""
 
+    def use(self, fleet: Fleet, notes: Mapping[str, tuple[str, ...]]) -> None:
+        """Not looked at."""
+
 
 @dataclass
 class Shelf:
@@ -116,29 +120,37 @@ class Stage:
     round: Remarks
     board: Board
     upkeep: Upkeep
+    telemetry: Telemetry
+
+    def dropped(self) -> float:
+        """Points of the history that were below zero, and left out."""
+        found = self.telemetry.registry.get_sample_value("headstart_samples_dropped_total", {"reason": "negative"})
+        assert found is not None
+        return found
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
     past, log, remarks, board = Past(), Log(), Remarks(), Board()
+    telemetry = Telemetry(board)
     selectors = (WorkloadSelector.for_workload("llm", "chat"),)
     with Store.open(tmp_path, now=NOON) as store:
         parts: Any = Parts(
             selectors=selectors,
             source=SimpleNamespace(),  # type: ignore[arg-type]
             store=store,
-            intake=HistoryIntake(past, selectors, store),
+            intake=HistoryIntake(past, selectors, store, on_stored=telemetry.stored),
             forecaster=DemandForecaster(store, workloads={CHAT}, ttl=timedelta(minutes=10)),
             shelf=Shelf(),  # type: ignore[arg-type]
             forecasts=ForecastBoard(),
             starts=StartLedger(),
             board=board,
-            telemetry=Telemetry(board),
+            telemetry=telemetry,
             round=remarks,  # type: ignore[arg-type]
-            refit=SimpleNamespace(),  # type: ignore[arg-type]
+            refit=SimpleNamespace(use=lambda _: None),  # type: ignore[arg-type]
             log=log,
         )
-        yield Stage(past=past, log=log, round=remarks, board=board, upkeep=Upkeep(parts))
+        yield Stage(past=past, log=log, round=remarks, board=board, upkeep=Upkeep(parts), telemetry=telemetry)
 
 
 def test_requests_that_grow_are_told_of_after_a_quarter_of_an_hour_once(stage: Stage, tmp_path: Path) -> None:
@@ -183,3 +195,21 @@ def test_a_site_that_tells_no_tokens_hears_nothing_of_them(stage: Stage, tmp_pat
     assert (dict(usage.forecasts), dict(usage.amounts), dict(stage.round.remarks)) == ({}, {}, {})
     assert [event for event, _ in stage.log.told if "request" in event or "usage" in event] == []
     assert stored_usage(tmp_path / FILE_NAME) is None
+
+
+def test_points_that_are_left_out_are_counted_after_a_reload_as_before(stage: Stage) -> None:
+    stage.upkeep.forecast(now=NOON)
+    assert stage.dropped() == 0
+    elsewhere: Any = Past(rps=-1.0)
+    settings = JobSettings(
+        selectors=(WorkloadSelector.for_workload("llm", "chat"),),
+        source=elsewhere,
+        known={CHAT: POLICY.scheduled},
+        holidays={},
+        ttl=timedelta(minutes=10),
+        shelf=None,
+        train_command=(),
+    )
+    stage.upkeep.use(stage.round.fleet, settings)
+    stage.upkeep.forecast(now=NOON + MINUTE)
+    assert stage.dropped() > 0
