@@ -205,6 +205,15 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
         ControlFile(tmp_path).load()
 
 
+def test_a_floor_is_ordered_only_where_the_settings_name_it(tmp_path: Path) -> None:
+    desk = ControlDesk(ControlFile(tmp_path), known=lambda: BOTH, floors=lambda: {"llm/chat"})
+    assert one(desk.switch("llm/chat", Mode.FLOOR, ANA, now=NOON))["mode"]["mode"] == "floor"
+    (other,) = set(BOTH) - {"llm/chat"}
+    with pytest.raises(OrderRefused, match=f"the settings of {other} do not say mode: floor"):
+        desk.switch(other, Mode.FLOOR, ANA, now=NOON)
+    assert other not in ControlFile(tmp_path).load().workloads
+
+
 def test_orders_of_many_at_once_are_all_kept(tmp_path: Path) -> None:
     names = [f"llm/chat-{i}" for i in range(24)]
     desk = ControlDesk(ControlFile(tmp_path), known=lambda: names)

@@ -129,6 +129,7 @@ def test_the_fleet(api: Api) -> None:
         pytest.param(f"{CHAT}/override", {"replicas": 2**40, "for_s": 60}, 422, "must lie in", id="too many"),
         pytest.param(f"{CHAT}/override", {"replicas": 8, "until": "6pm"}, 422, "a moment with its zone", id="6pm"),
         pytest.param(f"{CHAT}/mode", {"mode": "on"}, 422, "one of observe, active", id="no mode"),
+        pytest.param(f"{CHAT}/mode", {"mode": "floor"}, 422, "do not say mode: floor", id="a floor that is not known"),
         pytest.param(f"{CHAT}/mode", {}, 422, "one of observe, active", id="mode left out"),
         pytest.param(f"{CHAT}/pause", {"why": "x"}, 422, "unknown key 'why'; there are reason, by", id="misspelt"),
         pytest.param(f"{CHAT}/pause", {"reason": 3}, 422, "reason must be a text", id="no text"),
