@@ -85,9 +85,13 @@ class TimelyProtocol(H11Protocol):
         super().connection_made(transport)
         self.heard_at_s = self.loop.time()
         self._asks.start(self.ask_within_s, transport.abort)
-        if len(self.connections) > self.most_connections:
-            idle = [each for each in self.connections if isinstance(each, TimelyProtocol) and each.idle]
-            min(idle, key=lambda each: each.heard_at_s).transport.abort()  # this new one is idle: there always is one
+        if len(self.connections) <= self.most_connections:
+            return
+        others = (each for each in self.connections if isinstance(each, TimelyProtocol))
+        there = [each for each in others if not each.transport.is_closing()]
+        if len(there) > self.most_connections:
+            idle = (each for each in there if each.idle)  # this new one at least
+            min(idle, key=lambda each: each.heard_at_s).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or all of it."""

@@ -80,6 +80,16 @@ def test_probes_are_answered_beside_connections_that_say(said: bytes, count: int
         assert [status(port, path) for path in ("/healthz", "/short")] == [200, 200]
 
 
+def test_of_too_many_connections_those_that_are_silent_for_longest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimelyProtocol, "most_connections", 5)
+    monkeypatch.setattr(TimelyProtocol, "ask_within_s", 100 * PATIENCE_S)
+    with serving() as port, ExitStack() as stack:
+        opened = [stack.enter_context(connected(port)) for _ in range(25)]
+        assert all(is_closed(each) for each in opened[:20])
+        opened[-1].sendall(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert opened[-1].recv(2**10).startswith(b"HTTP/1.1 200"), "the newest is heard"
+
+
 @pytest.mark.parametrize(
     "said",
     [
