@@ -1,4 +1,4 @@
-"""The command line: names, options and exit codes. What a command does stands in `scaler.commands`, loaded on use.
+"""The command line: which commands there are, and exit codes. What one does stands in `scaler.commands`, loaded on use.
 
 Exit codes: 0 ok, 1 error, 2 usage or configuration, 3 a gate was missed. Data goes to stdout, everything else to
 stderr. An error is one line without a traceback, unless --debug asks for it.
@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from scaler.commands import file_jobs, ordering
+from scaler.commands.options import ConfigFile, DataDir, OneWorkload, OutputFormat, TokenFile, Url, Workload
 from scaler.commands.printing import Output, put, put_json, say
-from scaler.commands.typed import Refit
 from scaler.errors import ConfigError, ScalerError
 
 # rich's help takes 0.44 s where the plain one takes 0.19: `headstart --help` has 0.3 s.
@@ -40,33 +41,6 @@ models_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The stored models: list, compare, promote, roll back."
 )
 app.add_typer(models_app, name="models")
-
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The settings file (YAML).")]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="How the data is printed.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", envvar="HEADSTART_URL", help="Ask the daemon there [http://127.0.0.1:8090]."),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Read the daemon's data folder instead; nothing is written."),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file", metavar="FILE", envvar="HEADSTART_TOKEN_FILE", help="File that holds the daemon's token."
-    ),
-]
-Workload = Annotated[str, typer.Argument(metavar="WORKLOAD", help="namespace/name, such as llm/chat.")]
-OneWorkload = Annotated[str | None, typer.Option("--workload", "-w", metavar="W", help="Only this one.")]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From this moment on (UTC if it has no zone).")
-]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Up to this moment, exclusive.")]
-ModelsFolder = Annotated[
-    Path, typer.Option("--data-dir", metavar="DIR", help="The daemon's data folder, in which its models lie.")
-]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; `models list` shows it.")]
 
 
 @app.callback()
@@ -139,149 +113,8 @@ def doctor(
 
 # ── The lab ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-TraceColumn = Annotated[
-    str | None, typer.Option("--column", metavar="NAME", help="Which one; requests, else the first of numbers.")
-]
-ScoreFrom = Annotated[
-    str | None,
-    typer.Option("--score-from", metavar="TIME", help="Score from here on (UTC); the last four days if not given."),
-]
-RefitWhen = Annotated[
-    Refit, typer.Option("--refit", help="Fit models on the trace's own past, before it is played or daily too.")
-]
-ScoreTo = Annotated[str | None, typer.Option("--score-to", metavar="TIME", help="Up to here, exclusive.")]
-
-
-@app.command()
-def simulate(
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip.")
-    ] = None,
-    column: TraceColumn = None,
-    from_prometheus: Annotated[
-        str | None, typer.Option("--from-prometheus", metavar="URL", help="Instead: a workload's past, from there.")
-    ] = None,
-    workload: Annotated[
-        str | None, typer.Option("--workload", metavar="NAMESPACE/NAME", help="With --from-prometheus: whose.")
-    ] = None,
-    days: Annotated[int, typer.Option("--days", metavar="N", help="With --from-prometheus: how many.")] = 14,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="With --from-prometheus: as the daemon reads it.")
-    ] = None,
-    save_trace: Annotated[
-        Path | None, typer.Option("--save-trace", metavar="FILE", help="With --from-prometheus: keep it as a trace.")
-    ] = None,
-    policies: Annotated[
-        str | None, typer.Option("--policies", metavar="A,B", help="Which ones [headstart,reactive,hpa,oracle].")
-    ] = None,
-    cold_start: Annotated[
-        str | None,
-        typer.Option("--cold-start", metavar="DURATION", help="From a pod's order to its first request [180s]."),
-    ] = None,
-    score_from: ScoreFrom = None,
-    score_to: ScoreTo = None,
-    peak_replicas: Annotated[
-        int | None,
-        typer.Option("--peak-replicas", metavar="N", min=1, help="Replicas for the 99.9 % quantile of the load [16]."),
-    ] = None,
-    capacity_rps: Annotated[
-        float | None,
-        typer.Option("--capacity-rps", metavar="X", help="Instead: what one replica serves a second."),
-    ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option("--profile", metavar="FILE", help="Instead: serve each request as this profile's replicas do."),
-    ] = None,
-    max_replicas: Annotated[
-        int | None, typer.Option("--max-replicas", metavar="N", min=1, help="No policy orders more.")
-    ] = None,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Each family over its knob, and each policy over cold starts.")
-    ] = False,
-    inject: Annotated[
-        list[str] | None,
-        typer.Option("--inject", metavar="EVENT@WHEN", help="With --profile: such as step@+2h; may be repeated."),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="With --profile: so many runs, with intervals.")
-    ] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
-    refit: RefitWhen = Refit.NEVER,
-    price: Annotated[float | None, typer.Option("--price", metavar="X", help="Of a GPU-hour, in any money.")] = None,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write every bin of every policy there.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write one HTML page to look at there.")
-    ] = None,
-    journal: Annotated[
-        Path | None,
-        typer.Option("--journal", metavar="DIR", help="Keep headstart's decisions there, to replay and explain."),
-    ] = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Play policies on traffic: cost and misses.
-
-    The product decides by the code that ships, its rivals by theirs, all on the same traffic with the same cold start.
-    """
-    from scaler.commands import simulating, typed
-
-    simulating.simulate(
-        simulating.Traffic(
-            file=trace, url=from_prometheus, workload=workload, days=days, config=config, save=save_trace
-        ),
-        typed.Span(column=column, score_from=score_from, score_to=score_to),
-        simulating.Replicas(
-            cold_start=cold_start,
-            peak_replicas=peak_replicas,
-            capacity_rps=capacity_rps,
-            max_replicas=max_replicas,
-            profile=profile,
-            price=price,
-        ),
-        simulating.Play(
-            policies=policies, seed=seed, seeds=seeds, events=tuple(inject or ()), sweep=sweep, refit=refit
-        ),
-        simulating.Wanted(output=output, csv_file=csv, report=report, journal=journal),
-    )
-
-
-@app.command()
-def backtest(
-    trace: Annotated[
-        list[Path], typer.Option("--trace", metavar="FILE", help="Traffic as CSV, plain or gzip; may be repeated.")
-    ],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More traces.")] = None,
-    column: TraceColumn = None,
-    models: Annotated[
-        str | None,
-        typer.Option("--models", metavar="A,B", help="Which ones [headstart,last-value,seasonal-naive]."),
-    ] = None,
-    horizons: Annotated[
-        str, typer.Option("--horizons", metavar="A,B", help="How far ahead, in whole bins (rounded up).")
-    ] = "5m,15m,30m",
-    score_from: ScoreFrom = None,
-    score_to: ScoreTo = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the run; on record.")] = 1,
-    refit: RefitWhen = Refit.DAILY,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Forecast a trace from its past: accuracy and calibration.
-
-    From every bin of the scored days, with one day of warm-up before them; models are fitted again each night, as the
-    daemon does. As JSON one document a trace, one a line where there are several.
-    """
-    from scaler.commands import backtesting, typed
-
-    backtesting.backtest(
-        [*trace, *(more or ())],
-        typed.Span(column=column, score_from=score_from, score_to=score_to),
-        models=models,
-        horizons=horizons,
-        seed=seed,
-        refit=refit,
-        output=output,
-    )
+app.command()(file_jobs.simulate)
+app.command()(file_jobs.backtest)
 
 
 # ── Watching ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -340,110 +173,11 @@ def forecast(
 
 # ── Taking over by hand ───────────────────────────────────────────────────────────────────────────────────────
 
-OrderUrl = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", envvar="HEADSTART_URL", help="Tell the daemon there [http://127.0.0.1:8090]."),
-]
-OrderDataDir = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="DIR", help="Write control.json in its data folder instead.")
-]
-Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the state is.")]
-MaybeWorkload = Annotated[str | None, typer.Argument(metavar="[WORKLOAD]", help="namespace/name, such as llm/chat.")]
-Every = Annotated[bool, typer.Option("--all", "-A", help="The whole fleet, workloads added later included.")]
-
-
-@app.command()
-def pause(
-    workload: MaybeWorkload = None,
-    every: Every = False,
-    reason: Why = "",
-    url: OrderUrl = None,
-    data_dir: OrderDataDir = None,
-    token_file: TokenFile = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Write nothing more, until it is resumed.
-
-    The scale stays as it is, decisions are made and shown as ever.
-    """
-    from scaler.commands import control
-
-    place = control.Place(url=url, data_dir=data_dir, token_file=token_file)
-    control.pause(place, control.one_or_all(workload, every=every), reason, output)
-
-
-@app.command()
-def resume(
-    workload: MaybeWorkload = None,
-    every: Every = False,
-    mode: Annotated[bool, typer.Option("--mode", help="Also follow the mode of the settings again.")] = False,
-    url: OrderUrl = None,
-    data_dir: OrderDataDir = None,
-    token_file: TokenFile = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Give it back: a pause, an override or a hold ends.
-
-    Also the respect for what another writer changed. A mode set by `enable` or `observe` stays, unless --mode is given.
-    """
-    from scaler.commands import control
-
-    place = control.Place(url=url, data_dir=data_dir, token_file=token_file)
-    control.resume(place, control.one_or_all(workload, every=every), output, mode=mode)
-
-
-@app.command()
-def override(
-    workload: Workload,
-    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=0, help="Exactly so many.")],
-    lasts: Annotated[str, typer.Option("--for", metavar="DURATION", help="For so long, such as 2h; 7d at most.")],
-    reason: Why,
-    url: OrderUrl = None,
-    data_dir: OrderDataDir = None,
-    token_file: TokenFile = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Exactly N replicas for a while, whatever the load.
-
-    Minimum, maximum and GPU budget hold; steps, the guard and blindness do not. It ends by itself.
-    """
-    from scaler.commands import control
-    from scaler.commands.typed import duration
-
-    place = control.Place(url=url, data_dir=data_dir, token_file=token_file)
-    control.override(place, workload, replicas, duration(lasts, "--for"), reason, output)
-
-
-@app.command()
-def enable(
-    workload: Workload,
-    reason: Why = "",
-    url: OrderUrl = None,
-    data_dir: OrderDataDir = None,
-    token_file: TokenFile = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Let it scale, even if its settings say observe."""
-    from scaler.commands import control
-
-    place = control.Place(url=url, data_dir=data_dir, token_file=token_file)
-    control.switch(place, workload, "active", reason, output)
-
-
-@app.command()
-def observe(
-    workload: Workload,
-    reason: Why = "",
-    url: OrderUrl = None,
-    data_dir: OrderDataDir = None,
-    token_file: TokenFile = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Decide and write nothing, even if its settings say active."""
-    from scaler.commands import control
-
-    place = control.Place(url=url, data_dir=data_dir, token_file=token_file)
-    control.switch(place, workload, "observe", reason, output)
+app.command()(ordering.pause)
+app.command()(ordering.resume)
+app.command()(ordering.override)
+app.command()(ordering.enable)
+app.command()(ordering.observe)
 
 
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -515,163 +249,13 @@ def schema(
 
 # ── Jobs on files ─────────────────────────────────────────────────────────────────────────────────────────────
 
-
-@app.command()
-def replay(
-    journal: Annotated[Path, typer.Argument(metavar="JOURNAL", help="A data folder, or the data file in it.")],
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy-file", metavar="FILE", help="Decide under these settings instead.")
-    ] = None,
-    workload: OneWorkload = None,
-    since: Since = None,
-    until: Until = None,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Decide every record again; exit 3 if anything differs."""
-    from scaler.commands import offline
-
-    part = offline.Part(workload=workload, since=since, until=until)
-    raise typer.Exit(offline.replay(journal, output, part=part, policy_file=policy_file))
-
-
-@app.command()
-def export(
-    data_dir: Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="The daemon's data folder.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The Parquet file to write.")],
-    workload: OneWorkload = None,
-    signal: Annotated[
-        list[str] | None, typer.Option("--signal", metavar="NAME", help="Only this signal; may be repeated.")
-    ] = None,
-    since: Since = None,
-    until: Until = None,
-) -> None:
-    """The history as Parquet (needs the analytics extra).
-
-    One row a known minute: unique_id, ds, y, workload, signal, request_class.
-    """
-    from scaler.commands import offline
-
-    part = offline.Part(workload=workload, since=since, until=until)
-    offline.export(data_dir, out, part=part, signals=signal or ())
-
-
-@app.command()
-def train(
-    data_dir: ModelsFolder = Path("headstart-data"),
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Train on this CSV instead of the daemon's history.")
-    ] = None,
-    models: Annotated[str | None, typer.Option("--models", metavar="A,B", help="Which ones; all if not given.")] = None,
-    days: Annotated[int, typer.Option("--days", metavar="N", min=3, help="How much of the history.")] = 14,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the fits.")] = 1,
-    no_promote: Annotated[bool, typer.Option("--no-promote", help="Store only; nothing goes live.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of going on with an unfinished one.")
-    ] = False,
-    budget: Annotated[
-        str | None,
-        typer.Option("--budget", metavar="DURATION", help="Time for the fits, as 50m; the next run does the rest."),
-    ] = None,
-    engine: Annotated[str, typer.Option("--engine", metavar="local|ray", help="Where the fits run.")] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", metavar="N", min=1, help="Processes of the local engine; one a processor if not given."
-        ),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option("--ray-address", metavar="ADDRESS", help="The cluster, as auto; this machine if not given."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="What networks train on.")] = "auto",
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Fit models, promote what passes its examination (train extra).
-
-    The last day is held back; a model goes live only if decisions with it cost less there. Exit 3 if none does.
-    A run that was killed, or whose budget was spent, is continued by the next one. Ctrl-C loses nothing.
-    """
-    from scaler.commands import training
-    from scaler.commands.typed import duration, listed
-
-    job = training.Job(
-        data_dir=data_dir,
-        trace=trace,
-        models=listed(models, "--models") if models is not None else None,
-        days=days,
-        seed=seed,
-        promote=not no_promote,
-        fresh=fresh,
-    )
-    place = training.Place(
-        engine=engine,
-        workers=workers,
-        ray_address=ray_address,
-        budget=duration(budget, "--budget") if budget is not None else None,
-        device=device,
-    )
-    raise typer.Exit(training.train(job, place, output))
-
-
-@models_app.command("list")
-def models_list(
-    data_dir: ModelsFolder = Path("headstart-data"),
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Every stored version: its stage, since when and why, and what it was trained on."""
-    from scaler.commands import models
-
-    models.show(data_dir / "models", output)
-
-
-@models_app.command("compare")
-def models_compare(
-    one: Annotated[str, typer.Argument(metavar="A", help="As lstm@3f2a91c0d4e5, or lstm for the live one.")],
-    other: Annotated[str, typer.Argument(metavar="B", help="Another, or a model that needs no fit: last-value.")],
-    data_dir: ModelsFolder = Path("headstart-data"),
-    trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="On this CSV instead of the daemon's history.")
-    ] = None,
-    column: TraceColumn = None,
-    days: Annotated[int, typer.Option("--days", metavar="N", min=1, help="On so many of the last days.")] = 2,
-    output: OutputFormat = Output.TABLE,
-) -> None:
-    """Two models on recent days: what decisions cost, how far off.
-
-    GPU-minutes at equal risk over the fewest possible, pinball loss, coverage, and which of the two is better.
-    """
-    from scaler.commands import models
-
-    over = models.Days(data_dir=data_dir, trace=trace, column=column, days=days)
-    models.compare(one, other, over, output)
-
-
-@models_app.command("promote")
-def models_promote(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    version: Annotated[str, typer.Argument(metavar="VERSION")],
-    data_dir: ModelsFolder = Path("headstart-data"),
-    reason: Reason = "by hand",
-) -> None:
-    """Make one version the live one; a running daemon takes it up within a minute."""
-    from scaler.commands import models
-
-    models.promote(data_dir / "models", model, version, reason=reason)
-
-
-@models_app.command("rollback")
-def models_rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    data_dir: ModelsFolder = Path("headstart-data"),
-    reason: Reason = "by hand",
-) -> None:
-    """Go back to the version that was live before.
-
-    What is taken back stays off: no refit promotes it again.
-    """
-    from scaler.commands import models
-
-    models.roll_back(data_dir / "models", model, reason=reason)
+app.command()(file_jobs.replay)
+app.command()(file_jobs.export)
+app.command()(file_jobs.train)
+models_app.command("list")(file_jobs.models_list)
+models_app.command("compare")(file_jobs.models_compare)
+models_app.command("promote")(file_jobs.models_promote)
+models_app.command("rollback")(file_jobs.models_rollback)
 
 
 @app.command()

@@ -91,7 +91,8 @@ class Ports:
 class TickReport:
     """What one tick saw, decided and did; `journal_error` is set when decisions could not be made durable.
 
-    `failed` holds the workloads whose decision raised: they have no record and keep the state that they had.
+    `failed` holds the workloads whose decision raised: they have no record and keep the state that they had. `gpus` are
+    those that each workload counts with against the budget, these included: held or granted, whichever is more.
     """
 
     at: datetime
@@ -101,6 +102,7 @@ class TickReport:
     states: Mapping[str, PolicyState]
     journal_error: str = ""
     failed: Mapping[str, Exception] = field(default_factory=dict)
+    gpus: Mapping[str, int] = field(default_factory=dict)
     leads: bool = True
 
 
@@ -155,6 +157,7 @@ def tick(
         states=next_states,
         journal_error=journal_error,
         failed=failed,
+        gpus={wish.workload: wish.gpus * max(wish.current, allowed[wish.workload]) for wish in wishes},
         leads=leads,
     )
 

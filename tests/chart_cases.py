@@ -71,19 +71,19 @@ CASES: dict[str, Object] = {
 
 
 @functools.cache
-def _rendered(values: str, kube_version: str) -> str:
+def _rendered(values: str, kube_version: str, release: str) -> str:
     with tempfile.TemporaryDirectory(prefix="chart-") as folder:
         file = Path(folder) / "values.yaml"
         file.write_text(values, encoding="utf-8")
         return run(
-            "helm", "template", "headstart", str(CHART), "--namespace", NAMESPACE, "--values", str(file),
+            "helm", "template", release, str(CHART), "--namespace", NAMESPACE, "--values", str(file),
             "--kube-version", kube_version, folder=Path(folder),
         )  # fmt: skip
 
 
-def rendered(values: Object, *, kube_version: str = "1.35.0") -> list[Object]:
+def rendered(values: Object, *, kube_version: str = "1.35.0", release: str = "headstart") -> list[Object]:
     """The objects that helm would send for these values."""
-    return [each for each in yaml.safe_load_all(_rendered(json.dumps(values), kube_version)) if each]
+    return [each for each in yaml.safe_load_all(_rendered(json.dumps(values), kube_version, release)) if each]
 
 
 def refused(values: Object) -> str:

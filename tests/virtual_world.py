@@ -35,6 +35,8 @@ class VirtualWorkload:
     ready: int = 1
     unschedulable: int = 0
     failed: int = 0
+    held: int | None = None
+    """Replicas under an autoscaler whose floor `scale` is."""
     demand: Reading = field(default_factory=lambda: Known(value=0.0))
     p95: Reading | None = None
     waiting: Reading | None = None
@@ -58,6 +60,8 @@ class VirtualWorkload:
             starting=self.scale - ready - unschedulable - failed,
             unschedulable=unschedulable,
             failed=failed,
+            held=self.held,
+            ceiling=None if self.held is None else 100,
         )
 
     def signals(self) -> WorkloadSignals:

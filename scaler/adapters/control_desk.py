@@ -38,10 +38,20 @@ class ControlDesk:
     Each raises `OrderRefused` for what cannot be followed, and `OSError` where the file cannot be written or read.
     """
 
-    def __init__(self, file: ControlFile, *, known: Callable[[], Collection[str]]) -> None:
-        """`known` names the workloads that are scaled; none where that cannot be told, then any name is taken."""
+    def __init__(
+        self,
+        file: ControlFile,
+        *,
+        known: Callable[[], Collection[str]],
+        floors: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`known` names the workloads that are scaled; none where that cannot be told, then any name is taken.
+
+        `floors` names those whose settings say mode `floor`: it can be ordered for no other one.
+        """
         self._file = file
         self._known = known
+        self._floors = floors
 
     def pause(self, workload: str | None, word: Word, *, now: datetime) -> Document:
         """Write nothing for one workload, or for None for all there are or will be, until it is given back."""
@@ -65,6 +75,12 @@ class ControlDesk:
 
     def switch(self, workload: str, mode: Mode | None, word: Word, *, now: datetime) -> Document:
         """A mode over the settings', or for None the settings' again."""
+        self._check(workload)
+        if mode is Mode.FLOOR and workload not in self._floors():
+            raise OrderRefused(
+                f"the settings of {workload} do not say mode: floor, and whose floor it is stands there alone; "
+                "set it there, or order observe or active"
+            )
         switched = None if mode is None else ModeSwitch(mode=mode, since=now, **_said(word))
         return self._change(workload, lambda own: replace(own, mode=switched), now=now)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,7 +114,10 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 class ControlReader:
-    """The loop's `Controls` over the file: read again when it has changed, and kept when it cannot be read."""
+    """The loop's `Controls` over the file: read again when it has changed, and kept when it cannot be read.
+
+    Writes that leave at the same time ask it from a thread each: one looks and reads, the others wait for that.
+    """
 
     def __init__(
         self,
@@ -131,32 +135,36 @@ class ControlReader:
         self._on_change, self._on_trouble = on_change, on_trouble
         self._orders: Orders | None = None
         self._mark: tuple[int, int, int] | None = None
+        self._asked = threading.Lock()
         self._tried_at: datetime | None = None
         self.trouble = ""
         """What keeps the file from being read; empty if nothing does."""
 
     def of(self, workload: str, *, now: datetime) -> Control:
         """See `scaler.ports.Controls`."""
-        self._refresh(now)
-        if self._orders is not None:
-            return self._orders.of(workload, now=now)
-        if self._fallback is None:
-            self._fallback = self._last()
-        unread = Pause(source=Source.UNREADABLE, reason=self.trouble)
-        return self._fallback.get(workload, Control(pause=unread))
+        with self._asked:
+            self._refresh(now)
+            if self._orders is not None:
+                return self._orders.of(workload, now=now)
+            if self._fallback is None:
+                self._fallback = self._last()
+            unread = Pause(source=Source.UNREADABLE, reason=self.trouble)
+            return self._fallback.get(workload, Control(pause=unread))
 
     def _refresh(self, now: datetime) -> None:
         """Read the file where it is another one than before; one that could not be read once more at each tick."""
         mark = self._look()
         if mark == self._mark and (not self.trouble or now == self._tried_at):
             return
-        self._mark, self._tried_at = mark, now
+        self._tried_at = now
         try:
             orders = self._file.load()
         except ControlUnreadable as error:
+            self._mark = mark
             self._say(str(error))
             return
         before, self._orders = self._orders, orders
+        self._mark = mark  # a file that was replaced since it was looked at has another one, and is read once more
         self._say("")
         if before != orders and (before is not None or orders != Orders()):
             self._on_change(before or Orders(), orders)

@@ -128,7 +128,7 @@ def _control_notes(record: DecisionRecord, status: Status | None) -> Iterator[st
     if override is not None and override.lasts(now=record.at) and state is not State.OVERRIDDEN:
         yield f"override: {control.override_text(override, now=record.at)}; something stands before it"
     if ordered.mode is not None:
-        yield f"mode by hand: {control.mode_text(ordered.mode)}"
+        yield f"mode by hand: {control.mode_text(ordered.mode, in_force=record.policy.mode)}"
 
 
 def decision_document(record: DecisionRecord, outcome: Outcome | None) -> Document:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import (
+    UNHEARD,
     FloorRef,
     KubernetesCluster,
     ScaleOutcome,
@@ -54,7 +55,7 @@ class KubernetesTargets:
         self._on_pods = on_pods
         self._targets = dict(targets)
         self._floors = dict(floors or {})
-        self._refused: dict[str, str] = {}
+        self._remarks: dict[str, tuple[str, ...]] = {}
         self._annotations: dict[str, Mapping[str, str]] = {}
         self._lock = threading.Lock()
         self._untold: list[tuple[TargetRef, ScaleOutcome, str]] = []
@@ -79,7 +80,7 @@ class KubernetesTargets:
         seen = {workload: pods[target] for workload, target in self._targets.items()}
         self._on_pods(seen)
         known = {name: each for name, each in seen.items() if not isinstance(each, Blind)}
-        self._refused = {name: each.refused for name, each in known.items()}
+        self._remarks = {name: told for name, each in known.items() if (told := tuple(_remarks(each)))}
         read = {name: each.annotations for name, each in known.items() if each.annotations is not None}
         # Who paused by annotation stays paused while the object, or more than its scale, cannot be read.
         self._annotations = {name: read.get(name, self.annotations(name)) for name in seen}
@@ -87,8 +88,9 @@ class KubernetesTargets:
 
     @property
     def remarks(self) -> dict[str, tuple[str, ...]]:
-        """What the last read has to tell of workloads beside their replicas: pods that the cluster does not make."""
-        return {name: (f"pods are not made: {why}",) for name, why in self._refused.items() if why}
+        """What the last read has to tell of workloads beside their replicas: pods that the cluster does not make, and
+        objects on which nobody can leave an order."""
+        return dict(self._remarks)
 
     def scale(self, decision: Decision) -> Outcome:
         """Write `decision.target` if the scale, or the floor, still is `decision.current`."""
@@ -134,6 +136,13 @@ class KubernetesTargets:
             if error is not None:
                 errors.append(error)
         return tuple(errors)
+
+
+def _remarks(pods: WorkloadPods) -> Iterator[str]:
+    if pods.refused:
+        yield f"pods are not made: {pods.refused}"
+    if pods.annotations is None:
+        yield UNHEARD
 
 
 def _detail(decision: Decision, outcome: ScaleOutcome) -> str:

@@ -102,13 +102,13 @@ def _swept(
 ) -> tuple[ServingParetoSweep, ServingColdStartSweep]:
     """Each family over its knob at equal attainment, and each policy over slower and slower starts."""
     from scaler.simulate.policies import KNOBS
-    from scaler.simulate.serving.sweep import serving_cold_start_sweep, serving_grids, serving_pareto_sweep
-    from scaler.simulate.sweep import DEFAULT_FAMILIES
+    from scaler.simulate.serving.sweep import serving_cold_start_sweep, serving_pareto_sweep
+    from scaler.simulate.sweep import DEFAULT_FAMILIES, grids
 
     asked = (family for name in names if (family := name.partition(":")[0]) in KNOBS)
-    grids = serving_grids(tuple(dict.fromkeys((*DEFAULT_FAMILIES, *asked))), setting)
+    known = grids(tuple(dict.fromkeys((*DEFAULT_FAMILIES, *asked))), own=setting.missed_target_ratio)
     found = members.forecasters
-    pareto = serving_pareto_sweep(run.trace, run.profile, grids, setting, members=found, progress=progress)
+    pareto = serving_pareto_sweep(run.trace, run.profile, known, setting, members=found, progress=progress)
     return pareto, serving_cold_start_sweep(run.trace, run.profile, names, setting, members=found, progress=progress)
 
 

@@ -257,7 +257,7 @@ def _swept(run: TraceRun, names: tuple[str, ...], members: Members, progress: Pr
     families = tuple(dict.fromkeys((*DEFAULT_FAMILIES, *_families_with_knobs(names))))
     pareto = pareto_sweep(
         run.trace,
-        grids(families, run.setting),
+        grids(families, own=run.setting.missed_target_ratio),
         run.setting,
         target_ratio=run.setting.missed_target_ratio,
         members=members.forecasters,

@@ -131,7 +131,7 @@ class HttpConfig:
     port: int = 8090
     """TCP port; 0 takes a free one."""
     token_file: Path | None = None
-    """File that holds the token which every request must carry."""
+    """File that holds the token which every request must carry, those for /healthz and /readyz aside."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -21,7 +21,7 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.config import Config
 from scaler.loop import TickReport
 from scaler.policy import scheduled
-from scaler.policy.placeholders import UNKNOWN, Outlook, PlaceholderRule, PlaceholderState, outlook, size
+from scaler.policy.placeholders import UNKNOWN, Outlook, PlaceholderRule, PlaceholderState, grows, outlook, size
 from scaler.policy.types import Action, Decision, Mode, ReplicaState
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
@@ -107,31 +107,33 @@ def _outlooks(rule: PlaceholderRule, report: TickReport, *, now: datetime) -> li
     """What each workload that these placeholders are for holds and will want."""
     records = {record.policy.workload: record for record in report.records}
     return [
-        _outlook(rule, records[name], now=now) if name in records else UNKNOWN
+        _outlook(rule, records[name], gpus=report.gpus[name], now=now) if name in records else UNKNOWN
         for name in rule.workloads or (*records, *report.failed)
     ]
 
 
-def _outlook(rule: PlaceholderRule, record: DecisionRecord, *, now: datetime) -> Outlook:
+def _outlook(rule: PlaceholderRule, record: DecisionRecord, *, gpus: int, now: datetime) -> Outlook:
+    """What one workload holds is what it counts with against the budget, `gpus`: pods above a floor included."""
     decision, policy = record.decision, record.policy
     if decision.current is None or decision.target is None:
         return UNKNOWN
     bounds = policy.bounds
     _, most = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
-    held = decision.target if policy.mode is Mode.ACTIVE else decision.current
-    return outlook(record.snapshot, policy.profile, rule, z=decision.z, held=held, most=most, now=now)
+    return outlook(
+        record.snapshot,
+        policy.profile,
+        rule,
+        z=decision.z,
+        held=gpus // policy.profile.gpus,
+        most=most,
+        grows=grows(decision.reason, policy.mode),
+        now=now,
+    )
 
 
 def _free_gpus(view: View) -> int | None:
-    """GPUs of the budget that no workload holds or has ordered; one that is unknown may hold its maximum."""
-    if view.gpu_budget is None:
-        return None
-    held = 0
-    for record in view.report.records:
-        decision, most = record.decision, record.policy.bounds.max_replicas
-        known = decision.current is not None and decision.target is not None
-        held += record.policy.profile.gpus * (max(decision.current or 0, decision.target or 0) if known else most)
-    return view.gpu_budget - held
+    """GPUs of the budget that no workload holds or has ordered; the loop says what one that is not known may hold."""
+    return None if view.gpu_budget is None else view.gpu_budget - sum(view.report.gpus.values())
 
 
 def placeholder_job(config: Config, api: ApiConnection, board: Board, log: Any) -> Job:

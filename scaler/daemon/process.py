@@ -271,7 +271,11 @@ class Daemon:
             ready=lambda: self.watchdog.ready,
             records=self.journal,
             accounts=self._forecaster.accounts,
-            desk=ControlDesk(self._control, known=lambda: [each.workload for each in self.config.fleet.workloads]),
+            desk=ControlDesk(
+                self._control,
+                known=lambda: [each.workload for each in self.config.fleet.workloads],
+                floors=lambda: floors_of(self.config),
+            ),
         )
         return create_app(sources, token_file=self.config.http.token_file)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from forecaster.types import Blind, BlindReason
-from scaler.adapters.kubernetes import FloorRef, Permission, WorkloadPods
+from scaler.adapters.kubernetes import UNHEARD, FloorRef, Permission, WorkloadPods
 from scaler.adapters.kubernetes.drain import Drain
 from scaler.adapters.kubernetes.rivals import WAY_OUT
 from scaler.doctor.account import judge_permissions
@@ -71,6 +71,8 @@ def judge_object(policy: WorkloadPolicy, facts: ObjectFacts) -> Iterator[Finding
         yield well("target", f"{what}: {replicas.desired} desired, {replicas.ready} Ready", name)
         yield _scale(policy, replicas)
         yield _start(policy, facts.start_time)
+        if facts.pods.annotations is None:
+            yield skipped("annotations", UNHEARD, name)
     yield from judge_permissions(name, facts.missing, does=_DOES.get(policy.mode, "observe"))
     yield from _template(policy, facts.template)
     yield _drain(policy, facts.drain)

@@ -14,6 +14,9 @@ from scaler.policy.types import Adjustment, Control, Mode, ModeSwitch, Override,
 
 RULE = "by hand"
 
+NO_FLOOR = "not followed, it observes: the settings do not say mode: floor, and whose floor it is stands there alone"
+"""What is said of a floor that was ordered by hand and cannot be had."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hand:
@@ -54,10 +57,16 @@ def apply(hand: Hand, target: int, *, current: int) -> tuple[int, tuple[Adjustme
 
 
 def mode_under(control: Control, configured: Mode) -> Mode:
-    """The mode in force: a person's over the settings'. `active` gives back what the settings write by, if they do."""
+    """The mode in force: a person's over the settings'. `active` gives back what the settings write by, if they do.
+
+    `floor` is had only where the settings say it as well, and is observed elsewhere: what would be read and written
+    without the name of a floor are the replicas, which then are another autoscaler's.
+    """
     if control.mode is None:
         return configured
     asked = control.mode.mode
+    if asked is Mode.FLOOR and configured is not Mode.FLOOR:
+        return Mode.OBSERVE
     return configured if asked is Mode.ACTIVE and configured is not Mode.OBSERVE else asked
 
 
@@ -98,9 +107,13 @@ def override_text(override: Override, *, now: datetime) -> str:
     return _said(what, override.by, override.since, override.reason)
 
 
-def mode_text(switch: ModeSwitch) -> str:
-    """Such as "observe by ana since 2026-03-02 12:03:00: not before the launch", as far as it is known."""
-    return _said(switch.mode.value, switch.by, switch.since, switch.reason)
+def mode_text(switch: ModeSwitch, *, in_force: Mode | None = None) -> str:
+    """Such as "observe by ana since 2026-03-02 12:03:00: not before the launch", as far as it is known.
+
+    With the mode `in_force` it also says where that is not what was ordered.
+    """
+    text = _said(switch.mode.value, switch.by, switch.since, switch.reason)
+    return f"{text}; {NO_FLOOR}" if switch.mode is Mode.FLOOR and in_force is Mode.OBSERVE else text
 
 
 def way_out(control: Control, workload: str) -> str:

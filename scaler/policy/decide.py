@@ -269,6 +269,7 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
         current=moment.current,
         foreseen=moment.foreseen(),
         expected=max((each.want for each in proposals if each.rule == predictive.RULE), default=0),
+        arrivals_rps=sum((moment.demand_rps or {}).values()),
     )
     return replace(
         state,

@@ -26,7 +26,7 @@ def ordered(
     if asked.override is not None and asked.override.lasts(now=decision.at):
         yield "override", control.override_text(asked.override, now=decision.at)
     if asked.mode is not None:
-        yield "mode", control.mode_text(asked.mode)
+        yield "mode", control.mode_text(asked.mode, in_force=policy.mode)
     hold = writers.hold_of(after, policy.other_writers, now=decision.at)
     if hold is not None:
         yield "others", hold.detail

@@ -41,6 +41,11 @@ STEADY: Final = timedelta(hours=3)
 REAL: Final = timedelta(minutes=30)
 """A silence that lasted so long was one, and what comes after it is not the old traffic going on."""
 
+LONGEST: Final = timedelta(minutes=5)
+"""Requests take at most so long on average: what is in flight and came in this time, little as it is, explains itself.
+8 requests/s of five seconds each are 40 in flight, and may be 2,400; a gateway's old address that only health checks
+ask, one in ten seconds, explains 30."""
+
 LEAST_OUTAGE: Final = timedelta(minutes=3)
 """Shorter blindness or silence is a late scrape or a restart, and nobody has begun to ask again."""
 
@@ -78,6 +83,8 @@ class Seen:
     """Load that the forecast's median sees at `ABRUPT` from now; None without a forecast."""
     expected: int = 0
     """Replicas that the forecast asks for."""
+    arrivals_rps: float = 0.0
+    """Requests per second of all classes; counts only while `known`."""
 
 
 def observe(state: OutageState, seen: Seen, *, now: datetime) -> OutageState:
@@ -99,7 +106,12 @@ def observe(state: OutageState, seen: Seen, *, now: datetime) -> OutageState:
         fell_at, since = (now, now) if sudden else (state.fell_at, state.silent_since)
         heard_since = state.heard_since if since is not None else None
         return OutageState(
-            heard_since=heard_since, busy_at=state.busy_at, fell_at=fell_at, silent_since=since, back=back
+            heard_since=heard_since,
+            busy_at=state.busy_at,
+            fell_at=fell_at,
+            silent_since=since,
+            back=back,
+            arrivals_rps=seen.arrivals_rps if since is not None else 0.0,
         )
     foreseen = seen.foreseen is not None and seen.foreseen <= FORESEEN_RATIO * per_replica
     busy = seen.load >= max(BUSY_LOAD, BUSY_RATIO * seen.current)
@@ -114,14 +126,16 @@ def doubt(before: OutageState, rule: OutageRule, *, in_flight: float, now: datet
 
     Asked of the state *before* the tick, and for the whole time, whatever comes back meanwhile: looked at through the
     load of now, a little load would release what none at all would keep (I7). `in_flight` requests, 0 where they cannot
-    be told, speak against a silence that goes on: what counts the arrivals is broken, and that is blindness.
+    be told, speak against a silence that goes on, where more are there than what arrived at the tick before explains:
+    what counts the arrivals is broken, and that is blindness. A trickle that is left explains what it has in flight.
     """
     if before.fell_at is None or rule.silence <= timedelta(0):
         return ""
     ends = before.fell_at + rule.silence
     if now < ends:
         return f"fell silent at {before.fell_at:%H:%M:%S}, all at once; believed from {ends:%H:%M:%S}"
-    if before.silent_since is not None and in_flight > 0.0:
+    explained = before.arrivals_rps * LONGEST.total_seconds()
+    if before.silent_since is not None and in_flight > explained + 1e-9:
         return f"silent since {before.silent_since:%H:%M:%S}, but {in_flight:.0f} requests are in flight"
     return ""
 

@@ -3,8 +3,9 @@
 A node takes minutes more than a pod on a node that is already there. Placeholders are pods of low priority that do
 nothing and ask for GPUs: the cluster brings nodes for them, and real pods push them out. So many are wanted as the
 forecast needs GPUs, within the time a node takes, beyond what is held. As real pods take the nodes over, as many
-placeholders go at once; any other fall must last for `hold`. Nothing here moves a replica of a workload, and an
-unknown demand adds no placeholder and takes none away. See docs/decisions/0016.
+placeholders go at once; any other fall must last for `hold`. Nothing here moves a replica of a workload; an unknown
+demand adds no placeholder and takes none away, and a workload that people keep where it is wants none. See
+docs/decisions/0016.
 """
 
 from __future__ import annotations
@@ -88,6 +89,18 @@ class PlaceholderState:
     seen: tuple[Seen, ...] = ()
 
 
+_KEPT = frozenset({Reason.PAUSED, Reason.OVERRIDE, Reason.HELD_MANUAL, Reason.HELD_CONFLICT})
+
+
+def grows(reason: Reason, mode: Mode) -> bool:
+    """Whether a workload can come to have more pods, by the reason of its last decision.
+
+    One that was switched off does not. While it is paused, overridden or held by hand nobody orders any for it, unless
+    another autoscaler does so by its own metrics: above a floor, and where we only observe.
+    """
+    return reason is not Reason.HANDS_OFF and (reason not in _KEPT or mode in (Mode.OBSERVE, Mode.FLOOR))
+
+
 def outlook(
     snapshot: Snapshot,
     profile: CapacityProfile,
@@ -96,17 +109,24 @@ def outlook(
     z: float,
     held: int,
     most: int,
+    grows: bool,
     now: datetime,
 ) -> Outlook:
     """What one workload holds (`held` replicas), and the most that the forecast wants within `ahead`, at its score `z`.
 
-    Never more than its maximum `most`. Unknown without an unexpired, plausible forecast.
+    Never more than its maximum `most`, and nothing unless it `grows`. Unknown without an unexpired, plausible forecast,
+    and while demand is not known in full: what the forecast then says nobody has held against the world, and what
+    stands in for it is the day before.
     """
-    usable = [
-        each.forecast for each in snapshot.forecasts if not each.forecast.expired(now=now) and each.forecast.plausible
-    ]
     held_gpus = profile.gpus * held
-    if not usable:
+    if not grows:
+        return Outlook(held_gpus=held_gpus, coming_gpus=0)
+    usable = [
+        each.forecast
+        for each in snapshot.forecasts_in_force
+        if not each.forecast.expired(now=now) and each.forecast.plausible
+    ]
+    if not usable or not snapshot.demand_known:
         return Outlook(held_gpus=held_gpus, coming_gpus=None)
     load = max(
         profile.load({each.request_class: each.quantile(moment, z=z) for each in usable})

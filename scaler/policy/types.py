@@ -386,8 +386,8 @@ class LatencyState:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutageState:
     """What the outage rule remembers: since when demand has been heard of at every tick, when it was last busy, when it
-    last fell silent all at once, since when it has been so, since when it is unknown, and how many replicas there were,
-    or were forecast to be needed, when it came back."""
+    last fell silent all at once, since when it has been so, since when it is unknown, how many replicas there were, or
+    were forecast to be needed, when it came back, and what still arrived a second when it was silent last."""
 
     heard_since: datetime | None = None
     busy_at: datetime | None = None
@@ -395,6 +395,7 @@ class OutageState:
     silent_since: datetime | None = None
     blind_since: datetime | None = None
     back: At | None = None
+    arrivals_rps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,10 @@ import numpy as np
 from forecaster import registry
 from forecaster.trace import Trace
 from forecaster.types import Forecaster
-from scaler.simulate import confidence
+from scaler.simulate import confidence, read_off
 from scaler.simulate.confidence import Interval, interval
 from scaler.simulate.policies import KNOBS
+from scaler.simulate.read_off import Cliff, Matched
 from scaler.simulate.regret import Regret
 from scaler.simulate.scoring import Course, Score, needed
 from scaler.simulate.spread import Task, play_all
@@ -112,17 +113,6 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matched:
-    """The cheapest that a family does within the target."""
-
-    family: str
-    point: Point | None
-    """None: no setting of it stays within the target."""
-    tuned_in_hindsight: bool
-    """Whether the knob was chosen knowing the window; the product's default was not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ParetoSweep:
     """Each family over its knob, in the order played."""
 
@@ -134,11 +124,11 @@ class ParetoSweep:
     @property
     def frontier(self) -> tuple[Point, ...]:
         """The points that no other beats in one figure and equals in the other, fewest misses first."""
-        best: list[Point] = []
-        for point in sorted(self.points, key=_misses_then_cost):
-            if not best or point.score.billed_gpu_bins < best[-1].score.billed_gpu_bins:
-                best.append(point)
-        return tuple(best)
+        return read_off.frontier(
+            self.points,
+            order=lambda each: (each.score.missed_bins, each.score.billed_gpu_bins),
+            cost=lambda each: each.score.billed_gpu_bins,
+        )
 
     @property
     def default(self) -> Point | None:
@@ -146,18 +136,14 @@ class ParetoSweep:
         return next((each for each in self.points if each.policy == PRODUCT), None)
 
     @property
-    def matched(self) -> tuple[Matched, ...]:
+    def matched(self) -> tuple[Matched[Point], ...]:
         """The product at its default, then each family's cheapest point within the target, tuned in hindsight."""
-        rows = [Matched(family=PRODUCT, point=self.default, tuned_in_hindsight=False)] if self.default else []
-        for family in dict.fromkeys(each.family for each in self.points):
-            within = [
-                each
-                for each in self.points
-                if each.family == family and each.score.under_provisioned_ratio <= self.target_ratio
-            ]
-            cheapest = min(within, key=lambda each: (each.score.billed_gpu_bins, each.score.missed_bins), default=None)
-            rows.append(Matched(family=family, point=cheapest, tuned_in_hindsight=True))
-        return tuple(rows)
+        return read_off.matched(
+            self.points,
+            self.default,
+            within=lambda each: each.score.under_provisioned_ratio <= self.target_ratio,
+            cost=lambda each: (each.score.billed_gpu_bins, each.score.missed_bins),
+        )
 
     def as_json(self, label: str | None = None) -> dict[str, Any]:
         """The sweep as a document; the trace is called `label`, by its name unless given."""
@@ -170,7 +156,7 @@ class ParetoSweep:
             "matched": [self._row(each) for each in self.matched],
         }
 
-    def _row(self, row: Matched) -> dict[str, Any]:
+    def _row(self, row: Matched[Point]) -> dict[str, Any]:
         head = {"family": row.family, "tuned_in_hindsight": row.tuned_in_hindsight}
         if row.point is None:
             return {**head, "policy": None}
@@ -190,12 +176,11 @@ class ParetoSweep:
         return document
 
 
-def grids(families: Sequence[str], setting: Setting) -> dict[str, tuple[str, ...]]:
+def grids(families: Sequence[str], *, own: float) -> dict[str, tuple[str, ...]]:
     """What a Pareto sweep plays of each family, frugal → generous; `UnknownPolicyError` for one that has no knob.
 
-    Of the product that is `PRODUCT_TARGETS`, the setting's own target under its plain name.
+    Of the product that is `PRODUCT_TARGETS`, the setting's `own` missed_target_ratio under its plain name.
     """
-    own = setting.missed_target_ratio
     targets = sorted({*PRODUCT_TARGETS, own}, reverse=True)
     known: dict[str, tuple[str, ...]] = {
         PRODUCT: tuple(PRODUCT if each == own else f"{PRODUCT}:{TARGET}{each * 100.0:g}%" for each in targets),
@@ -233,20 +218,6 @@ def pareto_sweep(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cliff:
-    """How slow a start a policy bears: it falls off where even the low end of its interval of misses is above target.
-
-    A product that is steered at 1 % misses 1.06 % in one window and 0.94 % in another; that is no cliff.
-    """
-
-    policy: str
-    within: timedelta | None
-    """The longest cold start played up to which it bears all; None: not even the shortest."""
-    over: timedelta | None
-    """The next one played, the first that it does not bear; None: it bore all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ColdStartSweep:
     """Each policy under each cold start, by policy and then from the fastest to the slowest start."""
 
@@ -256,19 +227,16 @@ class ColdStartSweep:
     """Share of missed bins beyond which a policy has fallen off."""
 
     @property
-    def cliffs(self) -> tuple[Cliff, ...]:
-        """By policy, in the order asked."""
-        return tuple(self._cliff(policy) for policy in dict.fromkeys(each.policy for each in self.points))
+    def cliffs(self) -> tuple[Cliff[timedelta], ...]:
+        """By policy, in the order asked: it falls off where even the low end of its interval of misses is above target.
 
-    def _cliff(self, policy: str) -> Cliff:
-        within: timedelta | None = None
-        for point in self.points:
-            if point.policy != policy:
-                continue
-            if point.missed_interval.low > self.target_ratio:
-                return Cliff(policy=policy, within=within, over=point.cold_start)
-            within = point.cold_start
-        return Cliff(policy=policy, within=within, over=None)
+        A product that is steered at 1 % misses 1.06 % in one window and 0.94 % in another; that is no cliff.
+        """
+        return read_off.cliffs(
+            self.points,
+            bears=lambda each: each.missed_interval.low <= self.target_ratio,
+            start=lambda each: each.cold_start,
+        )
 
     def as_json(self, label: str | None = None) -> dict[str, Any]:
         """The sweep as a document; the trace is called `label`, by its name unless given."""
@@ -354,10 +322,6 @@ def _played(
         trace=trace, setting=first.setting, capacity_rps=first.capacity_rps, start=first.start, end=first.end
     )
     return window, points
-
-
-def _misses_then_cost(point: Point) -> tuple[int, int]:
-    return point.score.missed_bins, point.score.billed_gpu_bins
 
 
 def _seconds(span: timedelta | None) -> float | None:

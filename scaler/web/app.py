@@ -37,6 +37,7 @@ from scaler.adapters.watchdog import Health
 from scaler.ports import DecisionRecord, Outcome
 from scaler.web.access import AccessGuard
 from scaler.web.control import control_routes
+from scaler.web.crowds import RunningRequests
 
 
 class Records(Protocol):
@@ -78,7 +79,10 @@ def create_app(sources: Sources, *, hosts: Iterable[str] = (), token_file: Path 
             Route(f"{workload}/forecast", pages.forecast),
             *([] if sources.desk is None else control_routes(sources.desk, sources.clock)),
         ],
-        middleware=[Middleware(AccessGuard, hosts=tuple(hosts), token_file=token_file)],
+        middleware=[
+            Middleware(AccessGuard, hosts=tuple(hosts), token_file=token_file),
+            Middleware(RunningRequests),  # behind the guard: who is refused takes no place
+        ],
         exception_handlers={HTTPException: _as_json},
     )
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -138,10 +138,13 @@ def _name(request: Request) -> str:
 async def _body(request: Request, *allowed: str) -> dict[str, Any]:
     """The request's JSON object; an empty body is an empty one. 415, 413, 400 or 422 for anything else."""
     raw = b""
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"an order has at most {MAX_BODY_BYTES} bytes")
+    try:
+        async for piece in request.stream():
+            raw += piece
+            if len(raw) > MAX_BODY_BYTES:
+                raise HTTPException(413, f"an order has at most {MAX_BODY_BYTES} bytes")
+    except ClientDisconnect:  # nobody hears this; half an order is none, and no defect of ours
+        raise HTTPException(400, "the order ended before its end") from None
     # A form of another site cannot send this type without asking first, and is not answered when it asks.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "send the order as Content-Type: application/json")

@@ -9,6 +9,8 @@ import time
 import uvicorn
 from starlette.types import ASGIApp
 
+from scaler.web.crowds import TimelyProtocol
+
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 3.0
 
@@ -24,7 +26,7 @@ class WebServer:
             lifespan="off",
             timeout_graceful_shutdown=1,
             timeout_keep_alive=15,
-            limit_concurrency=64,
+            http=TimelyProtocol,
             server_header=False,
             ws="none",
         )

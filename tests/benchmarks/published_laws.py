@@ -24,19 +24,19 @@ from forecaster.types import Series
 from scaler.config import read_profile
 from scaler.policy.capacity import CapacityProfile, RequestTokens
 from scaler.service.model import max_rate_rps
+from scaler.simulate.read_off import Cliff
 from scaler.simulate.serving.outcome import Interval, Outcome
 from scaler.simulate.serving.pool import PoolRule
 from scaler.simulate.serving.stage import ServingSetting
 from scaler.simulate.serving.sweep import (
     LIMIT_TTFT_S,
-    ServingCliff,
     ServingColdStartSweep,
     ServingParetoSweep,
     ServingPoint,
     serving_cold_start_sweep,
-    serving_grids,
     serving_pareto_sweep,
 )
+from scaler.simulate.sweep import grids
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "published-laws.md"
@@ -245,10 +245,10 @@ def cliff_table(sweeps: Mapping[str, ServingColdStartSweep]) -> Table:
     return table
 
 
-def _fell(cliff: ServingCliff) -> str:
-    if cliff.over_s is None:
+def _fell(cliff: Cliff[float]) -> str:
+    if cliff.over is None:
         return "never"
-    return "always" if cliff.within_s is None else f"{cliff.within_s:.0f}–{cliff.over_s:.0f} s"
+    return "always" if cliff.within is None else f"{cliff.within:.0f}–{cliff.over:.0f} s"
 
 
 # ── Running them ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -312,9 +312,9 @@ def made(
         run = _pareto(case, profile, asked, told, processes)
         static = _pareto(case, profile, {"hpa": ["hpa"]}, told, processes, floor=CAP) if case is first else None
         tables[f"ramp-{case.name.replace(' ', '-')}"] = episode_table(run.points, static.points[0] if static else None)
-    grids = {**serving_grids(FAMILIES, setting(first)), "headstart": TARGETS}
-    unseen = _pareto(first, profile, grids, told, processes)
-    seen = _pareto(known, profile, {each: grids[each] for each in KNOW_A_PAST}, told, processes)
+    knobs = {**grids(FAMILIES, own=setting(first).missed_target_ratio), "headstart": TARGETS}
+    unseen = _pareto(first, profile, knobs, told, processes)
+    seen = _pareto(known, profile, {each: knobs[each] for each in KNOW_A_PAST}, told, processes)
     tables["pareto-day-one"] = pareto_table(unseen)
     tables["pareto-daily"] = pareto_table(with_the_others(seen, unseen))
     tables["sensitivity"] = _sensitivity_table(first, profile, told, processes)

@@ -80,6 +80,9 @@ def test_helm_lint_finds_nothing(tmp_path: Path) -> None:
         pytest.param({"config": SETTINGS, "trainer": {"at": "25:00"}}, "trainer", id="no such hour"),
         pytest.param({"config": SETTINGS, "files": {"headstart.yaml": "x"}}, "made from config", id="the settings twice"),
         pytest.param({"config": SETTINGS, "serviceAccount": {"create": False}}, "name the account", id="an account without a name"),
+        pytest.param(
+            {"config": SETTINGS, "placeholders": {"groups": [{"name": "g" * 52, "namespace": "llm"}]}}, "pattern", id="a label of 64 characters"
+        ),
     ],
 )  # fmt: skip
 def test_refuses(values: Object, says: str) -> None:
@@ -264,6 +267,24 @@ def test_large_numbers_and_clock_times_come_through_as_they_are() -> None:
     settings = settings_of(rendered(values))
     assert settings["workloads"][0]["profile"]["service"] == service
     assert settings["forecast"]["refit"] == "03:10"
+
+
+@pytest.mark.parametrize("release", ["r" * 53, "headstart-" + "r" * 43, "r" * 43 + "-" + "r" * 9])
+def test_the_longest_names_are_names(release: str) -> None:
+    """Helm takes 53 characters. A CronJob may have 52, since eleven come behind in a Job's; a label's value 63."""
+    longest = {"groups": [{"name": "g" * 51, "namespace": "llm", "gpus": 2}]}
+    objects = rendered({**CASES["everything"], "placeholders": longest}, release=release)
+    kinds = {each["kind"]: each["metadata"]["name"] for each in objects}
+    assert len(kinds["CronJob"]) <= 52
+    assert all(not name.endswith("-") and "--" not in name for name in kinds.values())
+    texts = [
+        text
+        for each in [*objects, *pods_of(objects).values()]
+        for text in (each.get("metadata", {}).get("labels") or {}).values()
+    ]
+    assert max(map(len, texts)) <= 63
+    placeholder = the(objects, "Deployment")
+    assert placeholder["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "placeholder-" + "g" * 51
 
 
 def test_placeholders_leave_their_replicas_to_headstart() -> None:

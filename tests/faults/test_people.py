@@ -22,6 +22,7 @@ from forecaster.types import Known
 from kube_double import KubeDouble
 from policy_cases import a_policy
 from scaler.adapters.board import Board
+from scaler.adapters.control_annotations import AnnotatedControls
 from scaler.adapters.control_desk import ControlDesk, Word
 from scaler.adapters.control_file import ControlFile
 from scaler.adapters.documents import workloads_document
@@ -116,7 +117,11 @@ class World:
             targets = KubernetesTargets(KubernetesCluster(api), {"llm/chat": CHAT})
             orders = orders_of(ControlFile(self.folder), journal, self.log)
             ports = Ports(
-                signals=self.demand, forecasts=NoForecasts(), targets=targets, journal=journal, controls=orders
+                signals=self.demand,
+                forecasts=NoForecasts(),
+                targets=targets,
+                journal=journal,
+                controls=AnnotatedControls(orders, targets.annotations),
             )
             outlets = Outlets(
                 board=board,
@@ -357,6 +362,39 @@ def test_a_mode_by_hand_goes_over_the_settings(world: World) -> None:
         world.desk.switch("llm/chat", Mode.ACTIVE, ANA, now=world.now)
         daemon.tick()
         assert (daemon.row["mode"], len(world.patches())) == ("active", 1)
+        assert daemon.broken() == 0
+
+
+@pytest.mark.parametrize("configured", [Mode.OBSERVE, Mode.ACTIVE, Mode.PUBLISH])
+def test_a_floor_by_hand_writes_no_replicas_where_the_settings_name_no_floor(world: World, configured: Mode) -> None:
+    """An HPA holds the replicas, and which one it is stands in the settings alone: until then nobody writes."""
+    world.cluster.hpa("llm", "chat", least=2)
+    world.demand.rps = 90.0
+    world.policy = a_policy(least=1, most=12, mode=configured)
+    order = {"mode": {"mode": "floor"}}
+    (world.folder / "control.json").write_text(
+        json.dumps({"version": 1, "fleet": {}, "workloads": {"llm/chat": order}})
+    )
+    with world.run() as daemon:
+        daemon.ticks(3)
+        assert (daemon.row["mode"], world.cluster.mutating_requests) == ("observe", 0)
+        assert any("the settings do not say mode: floor" in note for note in daemon.row["notes"])
+        assert daemon.replays()
+        assert daemon.broken() == 0
+
+
+def test_a_floor_on_the_workload_writes_no_replicas_until_its_settings_name_one(world: World) -> None:
+    """`mode: active` changed to `floor` on a discovered Deployment: its settings are found up to a minute later."""
+    world.cluster.hpa("llm", "chat", least=2)
+    world.cluster.annotate("llm", "chat", mode="active")
+    world.demand.rps = 40.0
+    with world.run() as daemon:
+        daemon.ticks(2)
+        asked = len(world.patches())
+        world.cluster.annotate("llm", "chat", mode="floor")
+        world.demand.rps = 90.0
+        daemon.ticks(3)
+        assert (daemon.row["mode"], len(world.patches())) == ("observe", asked)
         assert daemon.broken() == 0
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from daemon_cases import a_tick
-from forecaster.types import Blind
+from forecaster.types import Blind, Known
 from kube_double import KubeDouble
-from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot
+from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy
 from scaler.adapters.board import Board, View
 from scaler.adapters.kubernetes import ApiConnection, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.store import Store
@@ -22,10 +21,20 @@ from scaler.adapters.targets import KubernetesTargets
 from scaler.config import parse_config
 from scaler.daemon import Daemon
 from scaler.daemon.placeholders import Placeholders, placeholder_job
-from scaler.loop import TickReport
+from scaler.loop import Fleet, TickReport, tick
 from scaler.policy.placeholders import PlaceholderRule
-from scaler.policy.types import Decision, Mode, ReplicaState
+from scaler.policy.types import (
+    NO_CONTROL,
+    Control,
+    Decision,
+    DemandForecast,
+    Mode,
+    Override,
+    Pause,
+    ReplicaState,
+)
 from scaler.ports import Outcome, OutcomeKind
+from virtual_world import VirtualWorkload, VirtualWorld
 
 POOL = PlaceholderRule(placeholder="warm/pool", mode=Mode.ACTIVE)
 REPO = Path(__file__).resolve().parents[2]
@@ -47,10 +56,26 @@ class Log:
         return [event for event, _ in self.told]
 
 
-def a_peak_ahead(*, desired: int = 2, mode: Mode = Mode.ACTIVE, now: datetime = NOON) -> TickReport:
-    """A tick over llm/chat with `desired` replicas, in front of a forecast that needs six of them in nine minutes."""
-    forecast = a_forecast(15.0, later_rps={10: 55.0}, issued_at=now)
-    return a_tick(a_snapshot(rps=13.0, desired=desired, forecasts=(forecast,)), a_policy(mode=mode), now=now)
+def a_peak_ahead(
+    *,
+    desired: int = 2,
+    held: int | None = None,
+    mode: Mode = Mode.ACTIVE,
+    control: Control = NO_CONTROL,
+    now: datetime = NOON,
+    **others: VirtualWorkload,
+) -> TickReport:
+    """A tick over llm/chat with `desired` replicas, in front of a forecast that needs six of them in nine minutes.
+
+    Under a floor `held` are there. `others` are further workloads of the same settings.
+    """
+    ahead = DemandForecast(forecast=a_forecast(15.0, later_rps={10: 55.0}, issued_at=now), quality=GOOD)
+    chat = VirtualWorkload(scale=desired, ready=desired, held=held, demand=Known(value=13.0), forecasts=(ahead,))
+    workloads = {"llm/chat": chat, **{f"llm/{name}": each for name, each in others.items()}}
+    world = VirtualWorld(workloads=workloads, controls={"llm/chat": control})
+    rules = a_policy(mode=mode, most=20, start_time=3 * MINUTE)
+    policies = tuple(replace(rules, workload=name) for name in workloads)
+    return tick(Fleet(workloads=policies), {}, world.ports(), now=now)
 
 
 @pytest.fixture
@@ -128,6 +153,59 @@ def test_no_node_beyond_the_budget(double: KubeDouble, tmp_path: Path, board: Bo
     assert double.replicas("warm", "pool") == 1
 
 
+def test_what_the_autoscaler_holds_above_its_floor_is_held(board: Board, log: Log) -> None:
+    """A floor of two, and six pods: the nodes of the peak are there. The budget's seventh GPU is free, no more."""
+    targets, placeholders = a_pool(board, log)
+    board.publish(View(report=a_peak_ahead(mode=Mode.FLOOR, held=6)))
+    placeholders.run(now=NOON)
+    assert targets.scaled == {}
+    board.publish(View(report=a_peak_ahead(mode=Mode.FLOOR, held=5), gpu_budget=5))
+    placeholders.run(now=NOON)
+    assert targets.scaled == {}
+    board.publish(View(report=a_peak_ahead(mode=Mode.FLOOR, held=5), gpu_budget=6))
+    placeholders.run(now=NOON)
+    assert targets.scaled == {"b/pool": 1}
+
+
+class _Odd(float):
+    """A reading that no rule can compute with: stands for a defect that only one workload's numbers meet."""
+
+    def __truediv__(self, other: object) -> float:
+        raise ZeroDivisionError("one workload's numbers")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(VirtualWorkload(scale=1, demand=Known(value=_Odd(1.0))), id="its decision raises"),
+        pytest.param(VirtualWorkload(readable=False), id="it cannot be read"),
+    ],
+)
+def test_what_is_not_known_may_hold_its_maximum_of_the_budget(board: Board, log: Log, other: VirtualWorkload) -> None:
+    """Of 24 GPUs llm/chat holds two, and the other one may hold twenty: two are free, where four are wanted."""
+    targets, placeholders = a_pool(board, log)
+    board.publish(View(report=a_peak_ahead(odd=other), gpu_budget=24))
+    placeholders.run(now=NOON)
+    assert targets.scaled == {"b/pool": 2}
+
+
+@pytest.mark.parametrize(
+    ("desired", "control"),
+    [
+        pytest.param(0, NO_CONTROL, id="switched off"),
+        pytest.param(2, Control(pause=Pause()), id="paused"),
+        pytest.param(2, Control(override=Override(replicas=2, until=NOON + 60 * MINUTE)), id="as many as were ordered"),
+    ],
+)
+def test_for_a_workload_that_people_keep_where_it_is_nothing_is_bought(
+    board: Board, log: Log, desired: int, control: Control
+) -> None:
+    targets, placeholders = a_pool(board, log)
+    board.publish(View(report=a_peak_ahead(desired=desired, control=control)))
+    placeholders.run(now=NOON)
+    assert targets.scaled == {}
+
+
 @pytest.mark.parametrize("age", [None, 4 * MINUTE], ids=["no tick yet", "the last tick is long ago"])
 def test_without_a_fresh_tick_nothing_is_asked(
     double: KubeDouble, tmp_path: Path, log: Log, age: timedelta | None
@@ -162,11 +240,18 @@ def test_a_write_that_is_refused_is_told_and_tried_again(
     assert double.replicas("warm", "pool") == 4
 
 
+def a_pool(board: Board, log: Log) -> tuple[TwoPools, Placeholders]:
+    """Placeholders of eight at most over scales that only note what is ordered."""
+    targets = TwoPools()
+    rule = replace(POOL, placeholder="b/pool", max_replicas=8)
+    return targets, Placeholders([rule], targets, board, log, tick=MINUTE)
+
+
 @dataclass
 class TwoPools:
     """Scales of two pools; the first one's write raises."""
 
-    scaled: list[str] = field(default_factory=list)
+    scaled: dict[str, int | None] = field(default_factory=dict)
 
     def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
         return {name: ReplicaState(desired=0, ready=0) for name in ("a/pool", "b/pool")}
@@ -174,7 +259,7 @@ class TwoPools:
     def scale(self, decision: Decision) -> Outcome:
         if decision.workload == "a/pool":
             raise ZeroDivisionError("one pool's numbers")
-        self.scaled.append(decision.workload)
+        self.scaled[decision.workload] = decision.target
         return Outcome(kind=OutcomeKind.SCALED)
 
     def announce(self, *, now: datetime) -> tuple[Exception, ...]:
@@ -185,7 +270,7 @@ def test_one_that_raises_costs_the_others_nothing(board: Board, log: Log) -> Non
     targets = TwoPools()
     rules = [replace(POOL, placeholder="a/pool"), replace(POOL, placeholder="b/pool")]
     Placeholders(rules, targets, board, log, tick=MINUTE).run(now=NOON)
-    assert targets.scaled == ["b/pool"]
+    assert targets.scaled == {"b/pool": 4}
     assert log.events == ["placeholder_failed", "placeholder_scaled", "event_not_left"]
 
 
@@ -194,7 +279,7 @@ def test_a_workload_whose_decision_failed_is_unknown(board: Board, log: Log) -> 
     board.publish(View(report=report))
     targets = TwoPools()
     Placeholders([replace(POOL, placeholder="b/pool")], targets, board, log, tick=MINUTE).run(now=NOON)
-    assert targets.scaled == ["b/pool"], "what is known still adds"
+    assert targets.scaled == {"b/pool": 4}, "what is known still adds"
 
 
 SETTINGS = """\

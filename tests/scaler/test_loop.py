@@ -264,6 +264,22 @@ def test_a_decision_that_raises_costs_nobody_else_theirs() -> None:
     assert world.log == ["journal 1", "scale b/y 4->7", "outcomes b/y"]
     assert [str(error) for error in report.failed.values()] == ["one workload's numbers"]
     assert report.states["a/x"] == states["a/x"]
+    assert report.gpus == {"a/x": 3, "b/y": 7}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "gpus"),
+    [
+        pytest.param(pods(1), 5, id="what was ordered now"),
+        pytest.param(pods(9), 9, id="what is there, and may go later"),
+        pytest.param(replace(pods(2), held=7, ceiling=20), 7, id="what stands above a floor"),
+        pytest.param(Blind(reason=BlindReason.TIMEOUT), 100, id="its maximum: it never was seen"),
+        pytest.param(Blind(reason=BlindReason.NOT_FOUND), 0, id="nothing: it does not exist"),
+    ],
+)
+def test_the_gpus_that_a_workload_takes(replicas: ReplicaState | Blind, gpus: int) -> None:
+    world = World(rps={"a/x": 50.0}, replicas={"a/x": replicas})
+    assert tick(a_fleet("a/x"), {}, world.ports(), now=NOON).gpus == {"a/x": gpus}
 
 
 def test_a_write_that_raises_costs_nobody_else_theirs() -> None:

@@ -18,6 +18,7 @@ from scaler.adapters.invariants import violations
 from scaler.adapters.states import State, Status, statuses
 from scaler.daemon.round import frozen_series
 from scaler.loop import TickReport
+from scaler.policy.control import NO_FLOOR
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import as_text, explain
 from scaler.policy.types import (
@@ -178,6 +179,16 @@ def test_a_conflict_lasts_since_it_was_first_seen() -> None:
             id="a mode over the settings'",
         ),
         pytest.param(
+            told(Control(mode=ModeSwitch(mode=Mode.FLOOR, by="ana")), mode=Mode.OBSERVE),
+            [f"mode by hand: floor by ana; {NO_FLOOR}"],
+            id="a floor that no settings name",
+        ),
+        pytest.param(
+            told(Control(mode=ModeSwitch(mode=Mode.FLOOR, by="ana")), mode=Mode.FLOOR),
+            ["mode by hand: floor by ana"],
+            id="a floor that they name",
+        ),
+        pytest.param(
             told(Control(pause=PAUSE), snapshot=replace(SEEN, replicas=Blind(reason=BlindReason.TIMEOUT))),
             ["paused by ana since 2026-03-02 11:00:00: new nodes"],
             id="a pause while the cluster cannot be read",
@@ -269,6 +280,11 @@ def test_promises_are_checked_under_orders_too(report: TickReport, mutating: int
                 "out at once then, in after 5m of calm",
             ],
             id="overridden",
+        ),
+        pytest.param(
+            told(Control(mode=ModeSwitch(mode=Mode.FLOOR, by="ana")), mode=Mode.OBSERVE),
+            ["people  mode", f"floor by ana; {NO_FLOOR}"],
+            id="a floor that no settings name",
         ),
         pytest.param(
             told(state=after_changes(40, 1)),

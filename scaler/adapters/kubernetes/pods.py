@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from scaler.policy.types import ReplicaState
 
@@ -74,6 +74,12 @@ class PodStart:
     ready_at: datetime | None = None
     restarts: int = 0
     accelerator: str = ""
+
+
+UNHEARD: Final = (
+    "orders on its annotations are not heard: of the object only its scale is read; order by command or through the API"
+)
+"""What is said where `WorkloadPods.annotations` is None: a pause there would look as if it were obeyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,14 @@ from forecaster import registry
 from forecaster.trace import Trace
 from forecaster.types import Forecaster
 from scaler.policy.capacity import CapacityProfile
-from scaler.simulate.policies import KNOBS
+from scaler.simulate import read_off
+from scaler.simulate.read_off import Cliff, Matched
 from scaler.simulate.serving.outcome import Interval, Outcome
 from scaler.simulate.serving.run import simulate_serving
 from scaler.simulate.serving.stage import ServingSetting
 from scaler.simulate.spread import Tell, Work, spread
-from scaler.simulate.sweep import COLD_STARTS, PRODUCT_TARGETS
-from scaler.simulate.trace import PRODUCT, REACTIVE, TARGET, Progress, UnknownPolicyError
+from scaler.simulate.sweep import COLD_STARTS
+from scaler.simulate.trace import PRODUCT, REACTIVE, Progress, UnknownPolicyError
 
 LIMIT_TTFT_S = 3.0
 """P90 time to the first token beyond which a policy has fallen off, unless told otherwise: the SLO of llm-d's guide."""
@@ -130,17 +131,6 @@ class ServingWindow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingMatch:
-    """The cheapest that a family does at the target."""
-
-    family: str
-    point: ServingPoint | None
-    """None: no setting of it attains as much."""
-    tuned_in_hindsight: bool
-    """Whether the knob was chosen knowing the window; the product's default was not."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingParetoSweep:
     """Each family over its knob, in the order played."""
 
@@ -152,11 +142,11 @@ class ServingParetoSweep:
     @property
     def frontier(self) -> tuple[ServingPoint, ...]:
         """The points that no other beats in one figure's mean and equals in the other, most attaining first."""
-        best: list[ServingPoint] = []
-        for point in sorted(self.points, key=lambda each: (-each.attainment.mean, each.gpu_hours.mean)):
-            if not best or point.gpu_hours.mean < best[-1].gpu_hours.mean:
-                best.append(point)
-        return tuple(best)
+        return read_off.frontier(
+            self.points,
+            order=lambda each: (-each.attainment.mean, each.gpu_hours.mean),
+            cost=lambda each: each.gpu_hours.mean,
+        )
 
     @property
     def default(self) -> ServingPoint | None:
@@ -171,17 +161,14 @@ class ServingParetoSweep:
         return self.default.attainment.mean if self.default else 0.99
 
     @property
-    def matched(self) -> tuple[ServingMatch, ...]:
+    def matched(self) -> tuple[Matched[ServingPoint], ...]:
         """The product at its default, then each family's cheapest point at the target, tuned in hindsight."""
-        rows = [ServingMatch(family=PRODUCT, point=self.default, tuned_in_hindsight=False)] if self.default else []
-        for family in dict.fromkeys(each.family for each in self.points):
-            within = [each for each in self.points if each.family == family and self._attains(each)]
-            cheapest = min(within, key=lambda each: (each.gpu_hours.mean, -each.attainment.mean), default=None)
-            rows.append(ServingMatch(family=family, point=cheapest, tuned_in_hindsight=True))
-        return tuple(rows)
-
-    def _attains(self, point: ServingPoint) -> bool:
-        return point.attainment.mean >= self.target
+        return read_off.matched(
+            self.points,
+            self.default,
+            within=lambda each: each.attainment.mean >= self.target,
+            cost=lambda each: (each.gpu_hours.mean, -each.attainment.mean),
+        )
 
     def as_json(self, label: str | None = None) -> dict[str, Any]:
         """The sweep as a document; the trace is called `label`, by its name unless given."""
@@ -193,7 +180,7 @@ class ServingParetoSweep:
             "matched": [self._row(each) for each in self.matched],
         }
 
-    def _row(self, row: ServingMatch) -> dict[str, Any]:
+    def _row(self, row: Matched[ServingPoint]) -> dict[str, Any]:
         head = {"family": row.family, "tuned_in_hindsight": row.tuned_in_hindsight}
         if row.point is None:
             return {**head, "policy": None}
@@ -209,23 +196,6 @@ class ServingParetoSweep:
         return document
 
 
-def serving_grids(families: Sequence[str], setting: ServingSetting) -> dict[str, tuple[str, ...]]:
-    """What a Pareto sweep plays of each family, frugal → generous; `UnknownPolicyError` for one that has no knob.
-
-    Of the product that is the decision protocol's `PRODUCT_TARGETS`, the setting's own target under its plain name.
-    """
-    own = setting.missed_target_ratio
-    targets = sorted({*PRODUCT_TARGETS, own}, reverse=True)
-    known: dict[str, tuple[str, ...]] = {
-        PRODUCT: tuple(PRODUCT if each == own else f"{PRODUCT}:{TARGET}{each * 100.0:g}%" for each in targets),
-        **KNOBS,
-    }
-    missing = [each for each in families if each not in known]
-    if missing:
-        raise UnknownPolicyError(f"no family {missing[0]!r} to sweep; there are {', '.join(known)}")
-    return {each: known[each] for each in dict.fromkeys(families)}
-
-
 def serving_pareto_sweep(
     trace: Trace,
     profile: CapacityProfile,
@@ -237,7 +207,7 @@ def serving_pareto_sweep(
     progress: Progress | None = None,
     processes: int | None = None,
 ) -> ServingParetoSweep:
-    """Play each family's policies (see `serving_grids`) request by request. Equal arguments give an equal sweep.
+    """Play each family's policies (see `sweep.grids`) request by request. Equal arguments give an equal sweep.
 
     `processes` is how many to play in at once: those of the machine where that pays, unless given. Raises what
     `simulate_serving` raises.
@@ -251,17 +221,6 @@ def serving_pareto_sweep(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServingCliff:
-    """How slow a start a policy bears: it falls off where even the low end of its P90 TTFT is above the limit."""
-
-    policy: str
-    within_s: float | None
-    """The longest start played up to which it bears all, seconds; None: not even the shortest."""
-    over_s: float | None
-    """The next one played, the first that it does not bear; None: it bore all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingColdStartSweep:
     """Each policy under each cold start, by policy and then from the fastest to the slowest start."""
 
@@ -270,21 +229,14 @@ class ServingColdStartSweep:
     limit_ttft_s: float
 
     @property
-    def cliffs(self) -> tuple[ServingCliff, ...]:
-        """By policy, in the order asked."""
-        return tuple(self._cliff(policy) for policy in dict.fromkeys(each.policy for each in self.points))
+    def cliffs(self) -> tuple[Cliff[float], ...]:
+        """By policy, in the order asked, seconds: it falls off where even the low end of its P90 TTFT is above the
+        limit."""
+        return read_off.cliffs(self.points, bears=self._bears, start=lambda each: each.cold_start_s)
 
-    def _cliff(self, policy: str) -> ServingCliff:
-        within_s: float | None = None
-        for point in self.points:
-            if point.policy != policy:
-                continue
-            ttft = point.ttft_p90_s
-            low_s = ttft.mean - (ttft.half_width if math.isfinite(ttft.half_width) else 0.0)
-            if low_s > self.limit_ttft_s:
-                return ServingCliff(policy=policy, within_s=within_s, over_s=point.cold_start_s)
-            within_s = point.cold_start_s
-        return ServingCliff(policy=policy, within_s=within_s, over_s=None)
+    def _bears(self, point: ServingPoint) -> bool:
+        ttft = point.ttft_p90_s
+        return not ttft.mean - (ttft.half_width if math.isfinite(ttft.half_width) else 0.0) > self.limit_ttft_s
 
     def as_json(self, label: str | None = None) -> dict[str, Any]:
         """The sweep as a document; the trace is called `label`, by its name unless given."""
@@ -292,9 +244,7 @@ class ServingColdStartSweep:
             **self.window.as_json("cold-start", label),
             "limit_ttft_s": self.limit_ttft_s,
             "points": [each.as_json() for each in self.points],
-            "cliffs": [
-                {"policy": each.policy, "within_s": each.within_s, "over_s": each.over_s} for each in self.cliffs
-            ],
+            "cliffs": [{"policy": each.policy, "within_s": each.within, "over_s": each.over} for each in self.cliffs],
         }
 
 

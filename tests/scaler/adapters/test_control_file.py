@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -205,6 +206,15 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
         ControlFile(tmp_path).load()
 
 
+def test_a_floor_is_ordered_only_where_the_settings_name_it(tmp_path: Path) -> None:
+    desk = ControlDesk(ControlFile(tmp_path), known=lambda: BOTH, floors=lambda: {"llm/chat"})
+    assert one(desk.switch("llm/chat", Mode.FLOOR, ANA, now=NOON))["mode"]["mode"] == "floor"
+    (other,) = set(BOTH) - {"llm/chat"}
+    with pytest.raises(OrderRefused, match=f"the settings of {other} do not say mode: floor"):
+        desk.switch(other, Mode.FLOOR, ANA, now=NOON)
+    assert other not in ControlFile(tmp_path).load().workloads
+
+
 def test_orders_of_many_at_once_are_all_kept(tmp_path: Path) -> None:
     names = [f"llm/chat-{i}" for i in range(24)]
     desk = ControlDesk(ControlFile(tmp_path), known=lambda: names)
@@ -288,6 +298,56 @@ def test_a_read_error_that_passes_is_over_at_the_next_tick(tmp_path: Path, desk:
     assert reader.of("llm/chat", now=NOON).pause == Pause(source=Source.UNREADABLE, reason="Input/output error")
     file.broken = False
     assert reader.of("llm/chat", now=NOON + MINUTE).pause == Pause(since=NOON, by="ana", reason="load test")
+
+
+class Held(ControlFile):
+    """A file of which the next read ends only when it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reading, self.let_go = threading.Event(), threading.Event()
+
+    def load(self) -> Orders:
+        orders = super().load()
+        if not self.reading.is_set():
+            self.reading.set()
+            assert self.let_go.wait(30.0)
+        return orders
+
+
+def asked_by_two(reader: ControlReader, file: Held, *, between: Callable[[], object] = lambda: None) -> list[Control]:
+    """What two writes hear: the second one asks, after `between`, while the first one's read is still under way."""
+    heard: dict[int, Control] = {}
+
+    def hear(number: int) -> None:
+        heard[number] = reader.of("llm/chat", now=NOON)
+
+    ask = [threading.Thread(target=hear, args=(number,)) for number in range(2)]
+    ask[0].start()
+    assert file.reading.wait(30.0)
+    between()
+    ask[1].start()
+    ask[1].join(timeout=0.2)  # it has to wait; one that does not has time to answer wrongly here
+    file.let_go.set()
+    for thread in ask:
+        thread.join(timeout=30.0)
+    return [heard[0], heard[1]]
+
+
+def test_no_write_hears_the_orders_before_those_that_another_one_is_reading(tmp_path: Path, desk: ControlDesk) -> None:
+    file = Held(tmp_path)
+    desk.pause("llm/chat", ANA, now=NOON)
+    heard = asked_by_two(ControlReader(file), file)
+    assert [each.pause for each in heard] == [Pause(since=NOON, by="ana", reason="load test")] * 2
+
+
+def test_a_slow_read_of_older_orders_does_not_replace_newer_ones(tmp_path: Path, desk: ControlDesk) -> None:
+    file = Held(tmp_path)
+    desk.pause("llm/code", ANA, now=NOON)
+    reader = ControlReader(file)
+    first, second = asked_by_two(reader, file, between=lambda: desk.pause("llm/chat", ANA, now=NOON))
+    assert (first.pause, second.pause is not None) == (None, True)
+    assert reader.of("llm/chat", now=NOON).pause is not None
 
 
 def test_a_start_that_cannot_read_goes_on_with_what_was_known_and_writes_nothing_for_the_others(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from forecaster.types import Blind, BlindReason
 from kube_double import KubeDouble
 from policy_cases import NOON
-from scaler.adapters.kubernetes import HPA, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import HPA, UNHEARD, ApiConnection, FloorRef, Kubeconfig, KubernetesCluster, TargetRef
 from scaler.adapters.targets import KubernetesTargets
 from scaler.policy.types import Decision, Proposal, Reason, ReplicaState
 from scaler.ports import OutcomeKind
@@ -74,6 +74,21 @@ def test_pods_that_are_not_made_are_remarked_with_the_clusters_own_words(
     (remark,) = targets.remarks["llm/chat"]
     assert remark.startswith("pods are not made: ")
     assert "exceeded quota" in remark
+
+
+def test_where_only_the_scale_is_read_nobody_has_to_guess_that_annotations_are_not_heard(
+    cluster: KubeDouble, api: ApiConnection
+) -> None:
+    """A pause on a LeaderWorkerSet would need a rule of its own to be read, pod template and all."""
+    made = cluster.create(
+        "leaderworkersets", {"metadata": {"name": "big", "namespace": "llm"}, "spec": {"replicas": 1}}
+    )
+    big = TargetRef(namespace="llm", api_version=made["apiVersion"], kind="LeaderWorkerSet", name="big")
+    cluster.annotate("llm", "big", "leaderworkersets", paused="true")
+    targets = KubernetesTargets(KubernetesCluster(api), {"llm/chat": CHAT, "llm/big": big})
+    targets.read(now=datetime.now(UTC))
+    assert targets.annotations("llm/big") == {}
+    assert targets.remarks == {"llm/big": (UNHEARD,)}
 
 
 def test_a_floor_is_told_as_one(cluster: KubeDouble, api: ApiConnection) -> None:

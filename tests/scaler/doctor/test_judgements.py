@@ -197,7 +197,10 @@ ABOVE = ("HorizontalPodAutoscaler llm/chat",)
 
 def pods(desired: int, ready: int | None = None) -> WorkloadPods:
     return WorkloadPods(
-        replicas=ReplicaState(desired=desired, ready=desired if ready is None else ready), starts=(), read_at=NOON
+        replicas=ReplicaState(desired=desired, ready=desired if ready is None else ready),
+        starts=(),
+        read_at=NOON,
+        annotations={},
     )
 
 
@@ -233,6 +236,9 @@ COURTESY = Permission(verb="create", group="events.k8s.io", resource="events", n
         pytest.param({}, "start time", OK, "100 s to Ready", id="start time"),
         pytest.param({"start_time": timedelta(seconds=999)}, "start time", WARN, "start_time: 999s", id="slow start"),
         pytest.param({"start_time": None}, "start time", SKIPPED, "no Ready pod", id="start unknown"),
+        pytest.param(
+            {"pods": replace(pods(2), annotations=None)}, "annotations", SKIPPED, "are not heard", id="only its scale"
+        ),
         pytest.param({}, "permissions", OK, "suffice to observe", id="permissions"),
         pytest.param(
             {"missing": (LACKING,)},

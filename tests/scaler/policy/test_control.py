@@ -207,6 +207,11 @@ def test_people_are_obeyed_whatever_else_happens(
         pytest.param(Mode.OBSERVE, Mode.ACTIVE, Mode.OBSERVE, id="observed by hand"),
         pytest.param(Mode.ACTIVE, Mode.OBSERVE, Mode.ACTIVE, id="enabled by hand"),
         pytest.param(Mode.ACTIVE, Mode.ACTIVE, Mode.ACTIVE, id="enabled, and it was"),
+        pytest.param(Mode.ACTIVE, Mode.FLOOR, Mode.FLOOR, id="enabled, as a floor"),
+        pytest.param(Mode.FLOOR, Mode.FLOOR, Mode.FLOOR, id="the floor that the settings name"),
+        pytest.param(Mode.FLOOR, Mode.ACTIVE, Mode.OBSERVE, id="no floor is known: not the replicas instead"),
+        pytest.param(Mode.FLOOR, Mode.OBSERVE, Mode.OBSERVE, id="no floor is known: as before"),
+        pytest.param(Mode.FLOOR, Mode.PUBLISH, Mode.OBSERVE, id="no floor is known: nor published"),
     ],
 )
 def test_a_persons_mode_goes_over_the_settings(asked: Mode | None, configured: Mode, mode: Mode) -> None:

@@ -130,6 +130,48 @@ def test_requests_in_flight_contradict_a_silence_for_as_long_as_it_takes() -> No
     assert not unusual(state.outage, rule, now=NOON + 180 * MINUTE), "but the forecast learns from it by then"
 
 
+def fallen_to(rps: float, running: float, *, minutes: int) -> tuple[int, Decision]:
+    """A hundred replicas, full for four hours, then so little for so long: the scale in the end."""
+    policy, scale = a_policy(most=200), 100
+    state = steady(a_snapshot(rps=1000.0, desired=scale), policy)
+    for minute in range(minutes):
+        flying = a_snapshot(rps=running).classes[0].demand_rps
+        seen_now = replace(a_snapshot(rps=rps, desired=scale), requests_running=flying)
+        decision, state = decide(seen_now, state, policy, now=NOON + minute * MINUTE)
+        scale = decision.target or 0
+    return scale, decision
+
+
+def test_a_trickle_that_is_left_is_released_to_after_half_an_hour() -> None:
+    """8 requests/s of 1,000 are silence (0.8 %), and of five seconds each 40 are always in flight: they came by it."""
+    scale, decision = fallen_to(8.0, 40.0, minutes=30)
+    assert (scale, decision.reason) == (100, Reason.SUDDEN_SILENCE)
+    scale, decision = fallen_to(8.0, 40.0, minutes=120)
+    assert (scale, decision.reason) == (2, Reason.STEADY)
+
+
+def test_more_in_flight_than_a_trickle_explains_contradicts_it() -> None:
+    """Health checks reach the old gateway, 3,000 requests came by the new one: a tenth a second explains thirty."""
+    scale, decision = fallen_to(0.1, 3000.0, minutes=180)
+    assert (scale, decision.reason) == (100, Reason.SUDDEN_SILENCE)
+    assert "but 3000 requests are in flight" in decision.adjustments[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("arrivals_rps", "in_flight", "doubted"),
+    [
+        pytest.param(0.0, 1.0, True, id="nothing arrives, and one is there"),
+        pytest.param(0.0, 0.0, False, id="nothing arrives, and nothing is there"),
+        pytest.param(0.1, 30.0, False, id="five minutes of what arrives"),
+        pytest.param(0.1, 31.0, True, id="more"),
+    ],
+)
+def test_what_is_in_flight_is_held_against_what_arrived(arrivals_rps: float, in_flight: float, doubted: bool) -> None:
+    fell = OutageState(fell_at=NOON, silent_since=NOON, arrivals_rps=arrivals_rps)
+    why = doubt(fell, OutageRule(), in_flight=in_flight, now=NOON + 60 * MINUTE)
+    assert bool(why) is doubted
+
+
 def test_a_restart_does_not_make_anybody_believe_it() -> None:
     policy = a_policy()
     steps = play([45.0, *[NOBODY] * 10], policy, scale=7)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forecaster.types import Blind, BlindReason
 from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot
 from scaler.policy.capacity import CapacityProfile, ClassCapacity, single_rate
-from scaler.policy.placeholders import Outlook, PlaceholderRule, PlaceholderState, outlook, size
-from scaler.policy.types import Decision, Reason
+from scaler.policy.placeholders import Outlook, PlaceholderRule, PlaceholderState, grows, outlook, size
+from scaler.policy.types import Decision, DemandForecast, Mode, Reason, Snapshot
 
 RULE = PlaceholderRule(placeholder="warm/pool", max_replicas=8)
 SETTLED = PlaceholderState(since=NOON - timedelta(hours=1))
@@ -130,13 +132,61 @@ four = CapacityProfile(name="four", classes=(ClassCapacity(name="default", max_r
 def test_outlook(forecast, profile, held: int, coming: int | None) -> None:
     snapshot = a_snapshot(rps=1.0, forecasts=(forecast,))
     z = 1.2815515655446004
-    found = outlook(snapshot, profile, RULE, z=z, held=held, most=20, now=NOON)
+    found = outlook(snapshot, profile, RULE, z=z, held=held, most=20, grows=True, now=NOON)
     assert found == Outlook(held_gpus=profile.gpus * held, coming_gpus=coming)
 
 
 def test_without_a_forecast_the_outlook_is_unknown() -> None:
-    found = outlook(a_snapshot(rps=50.0), a_policy().profile, RULE, z=0.0, held=2, most=20, now=NOON)
+    found = outlook(a_snapshot(rps=50.0), a_policy().profile, RULE, z=0.0, held=2, most=20, grows=True, now=NOON)
     assert found == Outlook(held_gpus=2, coming_gpus=None)
+
+
+BLIND = a_snapshot(rps=Blind(reason=BlindReason.UNREACHABLE), forecasts=(a_forecast(80.0),))
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        pytest.param(BLIND, id="nobody sees the demand"),
+        pytest.param(
+            replace(BLIND, forecasts=(DemandForecast(forecast=a_forecast(80.0), stand_in=True),)),
+            id="the day before stands in",
+        ),
+        pytest.param(
+            replace(a_snapshot(rps=1.0, forecasts=(a_forecast(80.0),)), demand_partial=True), id="part of it is seen"
+        ),
+    ],
+)
+def test_of_an_unknown_demand_the_outlook_is_unknown(snapshot: Snapshot) -> None:
+    """Nodes are neither bought nor given back on the word of a guess."""
+    found = outlook(snapshot, a_policy().profile, RULE, z=0.0, held=2, most=20, grows=True, now=NOON)
+    assert found == Outlook(held_gpus=2, coming_gpus=None)
+
+
+@pytest.mark.parametrize("snapshot", [a_snapshot(rps=1.0, forecasts=(a_forecast(80.0),)), BLIND])
+def test_for_what_cannot_grow_nothing_comes(snapshot: Snapshot) -> None:
+    found = outlook(snapshot, a_policy().profile, RULE, z=0.0, held=2, most=20, grows=False, now=NOON)
+    assert found == Outlook(held_gpus=2, coming_gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "mode", "may"),
+    [
+        pytest.param(Reason.STEADY, Mode.ACTIVE, True, id="the rules decide"),
+        pytest.param(Reason.BLIND_DEMAND, Mode.ACTIVE, True, id="blind may grow"),
+        pytest.param(Reason.HANDS_OFF, Mode.ACTIVE, False, id="switched off"),
+        pytest.param(Reason.HANDS_OFF, Mode.OBSERVE, False, id="switched off, whoever scales it"),
+        pytest.param(Reason.PAUSED, Mode.ACTIVE, False, id="paused"),
+        pytest.param(Reason.PAUSED, Mode.PUBLISH, False, id="paused: what is there is published"),
+        pytest.param(Reason.PAUSED, Mode.FLOOR, True, id="a paused floor: the autoscaler above it goes on"),
+        pytest.param(Reason.PAUSED, Mode.OBSERVE, True, id="observed: somebody else scales"),
+        pytest.param(Reason.OVERRIDE, Mode.ACTIVE, False, id="as many as somebody ordered"),
+        pytest.param(Reason.HELD_MANUAL, Mode.ACTIVE, False, id="somebody's hand"),
+        pytest.param(Reason.HELD_CONFLICT, Mode.ACTIVE, False, id="another writer"),
+    ],
+)
+def test_what_can_grow(reason: Reason, mode: Mode, may: bool) -> None:
+    assert grows(reason, mode) is may
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_costs_are_compared_bin_for_bin() -> None:
 
 
 def test_the_products_knob_is_its_target_and_the_settings_own_has_its_plain_name() -> None:
-    assert grids(["headstart"], Setting())["headstart"] == (
+    assert grids(["headstart"], own=0.01)["headstart"] == (
         "headstart:target=10%",
         "headstart:target=5%",
         "headstart:target=2%",
@@ -169,7 +169,7 @@ def test_the_products_knob_is_its_target_and_the_settings_own_has_its_plain_name
         "headstart:target=0.25%",
         "headstart:target=0.1%",
     )
-    assert grids(["headstart"], Setting(missed_target_ratio=0.03))["headstart"][2:5] == (
+    assert grids(["headstart"], own=0.03)["headstart"][2:5] == (
         "headstart",
         "headstart:target=2%",
         "headstart:target=1%",
@@ -177,9 +177,9 @@ def test_the_products_knob_is_its_target_and_the_settings_own_has_its_plain_name
 
 
 def test_rivals_are_swept_as_their_catalogue_says() -> None:
-    assert grids(["kpa", "hpa", "kpa"], Setting()) == {"kpa": KNOBS["kpa"], "hpa": KNOBS["hpa"]}
+    assert grids(["kpa", "hpa", "kpa"], own=0.01) == {"kpa": KNOBS["kpa"], "hpa": KNOBS["hpa"]}
     with pytest.raises(UnknownPolicyError, match="no family 'oracle' to sweep; there are headstart, "):
-        grids(["kpa", "oracle"], Setting())
+        grids(["kpa", "oracle"], own=0.01)
 
 
 # ── Played ────────────────────────────────────────────────────────────────────────────────────────────────────

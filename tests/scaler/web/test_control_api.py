@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -38,6 +39,7 @@ class NoRecords:
 class Api:
     port: int
     folder: Path
+    stop: Callable[[], None] = lambda: None
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Status and JSON; a body that is no text is sent as JSON."""
@@ -69,7 +71,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
     )
     server = WebServer(create_app(sources), host="127.0.0.1", port=0)
     server.start()
-    yield Api(port=server.port, folder=tmp_path)
+    yield Api(port=server.port, folder=tmp_path, stop=server.stop)
     server.stop()
 
 
@@ -87,6 +89,15 @@ def test_every_order_and_its_end(api: Api) -> None:
     assert api.control.mode.mode is Mode.OBSERVE
     assert api.send("DELETE", f"{CHAT}/mode")[0] == 200
     assert api.control == Control()
+
+
+def test_half_an_order_is_none(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as other_end:
+        head = f"POST {CHAT}/pause HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        other_end.sendall(f"{head}Content-Length: 20\r\n\r\n{{".encode())
+    assert api.send("GET", f"{CHAT}/control")[1]["items"][0]["pause"] is None
+    api.stop()
+    assert "Exception" not in caplog.text, "and no defect that somebody would look for"
 
 
 def test_resume_ends_everything_but_the_mode_unless_told(api: Api) -> None:
@@ -129,6 +140,7 @@ def test_the_fleet(api: Api) -> None:
         pytest.param(f"{CHAT}/override", {"replicas": 2**40, "for_s": 60}, 422, "must lie in", id="too many"),
         pytest.param(f"{CHAT}/override", {"replicas": 8, "until": "6pm"}, 422, "a moment with its zone", id="6pm"),
         pytest.param(f"{CHAT}/mode", {"mode": "on"}, 422, "one of observe, active", id="no mode"),
+        pytest.param(f"{CHAT}/mode", {"mode": "floor"}, 422, "do not say mode: floor", id="a floor that is not known"),
         pytest.param(f"{CHAT}/mode", {}, 422, "one of observe, active", id="mode left out"),
         pytest.param(f"{CHAT}/pause", {"why": "x"}, 422, "unknown key 'why'; there are reason, by", id="misspelt"),
         pytest.param(f"{CHAT}/pause", {"reason": 3}, 422, "reason must be a text", id="no text"),

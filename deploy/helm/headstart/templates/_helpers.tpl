@@ -1,9 +1,9 @@
-{{/* The name of everything in this release, and the labels. */}}
+{{/* The name of everything in this release, and the labels. A CronJob may have 52 characters: with "-0-train" 44 are left. */}}
 {{- define "headstart.fullname" -}}
 {{- if contains "headstart" .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-headstart" .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-headstart" .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 

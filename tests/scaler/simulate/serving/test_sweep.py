@@ -21,19 +21,19 @@ from forecaster.trace import Trace
 from forecaster.types import Series
 from scaler.policy.capacity import CapacityProfile
 from scaler.simulate.policies import KNOBS
+from scaler.simulate.read_off import Cliff
 from scaler.simulate.serving.outcome import Interval, Outcome
 from scaler.simulate.serving.run import ServingSetting, UnknownPolicyError, simulate_serving
 from scaler.simulate.serving.sweep import (
-    ServingCliff,
     ServingColdStartSweep,
     ServingParetoSweep,
     ServingPoint,
     ServingWindow,
     serving_cold_start_sweep,
-    serving_grids,
     serving_pareto_sweep,
     ttft_p90_s,
 )
+from scaler.simulate.sweep import grids
 
 START = datetime(2026, 11, 16, tzinfo=UTC)
 STEP = START + timedelta(hours=2)
@@ -110,12 +110,12 @@ def test_processes_change_nothing(profile: CapacityProfile) -> None:
 
 
 def test_what_a_family_is_swept_over() -> None:
-    found = serving_grids(["headstart", "llmd"], ServingSetting(missed_target_ratio=0.02))
+    found = grids(["headstart", "llmd"], own=0.02)
     assert found["llmd"] == KNOBS["llmd"]
     assert found["headstart"][2] == "headstart", "the setting's own target under the plain name"
     assert len(set(found["headstart"])) == 7
     with pytest.raises(UnknownPolicyError, match="no family 'oracle' to sweep"):
-        serving_grids(["oracle"], ServingSetting())
+        grids(["oracle"], own=0.01)
 
 
 def test_what_a_run_refuses_a_sweep_refuses(profile: CapacityProfile) -> None:
@@ -151,8 +151,8 @@ def test_the_slower_the_start_the_later_the_first_token(profile: CapacityProfile
     assert late[0].ttft_p90_s.mean < late[-1].ttft_p90_s.mean
     assert late[0].attainment.mean > late[-1].attainment.mean
     cliff, fixed = sweep.cliffs
-    assert cliff.over_s is not None
-    assert (fixed.within_s, fixed.over_s) == (300.0, None), "a fixed fleet starts nothing"
+    assert cliff.over is not None
+    assert (fixed.within, fixed.over) == (300.0, None), "a fixed fleet starts nothing"
     document = json.loads(json.dumps(sweep.as_json(), allow_nan=False))
     assert document["cliffs"][1] == {"policy": "static-peak", "within_s": 300.0, "over_s": None}
     assert document["limit_ttft_s"] == 1.0
@@ -177,7 +177,7 @@ def test_where_a_policy_falls_off(
         for index, each in enumerate(ttfts_s)
     )
     sweep = ServingColdStartSweep(window=_no_window(), points=points, limit_ttft_s=3.0)
-    assert sweep.cliffs == (ServingCliff(policy="p", within_s=expected[0], over_s=expected[1]),)
+    assert sweep.cliffs == (Cliff(policy="p", within=expected[0], over=expected[1]),)
 
 
 def test_who_is_dropped_waits_for_ever(profile: CapacityProfile) -> None:
