@@ -110,8 +110,7 @@ def prometheus(page: VllmPage) -> Iterator[PrometheusServer]:
     with Exporter({"/metrics": page}) as exporter:
         labels = {"namespace": "llm", "pod": "chat-0"}
         target = Target(address=exporter.address, path="/metrics", labels=labels)
-        # The interval is the time that a scrape has, and one that fails makes a tick blind.
-        with PrometheusServer([target], scrape_interval="500ms") as server:
+        with PrometheusServer([target]) as server:
             await_scrapes(server.url, model_name="chat", window_s=15, least_rps=4.9)
             yield server
 
