@@ -119,17 +119,17 @@ def test_a_job_that_is_interrupted_frees_the_cluster_and_is_continued_by_any_eng
 ) -> None:
     panel, out = a_panel(800), tmp_path / "models"
     write_panel(tmp_path / "panel.npz", panel)
-    begun = subprocess.Popen(
-        job(tmp_path / "panel.npz", out, cluster), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=QUIET
-    )
+    said = tmp_path / "said"
+    with said.open("w") as stream:
+        begun = subprocess.Popen(job(tmp_path / "panel.npz", out, cluster), stdout=stream, stderr=stream, env=QUIET)
     try:
         ends = time.monotonic() + 240.0
         while not list(out.glob(f"{FOLDER}/*.json")):
-            assert begun.poll() is None
-            assert time.monotonic() < ends
+            assert begun.poll() is None, said.read_text()
+            assert time.monotonic() < ends, said.read_text()
             time.sleep(0.01)
         begun.send_signal(signal.SIGINT)
-        assert begun.wait(timeout=120) == 130
+        assert begun.wait(timeout=120) == 130, said.read_text()
     finally:
         begun.kill()
         begun.wait()
