@@ -151,6 +151,9 @@ def scraped_fleet() -> Iterator[Scraped]:
         with PrometheusServer(targets) as server:
             # The age of the first scrapes and not their number: on a busy machine some fail, and that is well.
             wait_for(server, f'count(up{{pod!="dead-0"}} offset {RATE_WINDOW_S}s) == {len(targets) - 1}')
+            # And the load that every story begins with is read right: a window with a hole at its end reads low.
+            usual = f'rate(vllm:request_success_total{{model_name="chat"}}[{RATE_WINDOW_S}s])'
+            wait_for(server, f"{usual} > {0.95 * USUAL_RPS} < {1.05 * USUAL_RPS}")
             yield Scraped(prometheus=server, exporter=exporter, churn=churn)
 
 
