@@ -17,6 +17,9 @@ from scaler.policy.decide import WorkloadPolicy, decide
 from scaler.policy.types import Decision, PolicyState, Snapshot
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
+SCRAPED_WITHIN_S = 120.0
+"""At most. On an idle machine it takes the five seconds that Prometheus waits for its targets, and one window."""
+
 
 def a_tick(
     snapshot: Snapshot,
@@ -61,11 +64,17 @@ def await_scrapes(url: str, *, model_name: str, window_s: int = 10, least_rps: f
     A rate over a window that is not full yet reads low: a few samples count as if there had been none before.
     """
     series = f'vllm:request_success_total{{model_name="{model_name}"}}[{window_s}s]'
-    asked, ends = f"rate({series}) >= {least_rps} and count_over_time({series}) >= 4", time.monotonic() + 2 * window_s
-    while True:
-        with urllib.request.urlopen(f"{url}/api/v1/query?query={urllib.parse.quote(asked)}", timeout=5) as answer:
-            found = json.load(answer)["data"]["result"]
-        if found:
-            return
+    asked = f"rate({series}) >= {least_rps} and count_over_time({series}) >= 4"
+    ends = time.monotonic() + SCRAPED_WITHIN_S
+    while not _answered(f"{url}/api/v1/query?query={urllib.parse.quote(asked)}"):
         assert time.monotonic() < ends, f"Prometheus does not scrape {model_name}"
         time.sleep(0.1)
+
+
+def _answered(url: str) -> bool:
+    """Whether a query has a result; a server that does not answer in time has none yet."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(json.load(answer)["data"]["result"])
+    except OSError:
+        return False

@@ -34,7 +34,7 @@ class DaemonProcess:
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and body of a page."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -75,7 +75,7 @@ class DaemonProcess:
         """Lines of the log with this name."""
         return [each for each in self.lines if each["event"] == name]
 
-    def died(self, within_s: float = 30.0) -> int:
+    def died(self, within_s: float = 90.0) -> int:
         """Wait for its end: the exit status, negative for a signal."""
         return self.child.wait(timeout=within_s)
 
@@ -88,7 +88,7 @@ class DaemonProcess:
     def kill(self) -> None:
         """End it for certain, also where it is stopped."""
         self.child.kill()
-        self.child.wait(timeout=10)
+        self.child.wait(timeout=60)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def running(config: Path, port: int, *, log: Path, failpoint: str | None = None)
         process.kill()
 
 
-def until(found: Callable[[], Any], *, within_s: float = 30.0, what: str = "it") -> Any:
+def until(found: Callable[[], Any], *, within_s: float = 90.0, what: str = "it") -> Any:
     """Wait until `found()` is true; a page that cannot be had yet is not."""
     ends = time.monotonic() + within_s
     while True:

@@ -22,7 +22,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -71,6 +71,8 @@ class _Fault:
     drip_s: float = 0.0
     then: Callable[[], object] | None = None
     seen: int = 0
+    met: list[str] = field(default_factory=list)
+    """The users whose requests it took so far; one that hangs is on the log only when it is over."""
 
     def takes(self, method: str, path: str) -> bool:
         """Whether this request is one of those to fail; counts it either way."""
@@ -436,6 +438,7 @@ def _handler_for(double: KubeDouble) -> type[BaseHTTPRequestHandler]:
             self, fault: _Fault | None, user: str, path: str, query: dict[str, str], raw: bytes
         ) -> Answer | None:
             if fault is not None:
+                fault.met.append(user)
                 if fault.then is not None:
                     fault.then()
                 limit_s = time_limit_s(query)

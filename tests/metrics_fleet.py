@@ -12,7 +12,7 @@ from forecaster.sources.exchange import Answer, Question, Wire
 from servers import Exporter, PrometheusServer, Target, VllmPage
 
 RATE_WINDOW_S = 4
-WARM_UP_S = 30.0
+WARM_UP_S = 120.0
 """At most. Prometheus first waits five seconds for its targets, then one rate window must fill."""
 
 
@@ -110,9 +110,12 @@ def _targets(exporter: Exporter) -> list[Target]:
 @contextlib.contextmanager
 def running_fleet() -> Iterator[Fleet]:
     """The fleet, warmed up for one rate window."""
-    with Exporter() as exporter, PrometheusServer(_targets(exporter)) as server:
-        wait_for(server, f"min(count_over_time(up[{RATE_WINDOW_S}s])) >= 14")
-        yield Fleet(prometheus=server, exporter=exporter)
+    with Exporter() as exporter:
+        targets = _targets(exporter)
+        with PrometheusServer(targets) as server:
+            # The age of the first scrapes and not their number: on a busy machine some fail, and that is well.
+            wait_for(server, f"count(up offset {RATE_WINDOW_S}s) == {len(targets)}")
+            yield Fleet(prometheus=server, exporter=exporter)
 
 
 def wait_for(server: PrometheusServer, condition: str) -> None:

@@ -208,8 +208,7 @@ class _Session(requests.Session):
             size += len(part)
             if size > limit:
                 raise SourceMalformed(
-                    f"answer longer than {limit} bytes; the stream was cut. Narrow the selectors, or raise "
-                    "prometheus.max_answer_bytes",
+                    f"answer longer than {limit} bytes; the stream was cut. Narrow the selectors",
                     retryable=False,
                 )
             parts.append(part)

@@ -124,7 +124,7 @@ def a_world(
     """Both workloads, as an account with `rules`, or with every permission."""
     token = folder / "token"
     token.write_text(double.account("headstart", *rules) if rules else double.admin_token)
-    cluster = KubernetesCluster(ApiConnection(ServerAddress(server=double.url, token_file=token), timeout_s=2))
+    cluster = KubernetesCluster(ApiConnection(ServerAddress(server=double.url, token_file=token), timeout_s=60))
     targets = {}
     for workload in (CHAT, DOCS):
         namespace, _, name = workload.partition("/")

@@ -103,9 +103,10 @@ def test_row_26_a_damaged_file_is_set_aside_and_nothing_released_before_a_look_b
     with world.life() as life:
         assert life.store.report.quarantined is not None
         assert life.store.report.quarantined.name.startswith(f"{FILE_NAME}.damaged-")
-        assert {each.action for each in life.minutes(LOOK_BACK_MINUTES)} == {Action.HOLD}
+        life.seeing_minute()
         assert (life.state, life.replicas) == (State.REWARM, USUAL_REPLICAS)
-        assert Action.IN in {each.action for each in life.minutes(3)}
+        assert {each.action for each in life.minutes(LOOK_BACK_MINUTES - 1)} == {Action.HOLD}
+        life.minutes_until(life.releases)
 
 
 def test_row_26_damage_that_is_met_while_running_costs_no_tick(world: FaultWorld, life: Life) -> None:

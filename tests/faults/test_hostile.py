@@ -149,7 +149,7 @@ def test_row_45_no_token_gets_into_logs_errors_pages_or_the_data_folder(world: F
 def _page(port: int, path: str, *, token: str) -> str:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return str(answer.read().decode())
     except urllib.request.HTTPError as error:
         with error:

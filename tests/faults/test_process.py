@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -28,6 +27,11 @@ from servers import free_port
 pytestmark = pytest.mark.server
 
 Start = Callable[..., DaemonProcess]
+SECOND = timedelta(seconds=1)
+"""A tick of these daemons."""
+
+GRACE_S = 30.0
+"""What a pod has from SIGTERM to SIGKILL, by the chart."""
 
 
 @pytest.fixture
@@ -68,15 +72,12 @@ def test_row_39_a_process_that_was_stopped_makes_one_tick_of_those_it_missed(
     before = _recorded(real_world)
     daemon.child.send_signal(signal.SIGCONT)
     until(lambda: len(_recorded(real_world)) >= len(before) + 3)
-    after = [at for at in _recorded(real_world) if at > stopped_at + timedelta(seconds=1)]
-    assert min(after) >= continued_at - timedelta(seconds=5), "none of the missed ones"
-    # Had the five been made up for, they would stand within moments of each other.
-    crowded = [later - earlier for earlier, later in pairwise(after) if later - earlier < timedelta(milliseconds=300)]
-    assert len(crowded) <= 1
-    with SqliteJournal.open(_database(real_world), now=datetime.now(UTC), read_only=True) as journal:
-        state, _ = journal.states(decide_within, now=datetime.now(UTC))["llm/chat"]
-    assert state.known_since is not None
-    assert state.known_since > stopped_at, "what it knew before does not count any more"
+    # A tick that was under way when it was stopped keeps its time; what comes after belongs to the time after.
+    after = [at for at in _recorded(real_world) if at > stopped_at + SECOND]
+    assert min(after) >= continued_at - SECOND, "none of the missed ones"
+    assert len(after) <= (datetime.now(UTC) - continued_at) / SECOND + 2, "nor are they made up for"
+    known_since = until(lambda: _known_since(real_world))
+    assert known_since > stopped_at, "what it knew before does not count any more"
     assert daemon.stop()[0] == 0
 
 
@@ -87,6 +88,12 @@ def _database(world: FaultWorld) -> Path:
 def _recorded(world: FaultWorld) -> tuple[datetime, ...]:
     with SqliteJournal.open(_database(world), now=datetime.now(UTC), read_only=True) as journal:
         return journal.ticks()
+
+
+def _known_since(world: FaultWorld) -> datetime | None:
+    with SqliteJournal.open(_database(world), now=datetime.now(UTC), read_only=True) as journal:
+        state, _ = journal.states(decide_within, now=datetime.now(UTC))["llm/chat"]
+    return state.known_since
 
 
 # ── Row 41 ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,7 +147,7 @@ def test_row_41_liveness_is_a_finished_tick_and_fails_with_the_stacks_of_all_thr
 
 def _healthz(port: int) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:
@@ -151,6 +158,7 @@ def _healthz(port: int) -> tuple[int, str]:
 
 
 def _patches(world: FaultWorld) -> int:
+    """Changes of the scale that the server is done with."""
     return sum(each.method == "PATCH" and each.path.endswith("/scale") for each in world.cluster.requests)
 
 
@@ -160,7 +168,7 @@ def test_row_42_sigterm_while_a_patch_is_under_way_lets_it_finish(real_world: Fa
     until(lambda: any(fault.seen for fault in real_world.cluster._faults), what="a write under way")
     status, took_s = daemon.stop()
     assert status == 0
-    assert took_s < 10
+    assert took_s < GRACE_S
     assert real_world.cluster.replicas("llm", "chat") > 1
     assert daemon.events("stopped")[0]["tick"] == "finished"
 
@@ -171,7 +179,8 @@ def test_row_42_sigterm_while_a_patch_hangs_abandons_it(real_world: FaultWorld, 
     until(lambda: any(fault.seen for fault in real_world.cluster._faults), what="a write under way")
     status, took_s = daemon.stop()
     assert status == 0
-    assert took_s < 10
-    sent = _patches(real_world)
-    time.sleep(1)
-    assert _patches(real_world) == sent, "nothing is written after the end"
+    assert took_s < GRACE_S
+    assert daemon.events("stopped")[0]["tick"] == "abandoned"
+    # The server still has the write. It was told how long it may take over it, and lets it be then.
+    until(lambda: _patches(real_world), what="the server's own end of the write")
+    assert real_world.cluster.replicas("llm", "chat") == 1

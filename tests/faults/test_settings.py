@@ -89,7 +89,7 @@ class Process:
 
     def get(self, path: str) -> str:
         """A page's text."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.world.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.world.port}{path}", timeout=30) as answer:
             return str(answer.read().decode())
 
     def workloads(self) -> dict[str, Any]:
@@ -101,9 +101,9 @@ class Process:
         return {item["workload"]: item for item in self.workloads()["items"]}
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Lines of the log with this name."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        """Lines of the log with this name; one that is still being written is none."""
+        whole = (line for line in self._log.read_text().splitlines() if line.startswith("{") and line.endswith("}"))
+        return [line for line in map(json.loads, whole) if line["event"] == name]
 
     def metric(self, name: str) -> float:
         lines = self.get("/metrics").splitlines()

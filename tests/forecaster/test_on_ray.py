@@ -120,15 +120,13 @@ def test_a_job_that_is_interrupted_frees_the_cluster_and_is_continued_by_any_eng
     panel, out = a_panel(800), tmp_path / "models"
     write_panel(tmp_path / "panel.npz", panel)
     said = tmp_path / "said"
-    with said.open("w") as stderr:
-        begun = subprocess.Popen(
-            job(tmp_path / "panel.npz", out, cluster), stdout=subprocess.DEVNULL, stderr=stderr, env=QUIET
-        )
+    with said.open("w") as stream:
+        begun = subprocess.Popen(job(tmp_path / "panel.npz", out, cluster), stdout=stream, stderr=stream, env=QUIET)
     try:
         ends = time.monotonic() + 240.0
         while not list(out.glob(f"{FOLDER}/*.json")):
             assert begun.poll() is None, said.read_text()
-            assert time.monotonic() < ends
+            assert time.monotonic() < ends, said.read_text()
             time.sleep(0.01)
         begun.send_signal(signal.SIGINT)
         assert begun.wait(timeout=120) == 130, said.read_text()

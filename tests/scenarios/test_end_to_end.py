@@ -49,6 +49,8 @@ MAX_RPS = 7.5
 START_TIME_S = 60
 TICK_S = 5
 SCRAPE_S = 15
+GRACE_S = 30.0
+"""What a pod has from SIGTERM to SIGKILL, by the chart."""
 """Spacing of the samples in the back-filled history."""
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(420)]
@@ -147,18 +149,18 @@ class DaemonProcess:
 
     def get(self, path: str) -> Any:
         """A JSON document of the API."""
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:
             return json.load(answer)
 
     def metrics(self) -> str:
         """The metrics page."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             return str(answer.read().decode())
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Lines of the log with this name."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
+        """Lines of the log with this name; one that is still being written is none."""
+        whole = (line for line in self._log.read_text().splitlines() if line.startswith("{") and line.endswith("}"))
+        return [line for line in map(json.loads, whole) if line["event"] == name]
 
     def stop(self) -> tuple[int, float]:
         """SIGTERM; the exit status and the seconds until it was there."""
@@ -172,7 +174,7 @@ class DaemonProcess:
     def kill(self) -> None:
         """End it for certain."""
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     @property
     def log(self) -> str:
@@ -304,7 +306,7 @@ def _orders_ahead_of_the_peak(traffic: Traffic, cluster: KubeDouble, daemon: Dae
 def _explains_itself(data_dir: Path, daemon: DaemonProcess) -> None:
     """The first change of scale, read back from the data folder while the daemon runs."""
     # The order reaches the cluster before the daemon has written down what became of it.
-    scaled = until(lambda: daemon.events("scaled"), within_s=15, what="word of the order", daemon=daemon)[0]
+    scaled = until(lambda: daemon.events("scaled"), within_s=60, what="word of the order", daemon=daemon)[0]
     at = datetime.fromisoformat(scaled["timestamp"]).astimezone(UTC)
     command = [sys.executable, "-m", "scaler.cli", "explain", "llm/chat", "--data-dir", str(data_dir)]
     told = subprocess.run(
@@ -326,16 +328,16 @@ def _survives_a_restart_at_the_peak(
 ) -> DaemonProcess:
     too_much_at = traffic.first_above(2 * MAX_RPS, after=datetime.now(UTC))
     wait_s = (too_much_at + timedelta(seconds=5) - datetime.now(UTC)).total_seconds()
-    until(lambda: datetime.now(UTC) > too_much_at, within_s=max(1.0, wait_s), what="the peak", daemon=daemon)
+    until(lambda: datetime.now(UTC) > too_much_at, within_s=30.0 + max(0.0, wait_s), what="the peak", daemon=daemon)
     ready = sum(_is_ready(pod) for pod in cluster.pods("llm", "chat"))
     assert ready * MAX_RPS >= traffic.rate(datetime.now(UTC)), "the pods are Ready when the peak is there"
     status, took_s = daemon.stop()
     assert status == 0
-    assert took_s < 10
+    assert took_s < GRACE_S
     held = cluster.replicas("llm", "chat")
     again = start()
-    until(lambda: again.get("/readyz"), within_s=15, what="the first tick after the restart", daemon=again)
-    row = until(lambda: again.get("/api/v1/workloads")["items"], within_s=15, what="a decision", daemon=again)[0]
+    until(lambda: again.get("/readyz"), within_s=60, what="the first tick after the restart", daemon=again)
+    row = until(lambda: again.get("/api/v1/workloads")["items"], within_s=60, what="a decision", daemon=again)[0]
     assert row["replicas"]["desired"] >= held
     time.sleep(3 * TICK_S)
     assert scales(cluster) == sorted(scales(cluster)), "the scale never went down on the way up"
@@ -349,10 +351,14 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 
 def _only_observed(cluster: KubeDouble, observer: DaemonProcess) -> None:
     """The daemon beside it saw the same peak, wanted the same, and sent not one request that changes anything."""
-    until(lambda: observer.events("would_scale"), within_s=15, what="word of what it would do", daemon=observer)
-    row = observer.get("/api/v1/workloads")["items"][0]
+    until(lambda: observer.events("would_scale"), within_s=60, what="word of what it would do", daemon=observer)
+
+    def wish() -> dict[str, Any] | None:
+        row: dict[str, Any] = observer.get("/api/v1/workloads")["items"][0]
+        return row if row["replicas"]["desired"] > row["replicas"]["current"] == 2 else None
+
+    row = until(wish, within_s=60, what="a wish for more", daemon=observer)
     assert row["mode"] == "observe"
-    assert row["replicas"]["desired"] > row["replicas"]["current"] == 2
     assert cluster.requests
     assert cluster.mutating_requests == 0
     status, _ = observer.stop()
@@ -365,14 +371,14 @@ def _holds_while_blind(prometheus: PrometheusServer, cluster: KubeDouble, daemon
     prometheus.kill()
     row = until(
         lambda: next((row for row in daemon.get("/api/v1/workloads")["items"] if row["state"] == "HOLD"), None),
-        within_s=40,
+        within_s=90,
         what="the state HOLD",
         daemon=daemon,
     )
     assert row["replicas"]["desired"] >= held
     blind = re.compile(r'headstart_blind\{namespace="llm",reason="\w+",signal="demand_rps",workload="chat"\} 1\.0')
-    until(lambda: blind.search(daemon.metrics()), within_s=15, what="the metric of being blind", daemon=daemon)
+    until(lambda: blind.search(daemon.metrics()), within_s=60, what="the metric of being blind", daemon=daemon)
     time.sleep(2 * TICK_S)
     assert cluster.replicas("llm", "chat") >= held
-    told = until(lambda: daemon.events("blind"), within_s=15, what="word of being blind", daemon=daemon)
+    told = until(lambda: daemon.events("blind"), within_s=60, what="word of being blind", daemon=daemon)
     assert "BLIND  llm/chat" in told[0]["block"]

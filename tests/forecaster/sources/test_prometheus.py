@@ -373,7 +373,7 @@ def test_a_front_door_that_vanishes_is_not_replaced_by_completions(now: datetime
         ]
         with PrometheusServer(targets) as server:
             source = PrometheusSource(Connection(url=server.url))
-            wait_for(server, f"min(count_over_time(up[{RATE_WINDOW_S}s])) >= 8")
+            wait_for(server, f"count(up offset {RATE_WINDOW_S}s) == {len(targets)}")
             assert isinstance(of(source.read([workload("m")], now=now), "m", "demand_rps"), Known)
             door_is_up = False
             wait_for(server, "sum(up) == 1")
@@ -405,7 +405,7 @@ def test_demand_is_partial_while_one_of_the_doors_is_down(now: datetime):
         ]
         with PrometheusServer(targets) as server:
             source = PrometheusSource(Connection(url=server.url))
-            wait_for(server, f"min(count_over_time(up[{RATE_WINDOW_S}s])) >= 8")
+            wait_for(server, f"count(up offset {RATE_WINDOW_S}s) == {len(targets)}")
             assert source.read([workload("m")], now=now).partial == frozenset()
             second_is_up = False
             wait_for(server, "sum(up) == 2")

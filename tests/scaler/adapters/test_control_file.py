@@ -215,7 +215,8 @@ def test_a_floor_is_ordered_only_where_the_settings_name_it(tmp_path: Path) -> N
     assert other not in ControlFile(tmp_path).load().workloads
 
 
-def test_orders_of_many_at_once_are_all_kept(tmp_path: Path) -> None:
+def test_orders_of_many_at_once_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_file, "LOCK_PATIENCE_S", 60.0)  # 24 of them wait for one slow disk
     names = [f"llm/chat-{i}" for i in range(24)]
     desk = ControlDesk(ControlFile(tmp_path), known=lambda: names)
     threads = [threading.Thread(target=desk.pause, args=(name, ANA), kwargs={"now": NOON}) for name in names]

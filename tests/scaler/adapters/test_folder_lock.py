@@ -31,7 +31,7 @@ def test_a_second_writer_is_refused_and_told_by_whom(tmp_path: Path) -> None:
         ):
             pass
         owner.send_signal(signal.SIGKILL)
-        owner.wait(timeout=10)
+        owner.wait(timeout=60)
     with held(tmp_path):
         assert (tmp_path / "headstart.lock").stat().st_mode & 0o777 == 0o600
 

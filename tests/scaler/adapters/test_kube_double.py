@@ -44,7 +44,7 @@ def ask(
     content_type: str = "application/json",
 ) -> tuple[int, Any]:
     """One plain HTTP request: the status and the body, parsed where it is JSON."""
-    connection = http.client.HTTPConnection(double.url.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(double.url.removeprefix("http://"), timeout=30)
     headers = {"Authorization": f"Bearer {token or double.admin_token}", "Content-Type": content_type}
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     answer = connection.getresponse()
@@ -125,7 +125,7 @@ def test_7_a_watch_tells_changes_and_is_expired_from_a_compacted_version(double:
 
 
 def raw_lines(double: KubeDouble, path: str) -> list[str]:
-    connection = http.client.HTTPConnection(double.url.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(double.url.removeprefix("http://"), timeout=30)
     connection.request("GET", path, headers={"Authorization": f"Bearer {double.admin_token}"})
     lines = connection.getresponse().read().decode().splitlines()
     connection.close()

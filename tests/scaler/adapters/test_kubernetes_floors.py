@@ -46,7 +46,7 @@ def double() -> Iterator[KubeDouble]:
 
 @pytest.fixture
 def cluster(double: KubeDouble, tmp_path: Path) -> Iterator[KubernetesCluster]:
-    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), timeout_s=2)
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), timeout_s=60)
     yield KubernetesCluster(api)
     api.close()
 

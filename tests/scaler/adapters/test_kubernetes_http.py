@@ -35,7 +35,7 @@ def double() -> Iterator[KubeDouble]:
         yield double
 
 
-def connect(double: KubeDouble, folder: Path, *, timeout_s: float = 2.0) -> ApiConnection:
+def connect(double: KubeDouble, folder: Path, *, timeout_s: float = 60.0) -> ApiConnection:
     return ApiConnection(Kubeconfig(path=double.kubeconfig(folder)), timeout_s=timeout_s)
 
 
@@ -87,15 +87,15 @@ def test_the_total_time_is_bounded_and_nothing_is_tried_again(
     begun = time.monotonic()
     with pytest.raises(errors.TimedOut):
         api.call(GET)
-    assert time.monotonic() - begun < 10  # the whole answer takes 30 s either way; not a speed, a bound
+    assert time.monotonic() - begun < 25  # the whole answer takes 30 s either way; not a speed, a bound
     assert double.connections == 1  # each of urllib3's own tries would have opened another
 
 
 def test_a_connection_works_again_after_a_deadline(double: KubeDouble, tmp_path: Path) -> None:
-    api = connect(double, tmp_path, timeout_s=0.3)
+    api = connect(double, tmp_path)
     double.fault(path="/scale$", drip_s=0.05)
     with pytest.raises(errors.TimedOut):
-        api.call(GET)
+        api.call(GET, timeout_s=0.3)
     assert api.call(GET)["spec"] == {"replicas": 2}
 
 
@@ -247,7 +247,7 @@ def test_tls_is_verified_and_the_connection_kept(tmp_path: Path) -> None:
         token = tmp_path / "token"
         known = len(double.requests)
         for ca_file in (stranger, None):
-            api = ApiConnection(ServerAddress(server=double.url, token_file=token, ca_file=ca_file), timeout_s=2)
+            api = ApiConnection(ServerAddress(server=double.url, token_file=token, ca_file=ca_file), timeout_s=60)
             with pytest.raises(errors.Unavailable, match="certificate verify failed"):
                 api.call(GET)
         assert len(double.requests) == known  # the token never left
@@ -371,15 +371,15 @@ def test_a_write_is_asked_for_until_the_last_moment(double: KubeDouble, tmp_path
 
 def test_the_server_is_told_how_long_a_write_may_take(double: KubeDouble, tmp_path: Path) -> None:
     """Without its own limit it may carry a write out half a minute after we gave it up, when etcd is back."""
-    double.fault(method="PATCH", hang_s=1.5)
-    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.5)
+    double.fault(method="PATCH", hang_s=6.0)
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=2.0)
     with pytest.raises(errors.Unavailable):
         api.call(PATCH, body=FIVE)
-    ends = time.monotonic() + 30.0
+    ends = time.monotonic() + 60.0
     while not double.mutating_requests:
         assert time.monotonic() < ends
         time.sleep(0.01)
-    assert [(request.query["timeout"], request.status) for request in double.requests] == [("500ms", 504)]
+    assert [(request.query["timeout"], request.status) for request in double.requests] == [("2000ms", 504)]
     assert double.replicas("llm", "chat") == 2
 
 
@@ -391,18 +391,25 @@ def test_reads_are_not_limited_as_writes_are(double: KubeDouble, tmp_path: Path)
 
 
 def test_writes_are_settled_once_nothing_of_them_can_be_carried_out(double: KubeDouble, tmp_path: Path) -> None:
-    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.3)
+    api = connect(double, tmp_path)
     assert api.writes_settled
     settled: list[bool] = []
     double.fault(method="PATCH", then=lambda: settled.append(api.writes_settled))
     api.call(PATCH, body=FIVE)
     assert settled == [False]
     assert api.writes_settled
+
+
+def test_a_write_without_an_answer_is_unsettled_for_as_long_as_the_server_may_take(
+    double: KubeDouble, tmp_path: Path
+) -> None:
+    api = ApiConnection(Kubeconfig(path=double.kubeconfig(tmp_path)), write_limit_s=0.3)
     double.fault(method="PATCH", drop="before")
+    begun = time.monotonic()
     with pytest.raises(errors.Unavailable):
         api.call(PATCH, body=FIVE)
     unsettled_until = api._unanswered_until
-    assert time.monotonic() - 1.0 < unsettled_until
+    assert unsettled_until >= begun + 0.3
     while time.monotonic() < unsettled_until:
         assert not api.writes_settled or time.monotonic() >= unsettled_until
     assert api.writes_settled

@@ -76,7 +76,7 @@ def contender(double: KubeDouble, tmp_path: Path) -> Callable[..., Daemon]:
     def make(name: str, *, token: str | None = None, stands: Callable[[], bool] = lambda: True) -> Daemon:
         folder = tmp_path / name
         folder.mkdir()
-        api = ApiConnection(Kubeconfig(path=double.kubeconfig(folder, token=token)), timeout_s=2.0)
+        api = ApiConnection(Kubeconfig(path=double.kubeconfig(folder, token=token)), timeout_s=60.0)
         clock, log, lost, renewed = Clock(), Log(), [], []
         leases = LeaseApi(api, LeaseRef(namespace="headstart", name="headstart"), duration_s=15.0)
         ears = Ears(log=log, on_renewed=renewed.append, on_lost=lambda: lost.append(True))

@@ -30,7 +30,7 @@ from training_cases import Watched, quick
 HOLT_WINTERS = Request(models=("holt-winters",))
 
 
-def a_refit(script: str, *, budget_s: float = 30.0, needs: tuple[str, ...] = ()) -> Refit:
+def a_refit(script: str, *, budget_s: float = 120.0, needs: tuple[str, ...] = ()) -> Refit:
     return Refit((sys.executable, "-c", script), budget=timedelta(seconds=budget_s), needs=needs)
 
 
@@ -63,13 +63,17 @@ def test_looking_for_packages_imports_none() -> None:
 def test_a_hung_refit_is_killed_at_its_budget_with_everything_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = f"""
-import subprocess, sys, time
+import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open({str(pid_file)!r}, "w").write(str(child.pid))
+open({str(pid_file)!r} + ".new", "w").write(str(child.pid))
+os.rename({str(pid_file)!r} + ".new", {str(pid_file)!r})
 time.sleep(600)
 """
-    report = a_refit(script, budget_s=2.0).run()
-    assert report.outcome is RefitOutcome.TIMED_OUT
+    for budget_s in (2.0, 10.0, 60.0):  # with the lowest claim on the processor it may not get to its child in two
+        report = a_refit(script, budget_s=budget_s).run()
+        assert report.outcome is RefitOutcome.TIMED_OUT
+        if pid_file.exists():
+            break
     _await(lambda: not _lives(int(pid_file.read_text())))
 
 
@@ -80,13 +84,21 @@ def test_stopping_the_daemon_ends_a_refit_and_lets_none_begin() -> None:
     thread.start()
     _await(lambda: refit._child is not None)
     refit.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert reports[0].outcome is RefitOutcome.STOPPED
     assert refit.run().outcome is RefitOutcome.STOPPED
 
 
 def test_it_has_the_lowest_claim_on_cpu_and_memory() -> None:
-    script = "import os, time; time.sleep(.5); print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    script = f"""
+import os, time
+ends = time.monotonic() + 60  # its claim is lowered from outside, a moment after it has begun
+while (mine := (os.nice(0), open('/proc/self/oom_score_adj').read().strip())) != ({NICENESS}, '1000'):
+    if time.monotonic() > ends:
+        break
+    time.sleep(.01)
+print(*mine)
+"""
     niceness, oom_score = a_refit(script).run().detail.split()
     assert int(niceness) == NICENESS
     assert int(oom_score) == 1000
@@ -106,7 +118,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _await(found, within_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]
+def _await(found, within_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
     ends = time.monotonic() + within_s
     while not found():
         assert time.monotonic() < ends

@@ -99,8 +99,10 @@ class Reader:
         until(lambda: '"items": [\n    {' in self.run("headstart get -o json").stdout)
 
     def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of the log with this name; one that is still being written is none."""
         lines = (self.folder / "log").read_text().splitlines()
-        return [each for line in lines if line.startswith("{") and (each := json.loads(line))["event"] == name]
+        whole = (line for line in lines if line.startswith("{") and line.endswith("}"))
+        return [line for line in map(json.loads, whole) if line["event"] == name]
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ def test_workers_end_with_an_asker_that_was_killed(tmp_path: Path) -> None:
         workers = [int(each) for each in asker.stdout.readline().split()]
         asker.kill()
     assert len(workers) == 2
-    until = time.monotonic() + 20.0
+    until = time.monotonic() + 60.0
     while alive := [each for each in workers if Path(f"/proc/{each}").exists()]:
         if time.monotonic() > until:
             for each in alive:

@@ -52,7 +52,7 @@ class Api:
         self, path: str, *, method: str = "GET", host: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Status, body (JSON where it is), headers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             named = {"Host": host or f"127.0.0.1:{self.port}", **(headers or {})}
             connection.request(method, path, headers=named)

@@ -43,7 +43,7 @@ class Api:
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Status and JSON; a body that is no text is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             data = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
             connection.request(method, path, body=data, headers={"Content-Type": "application/json", **headers})
