@@ -675,6 +675,17 @@ def models_rollback(
 
 
 @app.command()
+def gateway(config: ConfigFile) -> None:
+    """The OpenAI-compatible gateway before the replicas, until told to stop.
+
+    One process is one copy; docs/gateway.md describes its settings.
+    """
+    from scaler.commands import gateway
+
+    raise typer.Exit(gateway.run(config))
+
+
+@app.command()
 def version(output: OutputFormat = Output.TABLE) -> None:
     """The version of this program."""
     from importlib import metadata
