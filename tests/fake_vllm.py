@@ -1,8 +1,8 @@
 """A server that answers like vLLM, in a process of its own, and fails on request. Holds no test.
 
 `fake` in a request's body says how this one is answered: {"tokens": 3, "pause_s": 0.0, "first_s": 0.0, "status": 200,
-"hang": false, "drop_after": n, "size": n}. POST /control sets the same for all requests that say nothing, and `sick`
-for /health. GET /seen tells what came in.
+"hang": false, "drop_after": n, "size": n}. POST /control sets the same for all requests that say nothing, `sick` for
+/health, and `closed`: requests are held until it is gone. GET /seen tells what came in.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class Fake:
     def __init__(self, name: str) -> None:
         self.name = name
         self.behaviour: dict[str, Any] = {}
+        self.door = asyncio.Event()
+        self.door.set()
         self.seen: dict[str, Any] = {"started": 0, "finished": 0, "cancelled": 0, "headers": {}, "body": None}
 
     async def health(self, request: Request) -> Response:
@@ -37,6 +39,7 @@ class Fake:
 
     async def control(self, request: Request) -> Response:
         self.behaviour = await request.json()
+        (self.door.clear if self.behaviour.get("closed") else self.door.set)()
         return JSONResponse(self.behaviour)
 
     async def told(self, request: Request) -> Response:
@@ -51,6 +54,7 @@ class Fake:
         if how.get("drop_after") == 0:
             os.kill(os.getpid(), 9)
         try:
+            await self.door.wait()
             await asyncio.sleep(how.get("first_s", 0.0))
         except asyncio.CancelledError:
             self.seen["cancelled"] += 1
