@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from inference.errors import DocumentError
 from inference.gateway.bounds import check_bounds
-from inference.gateway.problems import STRICT, first_problem
+from inference.gateway.problems import STRICT, chosen, told
 from inference.gateway.refusals import Reason, Refusal
 
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
@@ -75,7 +75,8 @@ def parse_tenants(text: str, *, source: str) -> tuple[Tenant, ...]:
         tenants = _TENANTS.validate_python(document.get("tenants"))
     except ValidationError as error:
         known = tuple(each.name for each in fields(Tenant))
-        raise DocumentError(source=source, problem=first_problem(error, prefix=("tenants",), known=known)) from error
+        problem = told(chosen(error), prefix=("tenants",), known=known, quote=False)
+        raise DocumentError(source=source, problem=problem) from None
     _check_distinct(tenants, source=source)
     return tenants
 

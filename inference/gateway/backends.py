@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from inference.errors import DocumentError
 from inference.gateway.bounds import check_bounds
-from inference.gateway.problems import STRICT, first_problem
+from inference.gateway.problems import STRICT, chosen, told
 
 MODEL_NAME = re.compile(r"[\w][\w./:@-]{0,199}", re.ASCII)
 """What may be a model's name. It comes back in a response header, so no control character may be in it."""
@@ -89,7 +89,7 @@ def parse_backends(text: str, *, source: str) -> tuple[Backend, ...]:
         backends = _BACKENDS.validate_python(entries)
     except ValidationError as error:
         known = tuple(field.name for field in fields(Backend))
-        raise DocumentError(source=source, problem=first_problem(error, prefix=("backends",), known=known)) from error
+        raise DocumentError(source=source, problem=told(chosen(error), prefix=("backends",), known=known)) from error
     urls = [backend.url for backend in backends]
     for url in urls:
         if urls.count(url) > 1:

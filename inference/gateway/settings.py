@@ -23,7 +23,7 @@ from inference.gateway.bounds import check_bounds
 from inference.gateway.classify import OTHER, ClassRule, Complexity, ComplexityRule
 from inference.gateway.degradation import DegradationRule
 from inference.gateway.health import HealthRule
-from inference.gateway.problems import STRICT, first_problem
+from inference.gateway.problems import STRICT, chosen, told
 from inference.gateway.queueing import QueueRule
 from inference.gateway.routing import RoutingRule
 
@@ -209,10 +209,10 @@ def parse_settings(text: str, *, source: str, folder: Path = Path()) -> Settings
     try:
         (parsed,) = _SETTINGS.validate_python((_with_folder(settings, folder),))
     except ValidationError as error:
-        place = _place(root, error.errors(include_url=False)[0]["loc"][1:])
-        raise DocumentError(
-            source=f"{source}:{place}", problem=first_problem(error, known=tuple(_names(Settings)), skip=1)
-        ) from error
+        mistake = chosen(error)
+        place = _place(root, mistake["loc"][1:])
+        problem = told(mistake, known=tuple(_names(Settings)), skip=1)
+        raise DocumentError(source=f"{source}:{place}", problem=problem) from error
     return parsed
 
 
