@@ -23,6 +23,12 @@ from inference.gateway.settings import Settings, parse_settings
 from servers import free_port
 
 WITHIN_S = 30.0
+PNG = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""One pixel."""
+
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
 
@@ -146,7 +152,7 @@ class GatewayServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        expected = 503 if not self.file.exists() else 200
+        expected = 503 if self.settings.backends.file is not None and not self.file.exists() else 200
         eventually(lambda: self._readiness() == expected, "the gateway does not start")
         return self
 

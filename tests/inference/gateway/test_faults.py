@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from gateway_world import (
+    PNG,
     WITHIN_S,
     FakeVllm,
     GatewayServer,
@@ -26,10 +27,6 @@ from gateway_world import (
     replicas,
 )
 
-PNG = (
-    "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 ONE_SLOT = "routing: {slots_per_capacity: 1}\n"
 
 
