@@ -40,6 +40,17 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def plain() -> httpx.Client:
+    """A client that reads no certificates, which takes longer than a request on loopback."""
+    return httpx.Client(verify=False, trust_env=False, timeout=WITHIN_S)
+
+
+def get(url: str) -> httpx.Response:
+    """GET it."""
+    with plain() as client:
+        return client.get(url)
+
+
 class FakeVllm:
     """One replica, a process of its own."""
 
@@ -58,12 +69,13 @@ class FakeVllm:
     @property
     def seen(self) -> dict[str, Any]:
         """What came in."""
-        told: dict[str, Any] = httpx.get(f"{self.url}/seen").json()
+        told: dict[str, Any] = get(f"{self.url}/seen").json()
         return told
 
     def behave(self, **behaviour: Any) -> None:
         """How requests are answered that say nothing of it."""
-        httpx.post(f"{self.url}/control", json=behaviour)
+        with plain() as client:
+            client.post(f"{self.url}/control", json=behaviour)
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
@@ -75,7 +87,7 @@ class FakeVllm:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health").status_code == 200
+            return get(f"{self.url}/health").status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -135,11 +147,11 @@ class GatewayServer:
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """GET /backends, by URL."""
-        return {each["url"]: each for each in httpx.get(f"{self.url}/backends").json()["backends"]}
+        return {each["url"]: each for each in get(f"{self.url}/backends").json()["backends"]}
 
     def page(self) -> str:
         """GET /metrics."""
-        return httpx.get(f"{self.url}/metrics").text
+        return get(f"{self.url}/metrics").text
 
     def sample(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -158,7 +170,7 @@ class GatewayServer:
 
     def _readiness(self) -> int | None:
         try:
-            return httpx.get(f"{self.url}/readyz").status_code
+            return get(f"{self.url}/readyz").status_code
         except httpx.HTTPError:
             return None
 
@@ -177,12 +189,9 @@ def ask(gateway: GatewayServer, body: dict[str, Any] | bytes, **headers: str) ->
     """POST it to /v1/chat/completions; a header is written with underscores."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(
-        f"{gateway.url}/v1/chat/completions",
-        content=content,
-        headers={"content-type": "application/json", **named},
-        timeout=WITHIN_S,
-    )
+    named["content-type"] = "application/json"
+    with plain() as client:
+        return client.post(f"{gateway.url}/v1/chat/completions", content=content, headers=named)
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
