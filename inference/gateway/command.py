@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def run(path: Path) -> int:
     logging.getLogger("uvicorn.error").addFilter(_not_a_cut_off)
     listener = _listener(settings)
     log.event("listening", {"host": settings.listen.host, "port": settings.listen.port})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn ends its streams and then raises the signal again: being told to stop is no failure.
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
     return 0
 
