@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 import uvicorn
 
 from inference.gateway.app import application
@@ -210,3 +213,41 @@ def replicas(*names: str) -> Iterator[list[FakeVllm]]:
 def backend(replica: FakeVllm, **more: Any) -> dict[str, Any]:
     """Its line of the backends file."""
     return {"url": replica.url, "model": "tiny", **more}
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does, on this port of loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def is_ready(port: int) -> bool:
+    """Whether a gateway on this port takes requests."""
+    with contextlib.suppress(httpx.HTTPError):
+        return get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    return False
+
+
+@contextlib.contextmanager
+def nginx_server(folder: Path, top: str, site: str) -> Iterator[None]:
+    """A real nginx with one site, in the foreground, in a folder of its own; `top` goes before everything else."""
+    nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    paths = "".join(
+        f"  {name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "site.conf").write_text(site)
+    (folder / "nginx.conf").write_text(
+        f"{top}daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n"
+        f"events {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n{paths}  include {folder}/site.conf;\n}}\n"
+    )
+    command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    subprocess.run([*command, "-t"], check=True, capture_output=True)
+    process = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)

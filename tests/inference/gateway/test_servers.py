@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,11 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from forecaster.sources.catalogue import CATALOGUE
-from gateway_world import FakeVllm, GatewayServer, ask, backend, chat, events, eventually, get, plain, replicas
+from gateway_world import (
+    FakeVllm,
+    GatewayServer,
+    ask,
+    backend,
+    chat,
+    events,
+    eventually,
+    is_ready,
+    listens,
+    nginx_server,
+    plain,
+    replicas,
+)
 from inference.gateway.nginx import render_nginx
 from inference.gateway.settings import parse_settings
 from servers import PrometheusServer, Target, free_port, prometheus_is_installed
@@ -32,12 +43,6 @@ REPOSITORY = Path(__file__).parents[3]
 def one() -> Iterator[FakeVllm]:
     with replicas("one") as (replica,):
         yield replica
-
-
-def listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 @contextlib.contextmanager
@@ -85,30 +90,6 @@ def test_copies_share_answers_in_redis_work_without_it_and_share_again(tmp_path:
             eventually(lambda: told(left, "new") == told(right, "new") == "hit", "they never share again")
 
 
-@contextlib.contextmanager
-def nginx_server(folder: Path, site: str) -> Iterator[None]:
-    """A real nginx with one site, in the foreground, in a folder of its own."""
-    nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    paths = "".join(
-        f"  {name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "site.conf").write_text(site)
-    (folder / "nginx.conf").write_text(
-        f"daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n"
-        f"events {{}}\nhttp {{\n  access_log off;\n{paths}  include {folder}/site.conf;\n}}\n"
-    )
-    command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    subprocess.run([*command, "-t"], check=True, capture_output=True)
-    process = subprocess.Popen(command)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
 def test_nginx_spreads_over_copies_streams_and_passes_over_one_that_is_gone(tmp_path: Path, one: FakeVllm) -> None:
     for folder in ("a", "b", "nginx"):
         (tmp_path / folder).mkdir()
@@ -118,7 +99,7 @@ def test_nginx_spreads_over_copies_streams_and_passes_over_one_that_is_gone(tmp_
         right = stack.enter_context(GatewayServer(tmp_path / "b", more, backends=[backend(one)]))
         copies = [f"127.0.0.1:{each.port}" for each in (left, right)]
         site = render_nginx(left.settings, copies=copies, listen=f"127.0.0.1:{port}")
-        with nginx_server(tmp_path / "nginx", site), plain() as client:
+        with nginx_server(tmp_path / "nginx", "", site), plain() as client:
             eventually(lambda: listens(port), "nginx does not start")
             url = f"http://127.0.0.1:{port}"
             body = json.dumps(chat(stream=True, fake={"tokens": 4}))
@@ -157,7 +138,7 @@ def test_the_command_serves_and_ends_its_streams_when_told_to_stop(
     with ThreadPoolExecutor(1) as pool, (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, cwd=REPOSITORY)
         try:
-            eventually(lambda: listens(port) and _is_ready(port), "the gateway does not start")
+            eventually(lambda: listens(port) and is_ready(port), "the gateway does not start")
             body = json.dumps(chat(stream=True, fake={"tokens": 20, "pause_s": 0.1}))
             stream = pool.submit(lambda: b"".join(_pieces(f"http://127.0.0.1:{port}", body)))
             eventually(lambda: one.seen["started"] == 1, "the stream has not begun")
@@ -170,12 +151,6 @@ def test_the_command_serves_and_ends_its_streams_when_told_to_stop(
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [each["event"] for each in lines] == ["listening", "source", "request"]
     assert lines[-1]["outcome"] == "served"
-
-
-def _is_ready(port: int) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    return False
 
 
 def test_settings_that_cannot_work_start_nothing(tmp_path: Path) -> None:
