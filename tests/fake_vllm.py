@@ -1,8 +1,8 @@
 """A server that answers like vLLM, in a process of its own, and fails on request. Holds no test.
 
 `fake` in a request's body says how this one is answered: {"tokens": 3, "pause_s": 0.0, "first_s": 0.0, "status": 200,
-"hang": false, "drop_after": n, "size": n}. POST /control sets the same for all requests that say nothing, `sick` for
-/health, and `closed`: requests are held until it is gone. GET /seen tells what came in.
+"hang": false, "drop_after": n, "size": n, "held_at": n}. POST /control sets the same for all requests that say nothing, `sick` for
+/health, and `closed`: requests are held until it is gone, before the token `held_at` if that is given. GET /seen tells what came in.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Fake:
         if how.get("drop_after") == 0:
             os.kill(os.getpid(), 9)
         try:
-            await self.door.wait()
+            if "held_at" not in how:
+                await self.door.wait()
             await asyncio.sleep(how.get("first_s", 0.0))
         except asyncio.CancelledError:
             self.seen["cancelled"] += 1
@@ -82,6 +83,8 @@ class Fake:
             for number in range(tokens):
                 if how.get("drop_after") == number:
                     os.kill(os.getpid(), 9)
+                if how.get("held_at") == number:
+                    await self.door.wait()
                 await asyncio.sleep(how.get("pause_s", 0.0))
                 text = self.name + "x" * how.get("size", 0)
                 yield event({"model": body["model"], "choices": [{"index": 0, "delta": {"content": text}}]})

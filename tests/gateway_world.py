@@ -197,6 +197,37 @@ def ask(gateway: GatewayServer, body: dict[str, Any] | bytes, **headers: str) ->
         return client.post(f"{gateway.url}/v1/chat/completions", content=content, headers=named)
 
 
+class Stream:
+    """A client in a thread of its own that reads a streamed answer as it comes."""
+
+    def __init__(self, gateway: GatewayServer, **fake: Any) -> None:
+        self.text = ""
+        self.broken = False
+        self._url = f"{gateway.url}/v1/chat/completions"
+        self._body = json.dumps(chat(stream=True, fake=fake))
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            with plain() as client, client.stream("POST", self._url, content=self._body) as answer:
+                for piece in answer.iter_text():
+                    self.text += piece
+        except httpx.RemoteProtocolError:
+            self.broken = True
+
+    def ended(self) -> Self:
+        """Itself, once the answer is over."""
+        self._thread.join(timeout=WITHIN_S)
+        assert not self._thread.is_alive(), "the stream does not end"
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer came to its end."""
+        return not self.broken and self.text.endswith("data: [DONE]\n\n")
+
+
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
     """The events of a streamed answer, without its end."""
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]

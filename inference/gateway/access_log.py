@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
@@ -37,5 +38,6 @@ class JsonLog:
         )
 
     def event(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Write one event."""
-        self._logger.info(name, **facts)
+        """Write one event; a full disk or a reader that has left costs the line and no request."""
+        with contextlib.suppress(OSError, ValueError):
+            self._logger.info(name, **facts)

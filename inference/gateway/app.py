@@ -113,8 +113,14 @@ class Gateway:
             parts.admission.tenant_of(request.headers.get("authorization"))
         except Refusal as refusal:
             return Response(refusal.body(), status_code=refusal.status, media_type="application/json")
+        targets = {rule.name: (rule.name, *rule.by_complexity.values()) for rule in self._settings.models}
         data = [
-            {"id": name, "object": "model", "owned_by": "headstart", "ready": parts.fleet.is_up(name)}
+            {
+                "id": name,
+                "object": "model",
+                "owned_by": "headstart",
+                "ready": any(parts.fleet.is_up(each) for each in targets.get(name, (name,))),
+            }
             for name in parts.fleet.models
         ]
         return JSONResponse({"object": "list", "data": data})

@@ -37,7 +37,7 @@ class DegradationRule:
     load_ratio: float = 0.9
     """Slots in use at which level 1 begins."""
     slow_ratio: float = 0.05
-    """Share of requests whose first token came later than the SLO at which level 1 begins: P95 above the SLO."""
+    """Share of answers later than the SLO at which level 1 begins: 0.05 is a P95 above the SLO."""
     very_slow_ratio: float = 0.25
     """The same for level 2."""
     waiting_ratio: float = 0.25

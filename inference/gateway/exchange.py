@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from starlette.types import Send
+
 from inference.gateway.admission import PUBLIC, Tenant
 from inference.gateway.body import Body
 from inference.gateway.classify import OTHER, ClassRule
@@ -93,6 +95,19 @@ class Exchange:
         }
         headers.extend((name, value.encode()) for name, value in told.items() if value)
         return headers
+
+    async def start(self, status: int, headers: Headers, send: Send) -> None:
+        """Send the answer's head."""
+        self.started, self.status = True, status
+        headers = [*headers, *self.response_headers()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, send: Send, *, more: bool, now_s: float) -> None:
+        """Send a part of the answer. Whoever sweeps sees since when it has waited for the client."""
+        self.sent_bytes += len(body)
+        self.sending_since_s = now_s
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+        self.sending_since_s = None
 
     def facts(self, *, now_s: float) -> dict[str, Any]:
         """The line of the access log."""

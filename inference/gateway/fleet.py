@@ -54,7 +54,7 @@ class _Model:
     """What is kept for each model."""
 
     line: Line
-    lateness: Lateness
+    lateness: Lateness = field(default_factory=Lateness)
     degradation: Degradation = field(default_factory=Degradation)
     mean_service_s: float = 1.0
     replicas: list[Replica] = field(default_factory=list)
@@ -72,7 +72,9 @@ class Fleet:
         self.ejections: Callable[[str], object] = lambda model: None
         """Called with the model of each replica that is taken out."""
         for rule in settings.models:
-            self._model(rule.name)
+            for name in (rule.name, rule.fallback, *rule.by_complexity.values()):
+                if name is not None:
+                    self._model(name)
 
     # ── What there is ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,12 +226,12 @@ class Fleet:
 
     # ── What is learnt from answers and probes ────────────────────────────────────────────────────────────────
 
-    def answered(self, replica: Replica, *, first_byte_s: float) -> None:
-        """A first byte came, so long after the request was complete."""
+    def answered(self, replica: Replica, *, late: bool) -> None:
+        """A first byte came, in time or not."""
         replica.health = after_success(replica.health)
         known = self._models.get(replica.backend.model)
         if known is not None:
-            known.lateness.add(first_byte_s, now_s=self._clock())
+            known.lateness.add(late=late, now_s=self._clock())
 
     def served(self, replica: Replica, *, seconds: float) -> None:
         """An answer is complete; how long it held its slot."""
@@ -301,8 +303,7 @@ class Fleet:
 
     def _model(self, name: str) -> _Model:
         if name not in self._models:
-            lateness = Lateness(limit_s=max(self._settings.slo.ttft_s))
-            self._models[name] = _Model(line=Line(rule=self._settings.queue), lateness=lateness)
+            self._models[name] = _Model(line=Line(rule=self._settings.queue))
         return self._models[name]
 
     def _forget_the_removed(self) -> None:

@@ -63,6 +63,9 @@ NEW = Health()
 
 def after_failure(health: Health, rule: HealthRule, *, now_s: float, may_eject: bool = True) -> Health:
     """One more failure of a probe or a request."""
+    if health.standing is Standing.EJECTED:
+        # It is out for its time, not for its time after the last probe that failed.
+        return health
     recent = tuple(at for at in health.failed_at_s if now_s - at <= rule.window_s)
     failed = (*recent, now_s)[-rule.failures :]
     # One that was just let in again has used its patience up: one failure is enough.

@@ -13,18 +13,16 @@ SECONDS = 10
 class Lateness:
     """Counts of one model's answers, by second."""
 
-    limit_s: float
-    """Later than this is late."""
     _seconds: deque[list[int]] = field(default_factory=deque)
     """[second, answers, late ones], oldest first."""
 
-    def add(self, first_byte_s: float, *, now_s: float) -> None:
-        """One answer whose first byte took so long."""
+    def add(self, *, late: bool, now_s: float) -> None:
+        """One answer."""
         second = int(now_s)
         if not self._seconds or self._seconds[-1][0] != second:
             self._seconds.append([second, 0, 0])
         self._seconds[-1][1] += 1
-        self._seconds[-1][2] += first_byte_s > self.limit_s
+        self._seconds[-1][2] += late
         self._forget(second)
 
     def share(self, *, now_s: float, at_least: int) -> float | None:

@@ -56,7 +56,9 @@ class Metrics:
         self.degraded = self._counter("degraded", "Answers that degradation changed, by how.", ("model", "change"))
         self.reloads = self._counter("reloads", "Reads of backends and tenants.", ("source", "outcome"))
         self.seconds = self._histogram("request_seconds", "Last byte in to last byte out.", slo.e2e_s)
-        self.first_byte_seconds = self._histogram("first_byte_seconds", "Last byte in to first byte out.", slo.ttft_s)
+        self.first_byte_seconds = self._histogram(
+            "first_byte_seconds", "Last byte in to first byte out, of streamed answers.", slo.ttft_s
+        )
         self.queue_seconds = self._histogram("queue_seconds", "Time spent in the gateway's line.", slo.ttft_s)
         self.in_flight = self._gauge("in_flight", "Requests at replicas.", ("model",))
         self.waiting = self._gauge("waiting", "Requests in the gateway's line.", ("model",))

@@ -106,7 +106,7 @@ class Slo:
     e2e_s: tuple[float, ...] = (1.2,)
     """From the request's last byte in to the answer's last byte out."""
     ttft_s: tuple[float, ...] = (0.5,)
-    """To the answer's first byte out; the largest is what degradation calls late."""
+    """To the first byte out of a streamed answer. The largest of each is what degradation calls late."""
 
     def __post_init__(self) -> None:
         for name in ("e2e_s", "ttft_s"):

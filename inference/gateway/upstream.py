@@ -74,7 +74,7 @@ class Client:
         """Send a request; answers once status and headers are there. Raises `UpstreamError`."""
         try:
             return await self._session.post(
-                url + path, data=body, headers={**headers, **self._headers}, allow_redirects=False
+                url.rstrip("/") + path, data=body, headers={**headers, **self._headers}, allow_redirects=False
             )
         except FAILURES as error:
             raise translated(error) from error
@@ -83,7 +83,7 @@ class Client:
         """Whether a replica says that it is well."""
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.get(url + path, timeout=timeout, allow_redirects=False) as answer:
+            async with self._session.get(url.rstrip("/") + path, timeout=timeout, allow_redirects=False) as answer:
                 return answer.status == 200
         except FAILURES:
             return False

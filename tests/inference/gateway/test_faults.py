@@ -19,10 +19,10 @@ from gateway_world import (
     WITHIN_S,
     FakeVllm,
     GatewayServer,
+    Stream,
     ask,
     backend,
     chat,
-    events,
     eventually,
     replicas,
 )
@@ -58,20 +58,18 @@ def held(gateway: GatewayServer, pool: ThreadPoolExecutor, replica: FakeVllm) ->
 # ── Behind it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_killed_replica_costs_its_streams_and_nothing_else(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_killed_replica_costs_its_streams_and_nothing_else(tmp_path: Path) -> None:
     with replicas("one", "two") as (one, two), GatewayServer(tmp_path, backends=[backend(one), backend(two)]) as gate:
-        requests = [pool.submit(ask, gate, chat(stream=True, fake={"tokens": 20, "pause_s": 0.05})) for _ in range(8)]
-        eventually(lambda: one.seen["started"] == two.seen["started"] == 4, "not all streams have begun")
+        two.behave(closed=True)
+        one.behave(closed=True)
+        streams = [Stream(gate, tokens=20, held_at=2) for _ in range(8)]
+        eventually(lambda: all(each.text.count("data:") == 2 for each in streams), "not all streams have begun")
+        assert {each["in_flight"] for each in gate.shown().values()} == {4}
         one.kill()
+        two.behave()
         after = [ask(gate, chat(stream=True)) for _ in range(6)]
 
-        whole, cut = 0, 0
-        for request in requests:
-            try:
-                whole += request.result().text.endswith("data: [DONE]\n\n")
-            except httpx.RemoteProtocolError:
-                cut += 1
-        assert (whole, cut) == (4, 4)
+        assert sorted(each.ended().is_whole for each in streams) == [False] * 4 + [True] * 4
         assert all(each.status_code == 200 and each.text.endswith("[DONE]\n\n") for each in after)
         eventually(lambda: gate.shown()[one.url]["standing"] == "ejected", "the dead one still gets requests")
         assert {each["outcome"] for each in gate.log.of("request")} == {"served", "cut_off"}
@@ -185,28 +183,32 @@ def test_a_broken_backends_file_keeps_the_last_good_one_and_says_so(tmp_path: Pa
         assert gateway.sample("headstart_gateway_reloads_total", outcome="kept") == 1
 
 
-def test_a_draining_replica_gets_nothing_new_and_loses_nothing(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_draining_replica_gets_nothing_new_and_loses_nothing(tmp_path: Path) -> None:
     with replicas("one", "two") as (one, two), GatewayServer(tmp_path, backends=[backend(one)]) as gateway:
-        streams = [pool.submit(ask, gateway, chat(stream=True, fake={"tokens": 10, "pause_s": 0.1})) for _ in range(5)]
+        one.behave(closed=True)
+        streams = [Stream(gateway, tokens=10, held_at=5) for _ in range(5)]
         eventually(lambda: one.seen["started"] == 5, "not all streams have begun")
         gateway.write([backend(one, state="draining"), backend(two)])
         eventually(lambda: gateway.shown()[one.url]["state"] == "draining", "the file was not read again")
         assert gateway.shown()[one.url]["in_flight"] == 5
         assert {ask(gateway, chat()).headers["x-headstart-backend"] for _ in range(4)} == {two.url}
+        one.behave()
 
-        assert all(len(events(stream.result())) == 10 for stream in streams)
+        assert all(each.ended().is_whole for each in streams)
         eventually(lambda: gateway.shown()[one.url]["in_flight"] == 0, "it never empties")
         assert one.seen["finished"] == 5
 
 
-def test_a_removed_replica_is_shown_until_its_last_stream_is_over(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_removed_replica_is_shown_until_its_last_stream_is_over(tmp_path: Path) -> None:
     with replicas("one", "two") as (one, two), GatewayServer(tmp_path, backends=[backend(one)]) as gateway:
-        stream = pool.submit(ask, gateway, chat(stream=True, fake={"tokens": 10, "pause_s": 0.1}))
+        one.behave(closed=True)
+        stream = Stream(gateway, tokens=10, held_at=5)
         eventually(lambda: one.seen["started"] == 1, "the stream has not begun")
         gateway.write([backend(two)])
         eventually(lambda: gateway.shown()[one.url]["state"] == "removed", "the file was not read again")
+        one.behave()
 
-        assert len(events(stream.result())) == 10
+        assert stream.ended().is_whole
         eventually(lambda: one.url not in gateway.shown(), "it is never forgotten")
 
 

@@ -379,6 +379,7 @@ def failing(times: int, *, every_s: float = 1.0, health: Health = NEW) -> Health
         pytest.param(failing(2, health=after_success(failing(2))), Standing.HEALTHY, id="a success between"),
         pytest.param(after_probe(failing(3), now_s=10), Standing.EJECTED, id="a probe too early"),
         pytest.param(after_probe(failing(3), now_s=33), Standing.TRIAL, id="a probe in time"),
+        pytest.param(after_probe(failing(30), now_s=33), Standing.TRIAL, id="probes that fail make it no longer"),
         pytest.param(after_success(failing(3)), Standing.EJECTED, id="an old stream's success says nothing"),
         pytest.param(after_success(after_probe(failing(3), now_s=33)), Standing.HEALTHY, id="a trial goes well"),
         pytest.param(
@@ -534,9 +535,9 @@ def test_changes_a_request(body: Body, level: Level, expected: dict[str, Any]) -
 
 
 def test_lateness_is_a_share_of_the_last_ten_seconds() -> None:
-    lateness = Lateness(limit_s=0.5)
+    lateness = Lateness()
     for second in range(10):
-        lateness.add(0.6 if second < 5 else 0.1, now_s=100.0 + second)
+        lateness.add(late=second < 5, now_s=100.0 + second)
     assert lateness.share(now_s=109.5, at_least=5) == 0.5
     assert lateness.share(now_s=112.5, at_least=5) == pytest.approx(2 / 7)
     assert lateness.share(now_s=109.5, at_least=11) is None

@@ -110,12 +110,13 @@ def test_nginx_spreads_over_copies_streams_and_passes_over_one_that_is_gone(tmp_
             assert [client.get(f"{url}{path}").status_code for path in ("/metrics", "/backends")] == [404, 404]
             assert client.get(f"{url}/healthz").status_code == 200
             assert client.post(f"{url}/v1/chat/completions", content=b"x" * 200_000).status_code == 413
-            with ThreadPoolExecutor(1) as pool:
-                one.behave(pause_s=0.05)
-                long = json.dumps(chat(stream=True, fake={"tokens": 30}))
-                first = pool.submit(lambda: next(_pieces(url, long)))
-                assert b"[DONE]" not in first.result(), "nginx held the stream back"
-            one.behave()
+            one.behave(closed=True)
+            long = json.dumps(chat(stream=True, fake={"tokens": 30, "held_at": 2}))
+            with client.stream("POST", f"{url}/v1/chat/completions", content=long) as answer:
+                pieces = answer.iter_text()
+                assert "data:" in next(pieces), "nginx holds the stream back"
+                one.behave()
+                assert "".join(pieces).endswith("[DONE]\n\n")
             stack.close()
             assert [client.post(f"{url}/v1/chat/completions", content=body).status_code for _ in range(6)] == [200] * 6
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway_world import PNG, FakeVllm, GatewayServer, ask, backend, chat, eventually, replicas
+from gateway_world import PNG, FakeVllm, GatewayServer, ask, backend, chat, eventually, get, replicas
 
 CACHE = "cache: {enabled: true}\n"
 TENANTS = (
@@ -215,11 +215,16 @@ def test_easy_tasks_go_to_the_small_model_and_hard_ones_to_the_large(
     more = "models: [{name: auto, by_complexity: {simple: small, moderate: small, complex: large}}]\n"
     backends = [backend(one, model="small"), backend(two, model="large")]
     with GatewayServer(tmp_path, more, backends=backends) as gateway:
+        ready = {each["id"]: each["ready"] for each in get(f"{gateway.url}/v1/models").json()["data"]}
+        assert ready == {"auto": True, "large": True, "small": True}
         easy, hard = ask(gateway, chat(model="auto")), ask(gateway, chat(model="auto", tools=[{}]))
 
         assert (easy.headers["x-headstart-model"], hard.headers["x-headstart-model"]) == ("small", "large")
         assert two.seen["body"]["model"] == "large"
         assert gateway.sample("headstart_gateway_requests_total", model="large") == 1
+        gateway.write(backends[:1])
+        eventually(lambda: len(gateway.shown()) == 1, "the file was not read again")
+        assert ask(gateway, chat(model="auto", tools=[{}])).json()["error"]["code"] == "model_asleep"
 
 
 def test_a_switch_between_variants_loses_no_request(
