@@ -99,7 +99,7 @@ def parse_backends(text: str, *, source: str) -> tuple[Backend, ...]:
 
 def _document(text: str, *, source: str) -> Any:
     try:
-        # Most writers are programs that write JSON: the YAML parser takes a hundred times as long.
+        # Most writers are programs that write JSON, and the YAML parser is slow.
         return json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
