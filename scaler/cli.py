@@ -676,9 +676,9 @@ def models_rollback(
 
 @app.command()
 def gateway(config: ConfigFile) -> None:
-    """The OpenAI-compatible gateway before the replicas, until told to stop.
+    """The gateway before the replicas, until told to stop.
 
-    One process is one copy; docs/gateway.md describes its settings.
+    OpenAI-compatible. One process is one copy; docs/gateway.md describes its settings.
     """
     from scaler.commands import gateway
 
