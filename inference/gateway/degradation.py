@@ -52,8 +52,10 @@ class DegradationRule:
     """Calm must last so long for each level down."""
     max_output_tokens: int = 512
     """Longest output from level 1 on."""
-    max_image_pixels: int = 524_288
-    """Largest picture from level 1 on: 512 tokens of Qwen3-VL. Larger ones are scaled down by the replica."""
+    max_image_pixels: int | None = None
+    """Largest picture from level 1 on, scaled down by the replica; 524288 are 512 tokens of Qwen3-VL. Only for replicas
+    started with `--trust-request-mm-kwargs`, others answer 400 to it; clients' own `mm_processor_kwargs` are then
+    dropped."""
     min_slow_samples: int = 20
     """Fewer answers in the window say nothing about lateness."""
 
@@ -128,22 +130,8 @@ def changes(body: Body, level: Level, rule: DegradationRule) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     if body.max_output_tokens is None or body.max_output_tokens > rule.max_output_tokens:
         changed[limit_field(body)] = rule.max_output_tokens
-    if body.images:
-        changed["mm_processor_kwargs"] = _smaller_images(body, rule)
+    if body.images and rule.max_image_pixels is not None:
+        # The processor's own words: `longest_edge` is an area, despite its name. The replica scales each picture
+        # anyway, so this costs the gateway nothing; encoding a screenshot again here would take some 50 ms of CPU.
+        changed["mm_processor_kwargs"] = {"images_kwargs": {"size": {"longest_edge": rule.max_image_pixels}}}
     return changed
-
-
-def _smaller_images(body: Body, rule: DegradationRule) -> dict[str, Any]:
-    """The processor's own size limit, per request. (`longest_edge` is an area, despite its name.)
-
-    The replica scales each picture down anyway, so this costs the gateway nothing; decoding and encoding a screenshot
-    here would take some 50 ms of CPU.
-    """
-    given = body.fields.get("mm_processor_kwargs")
-    kwargs: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
-    images = kwargs.get("images_kwargs")
-    kwargs["images_kwargs"] = {
-        **(images if isinstance(images, dict) else {}),
-        "size": {"longest_edge": rule.max_image_pixels},
-    }
-    return kwargs

@@ -45,6 +45,7 @@ class Forwarder:
         self._metrics = metrics
         self._clock = clock
         self._spread = random.Random()
+        self._trusted = settings.degradation.max_image_pixels is not None
 
     async def forward(self, exchange: Exchange, body: Body, changes: dict[str, object], send: Send) -> Answer | None:
         """Find a replica and pass its answer on; what could be kept of it.
@@ -99,7 +100,10 @@ class Forwarder:
         assert replica is not None
         try:
             response = await self._client.ask(
-                replica.backend.url, body.path, _prepared(body, changes, replica), _headers(exchange)
+                replica.backend.url,
+                body.path,
+                _prepared(body, changes, replica, trusted=self._trusted),
+                _headers(exchange),
             )
         except UpstreamError as error:
             self._fleet.failed(replica, answered=False)
@@ -165,9 +169,15 @@ class Forwarder:
             await exchange.write(_CUT_OFF, send, more=True, now_s=self._clock())
 
 
-def _prepared(body: Body, changes: dict[str, object], replica: Replica) -> bytes:
-    """The bytes for this replica: its own name of the model, and a usage at the end of a stream."""
-    wanted = dict(changes)
+def _prepared(body: Body, changes: dict[str, object], replica: Replica, *, trusted: bool) -> bytes:
+    """The bytes for this replica: its own name of the model, and a usage at the end of a stream.
+
+    `trusted`: it obeys any size of pictures that a request names, so only the gateway may name one.
+    """
+    wanted: dict[str, object] = {}
+    if trusted and "mm_processor_kwargs" in body.fields:
+        wanted["mm_processor_kwargs"] = None
+    wanted |= changes
     if replica.variant != body.model:
         wanted["model"] = replica.variant
     if body.stream and not body.wants_usage:

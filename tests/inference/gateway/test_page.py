@@ -83,7 +83,8 @@ def test_every_outcome_is_on_the_page() -> None:
 def test_the_levels_are_what_the_code_does() -> None:
     rule = DegradationRule()
     assert f"{rule.load_ratio:.0%}".replace("%", " %") + " of the slots" in PAGE
-    assert f"output at most {rule.max_output_tokens} tokens, pictures at most {rule.max_image_pixels:,} pixels" in PAGE
+    assert f"output at most {rule.max_output_tokens} tokens; pictures at most `max_image_pixels`, if" in PAGE
+    assert rule.max_image_pixels is None
     assert f"after two seconds of pressure, one down after {rule.fall_after_s:.0f} s below 70 % of the edge" in PAGE
     assert (rule.rise_after_s, rule.release_ratio, rule.shed_waiting_ratio) == (2.0, 0.7, 0.6)
 

@@ -449,7 +449,7 @@ def test_says_when_to_come_back(waiting: int, slots: int, mean_s: float, expecte
 
 # ── What is taken back ────────────────────────────────────────────────────────────────────────────────────────────
 
-DEGRADE = DegradationRule()
+DEGRADE = DegradationRule(max_image_pixels=524_288)
 
 
 @pytest.mark.parametrize(
@@ -522,16 +522,20 @@ def test_a_level_moves_by_one_and_never_without_its_dwell(
             a_body(max_completion_tokens=900), Level.SHORTER, {"max_completion_tokens": 512}, id="in the new words"
         ),
         pytest.param(
-            a_body(max_tokens=9, images=(PICTURE,), mm_processor_kwargs={"fps": 1, "images_kwargs": {"do_pad": True}}),
+            a_body(max_tokens=9, images=(PICTURE,)),
             Level.SHORTER,
-            {"mm_processor_kwargs": {"fps": 1, "images_kwargs": {"do_pad": True, "size": {"longest_edge": 524_288}}}},
-            id="smaller pictures, and what the client set is kept",
+            {"mm_processor_kwargs": {"images_kwargs": {"size": {"longest_edge": 524_288}}}},
+            id="smaller pictures",
         ),
         pytest.param(a_body(path=EMBEDDINGS), Level.SHED, {}, id="an embedding has no output"),
     ],
 )
 def test_changes_a_request(body: Body, level: Level, expected: dict[str, Any]) -> None:
     assert changes(body, level, DEGRADE) == expected
+
+
+def test_pictures_stay_as_they_are_where_replicas_would_refuse_a_smaller_size() -> None:
+    assert changes(a_body(max_tokens=9, images=(PICTURE,)), Level.SHED, DegradationRule()) == {}
 
 
 def test_lateness_is_a_share_of_the_last_ten_seconds() -> None:

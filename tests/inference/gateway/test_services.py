@@ -105,7 +105,7 @@ def test_one_tenants_answers_are_not_anothers(tmp_path: Path, one: FakeVllm) -> 
 
 EAGER = (
     "routing: {slots_per_capacity: 2}\nqueue: {max_waiting: 4}\ntenants_file: tenants.yaml\n"
-    "degradation: {rise_after_s: 0, fall_after_s: 0.3, max_output_tokens: 50}\n"
+    "degradation: {rise_after_s: 0, fall_after_s: 0.3, max_output_tokens: 50, max_image_pixels: 250000}\n"
 )
 
 
@@ -170,7 +170,8 @@ def test_a_degraded_request_reaches_the_replica_smaller_and_its_answer_is_not_ke
         eventually(lambda: gateway.sample("headstart_gateway_degradation_level") == 1, "nothing is taken back")
         one.behave()
         first.result()
-        question = chat(temperature=0, max_tokens=900) | {"messages": picture_messages()}
+        its_own = {"images_kwargs": {"size": {"longest_edge": 10**9}}}
+        question = chat(temperature=0, max_tokens=900, mm_processor_kwargs=its_own) | {"messages": picture_messages()}
         told = [ask(gateway, question).headers["x-headstart-cache"] for _ in range(2)]
 
         assert told == ["miss", "miss"]
