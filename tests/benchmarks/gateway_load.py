@@ -1,13 +1,16 @@
 """A replica that streams at a vLLM's pace and a client that measures, both as thin as Python allows. Holds no test.
 
-As a program it is the replica: it prints its port and streams `EVENTS` server-sent events, `PACE_S` apart.
+As a program it is the replica: it prints its port and streams `EVENTS` server-sent events, `PACE_S` apart, or as many
+as its argument says, without a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
+import os
 import random
 import sys
 import time
@@ -30,7 +33,7 @@ def piece(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, events: int, pace_s: float) -> None:
     """Serve one connection."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
@@ -41,9 +44,9 @@ async def replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
                 continue
             writer.write(HEAD)
-            for _ in range(EVENTS):
+            for _ in range(events):
                 writer.write(piece(EVENT))
-                await asyncio.sleep(PACE_S)
+                await asyncio.sleep(pace_s)
             writer.write(piece(USAGE) + piece(b"data: [DONE]\n\n") + b"0\r\n\r\n")
     writer.close()
 
@@ -138,9 +141,16 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 async def main() -> None:
     """Be the replica."""
-    server = await asyncio.start_server(replica, "127.0.0.1", 0)
+    quick = len(sys.argv) > 1
+    serve = functools.partial(replica, events=int(sys.argv[1]) if quick else EVENTS, pace_s=0.0 if quick else PACE_S)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     async with server:
