@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from inference.gateway.admission import Priority
 from inference.gateway.settings import Slo
 
 _SPREAD = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -65,6 +66,15 @@ class Metrics:
         self.slots = self._gauge("slots", "Requests that the replicas may hold.", ("model",))
         self.backends = self._gauge("backends", "Replicas, by what they may get.", ("model", "standing"))
         self.level = self._gauge("degradation_level", "0 full, 1 shorter, 2 smaller, 3 shed.", ("model",))
+
+    def begin(self, model: str, classes: Iterable[str]) -> None:
+        """Show a model's demand as 0 before its first request: a rate cannot see the one with which a series begins,
+        and for a model that sleeps that one is the reason to wake it."""
+        for request_class in classes:
+            for priority in Priority:
+                self.requests.labels(model, request_class, priority.value)
+            for counter in (self.prompt_tokens, self.output_tokens, self.images):
+                counter.labels(model, request_class)
 
     def page(self) -> bytes:
         """The exposition, in the text format."""

@@ -145,7 +145,6 @@ class Proxy:
     def _count_arrival(self, exchange: Exchange, body: Body) -> None:
         labels = (exchange.model, exchange.request_class.name)
         self._metrics.requests.labels(*labels, exchange.tenant.priority.value).inc()
-        # A series that begins with its first picture would hide that picture from a rate.
         self._metrics.images.labels(*labels).inc(len(body.images))
 
     # ── The cache ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -168,7 +168,11 @@ def test_all_replicas_dead_is_503_and_over_when_one_is_back(tmp_path: Path) -> N
 
 
 def test_a_model_that_only_the_settings_know_sleeps_and_one_that_nobody_knows_is_404(tmp_path: Path) -> None:
-    with GatewayServer(tmp_path, "models: [{name: night}]\n", backends=[]) as gateway:
+    with GatewayServer(tmp_path, "models: [{name: night}]\nclasses: [{name: gui}]\n", backends=[]) as gateway:
+        # Its demand is there before the first request: a rate would not see a series begin.
+        for name in ("other", "gui"):
+            series = f'headstart_gateway_requests_total{{model="night",priority="normal",request_class="{name}"}} 0.0'
+            assert series in gateway.page()
         assert ask(gateway, chat(model="night")).status_code == 503
         assert ask(gateway, chat(model="nothing")).status_code == 404
         assert 'model="nothing"' not in gateway.page()

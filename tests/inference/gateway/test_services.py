@@ -180,6 +180,14 @@ def test_a_degraded_request_reaches_the_replica_smaller_and_its_answer_is_not_ke
         assert gateway.sample("headstart_gateway_degraded_total", change="smaller-images") == 2
 
 
+def test_where_replicas_obey_requests_only_the_gateway_names_a_size_of_pictures(tmp_path: Path, one: FakeVllm) -> None:
+    its_own = {"images_kwargs": {"size": {"longest_edge": 10**9}}}
+    for more, expected in (("", its_own), ("degradation: {max_image_pixels: 250000}\n", None)):
+        with GatewayServer(tmp_path, more, backends=[backend(one)]) as gateway:
+            ask(gateway, chat(mm_processor_kwargs=its_own))
+        assert one.seen["body"]["mm_processor_kwargs"] == expected
+
+
 def test_under_overload_the_smaller_variant_answers_and_kept_answers_are_preferred(
     tmp_path: Path, one: FakeVllm, two: FakeVllm, pool: ThreadPoolExecutor
 ) -> None:
