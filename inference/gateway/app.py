@@ -23,7 +23,7 @@ from inference.gateway.admission import Admission, parse_tenants
 from inference.gateway.answer_store import AnswerStore, LocalAnswers, RedisAnswers
 from inference.gateway.backends import parse_backends
 from inference.gateway.body import CHAT, COMPLETIONS, EMBEDDINGS
-from inference.gateway.classify import OTHER
+from inference.gateway.classify import DEFAULT
 from inference.gateway.discovery import ResolvedName, WatchedFile
 from inference.gateway.fleet import Fleet
 from inference.gateway.metrics import Metrics
@@ -130,9 +130,10 @@ class Gateway:
         """The page that Prometheus reads."""
         parts = self.running.parts
         metrics, fleet = parts.metrics, parts.fleet
-        classes = [OTHER.name, *(rule.name for rule in self._settings.classes)]
+        classes = [rule.name for rule in self._settings.classes] or [DEFAULT.name]
         for model in fleet.models:
-            metrics.begin(model, classes)
+            if not fleet.is_up(model):
+                metrics.begin(model, classes)
             in_flight, slots = fleet.load(model)
             metrics.in_flight.labels(model).set(in_flight)
             metrics.slots.labels(model).set(slots)

@@ -52,8 +52,8 @@ class ClassRule:
         check_bounds(self, min_prompt_characters=(1, most), max_prompt_characters=(1, most))
 
 
-OTHER = ClassRule(name="other")
-"""What no rule knows."""
+DEFAULT = ClassRule(name="default")
+"""What no rule knows; the scaler calls demand without a class by the same name."""
 
 
 class Complexity(StrEnum):
@@ -86,13 +86,13 @@ class ComplexityRule:
 
 
 def classify(body: Body, rules: Sequence[ClassRule], *, header: str | None = None) -> ClassRule:
-    """The first rule that the header names, else the body's tag, else whose conditions hold; `OTHER` if none."""
+    """The first rule that the header names, else the body's tag, else whose conditions hold; `DEFAULT` if none."""
     for tag in (header, body.tag):
         if tag is not None:
             for rule in rules:
                 if tag == rule.name or tag in rule.tags:
                     return rule
-    return next((rule for rule in rules if _holds(rule, body)), OTHER)
+    return next((rule for rule in rules if _holds(rule, body)), DEFAULT)
 
 
 def complexity(body: Body, rule: ComplexityRule) -> Complexity:

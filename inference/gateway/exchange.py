@@ -13,7 +13,7 @@ from starlette.types import Send
 
 from inference.gateway.admission import PUBLIC, Tenant
 from inference.gateway.body import Body
-from inference.gateway.classify import OTHER, ClassRule
+from inference.gateway.classify import DEFAULT, ClassRule
 from inference.gateway.degradation import Level
 from inference.gateway.replica import Replica
 from inference.gateway.streaming import Usage
@@ -55,7 +55,7 @@ class Exchange:
         self.task: asyncio.Task[Any] | None = asyncio.current_task()
         self.body: Body | None = None
         self.tenant: Tenant = PUBLIC
-        self.request_class: ClassRule = OTHER
+        self.request_class: ClassRule = DEFAULT
         self.model = ""
         self.variant = ""
         self.level = Level.FULL

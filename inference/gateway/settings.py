@@ -20,7 +20,7 @@ from inference.errors import DocumentError
 from inference.gateway.answers import CacheRule
 from inference.gateway.backends import MODEL_NAME
 from inference.gateway.bounds import check_bounds
-from inference.gateway.classify import OTHER, ClassRule, Complexity, ComplexityRule
+from inference.gateway.classify import DEFAULT, ClassRule, Complexity, ComplexityRule
 from inference.gateway.degradation import DegradationRule
 from inference.gateway.health import HealthRule
 from inference.gateway.problems import STRICT, chosen, told
@@ -182,8 +182,8 @@ class Settings:
             for name in seen:
                 if seen.count(name) > 1:
                     raise ValueError(f"{what} {name} is there twice; rename or remove one")
-        if any(each.name == OTHER.name for each in self.classes):
-            raise ValueError(f"class {OTHER.name} is what no rule knows; name yours otherwise")
+        if any(each.name == DEFAULT.name for each in self.classes):
+            raise ValueError(f"class {DEFAULT.name} is what no rule knows; name yours otherwise")
 
 
 _SETTINGS: TypeAdapter[tuple[Settings]] = TypeAdapter(tuple[Settings], config=STRICT)

@@ -37,7 +37,7 @@ from inference.gateway.admission import (
 from inference.gateway.answers import ALLOW, NEVER, CacheRule, answer_key, may_keep
 from inference.gateway.backends import parse_backends
 from inference.gateway.body import CHAT, COMPLETIONS, EMBEDDINGS, Body, changed, parse_body
-from inference.gateway.classify import OTHER, ClassRule, Complexity, ComplexityRule, classify, complexity
+from inference.gateway.classify import DEFAULT, ClassRule, Complexity, ComplexityRule, classify, complexity
 from inference.gateway.degradation import (
     Degradation,
     DegradationRule,
@@ -110,19 +110,19 @@ CLASSES = (GUI, VIDEO, HTML, TAGGED)
         pytest.param(a_body(metadata={"request_class": "ocr"}), "gui", "gui", id="the header before the body"),
         pytest.param(a_body(metadata={"request_class": "ocr"}), "odd", "ocr", id="a header nobody knows is ignored"),
         pytest.param(a_body(images=(PICTURE,)), None, "gui", id="by a picture"),
-        pytest.param(a_body("x" * 501, images=(PICTURE,)), None, "other", id="every condition must hold"),
+        pytest.param(a_body("x" * 501, images=(PICTURE,)), None, "default", id="every condition must hold"),
         pytest.param(a_body("Write a Web Page", max_tokens=900), None, "html_gen", id="by a word, in any case"),
-        pytest.param(a_body("Write a web page"), None, "other", id="a word is not enough"),
-        pytest.param(a_body("plain"), None, "other", id="a rule without conditions needs its tag"),
-        pytest.param(a_body(metadata={"request_class": 3}), None, "other", id="a tag that is no text"),
+        pytest.param(a_body("Write a web page"), None, "default", id="a word is not enough"),
+        pytest.param(a_body("plain"), None, "default", id="a rule without conditions needs its tag"),
+        pytest.param(a_body(metadata={"request_class": 3}), None, "default", id="a tag that is no text"),
     ],
 )
 def test_classifies(body: Body, header: str | None, expected: str) -> None:
     assert classify(body, CLASSES, header=header).name == expected
 
 
-def test_without_rules_everything_is_other() -> None:
-    assert classify(a_body(), ()) is OTHER
+def test_without_rules_everything_is_default() -> None:
+    assert classify(a_body(), ()) is DEFAULT
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,7 @@ def test_a_class_uses_its_own_pool_and_spills_over_when_that_is_full(
         question = chat() | {"messages": picture_messages()}
         first = ask(gateway, question)
         assert (first.headers["x-headstart-class"], first.headers["x-headstart-backend"]) == ("gui", one.url)
+        eventually(lambda: gateway.shown()[one.url]["in_flight"] == 0, "its slot is still held")
         one.behave(closed=True)
         before = one.seen["started"]
         held = pool.submit(ask, gateway, question)
