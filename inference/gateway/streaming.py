@@ -43,9 +43,8 @@ class EventStream:
         if self._held:
             chunk, self._held = self._held + chunk, b""
         if not chunk.endswith(b"\n\n"):
-            end = chunk.rfind(b"\n\n") + 2
-            if end < 2:
-                end = 0
+            # vLLM ends its events with two line feeds; servers that write carriage returns must not be held back.
+            end = max(_after(chunk, b"\n\n"), _after(chunk, b"\r\n\r\n"))
             chunk, self._held = chunk[:end], chunk[end:]
             if len(self._held) > _MOST_HELD_BYTES:
                 chunk, self._held = chunk + self._held, b""
@@ -93,6 +92,12 @@ class WholeAnswer:
         if self._size <= _MOST_HELD_BYTES:
             self.usage = _usage_of(b"".join(self._pieces))
         return b""
+
+
+def _after(chunk: bytes, mark: bytes) -> int:
+    """Where the last `mark` ends; 0 if there is none."""
+    found = chunk.rfind(mark)
+    return 0 if found < 0 else found + len(mark)
 
 
 def _usage_of(text: bytes) -> Usage | None:

@@ -28,6 +28,8 @@ from gateway_world import (
     replicas,
 )
 
+pytestmark = pytest.mark.server
+
 ONE_SLOT = "routing: {slots_per_capacity: 1}\n"
 
 

@@ -622,6 +622,12 @@ def test_a_stream_that_ends_early_is_not_complete() -> None:
     assert not reader.complete
 
 
+def test_events_that_end_with_carriage_returns_are_not_held_back() -> None:
+    reader = EventStream(strip=True)
+    assert reader.feed(b"data: {}\r\n\r\ndata") == b"data: {}\r\n\r\n"
+    assert reader.end() == b"data"
+
+
 def test_an_event_that_never_ends_is_not_held_for_ever() -> None:
     reader = EventStream(strip=True)
     out = sum(len(reader.feed(b"x" * 65_536)) for _ in range(40))

@@ -12,6 +12,8 @@ import pytest
 
 from gateway_world import PNG, FakeVllm, GatewayServer, ask, backend, chat, eventually, get, replicas
 
+pytestmark = pytest.mark.server
+
 CACHE = "cache: {enabled: true}\n"
 TENANTS = (
     "kind: Tenants\ntenants:\n"

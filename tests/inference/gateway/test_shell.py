@@ -12,6 +12,8 @@ import pytest
 from fake_vllm import PROMPT_TOKENS
 from gateway_world import FakeVllm, GatewayServer, ask, backend, chat, events, eventually, replicas
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[list[FakeVllm]]:
