@@ -45,9 +45,9 @@ servers:
 coverage: $(VENV)/.all ## branch coverage of the decision
 	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-soak: $(VENV)/.all servers ## the long sizes of the fault tests, and a week of ticks (an hour and a half)
+soak: $(VENV)/.all servers ## the long sizes of the fault tests, and a week of ticks, a million requests (two hours and a half)
 	HEADSTART_SOAK=1 $(BIN)/pytest tests/faults -q -n 0 --timeout 7200
-	HEADSTART_SOAK=1 $(BIN)/pytest tests/benchmarks/test_soak.py -q -n 0 -p no:randomly --timeout 7200
+	HEADSTART_SOAK=1 $(BIN)/pytest tests/benchmarks/test_soak.py tests/benchmarks/test_gateway.py -q -n 0 -p no:randomly --timeout 7200
 
 mutants: $(VENV)/.all ## mutation testing of the decision (about ten minutes)
 	HYPOTHESIS_PROFILE=mutation $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results

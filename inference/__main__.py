@@ -1,7 +1,7 @@
-"""`python -m inference`: list the variants, show how one is started, and print its manifests.
+"""`python -m inference`: list the variants, show how one is started, print its manifests, and run the gateway.
 
-Reads a catalogue and writes to standard output; it never talks to a cluster. Exit 0 ok, 1 nowhere to print, 2 usage or
-a bad catalogue.
+All but the gateway read a catalogue and write to standard output; nothing here talks to a cluster. Exit 0 ok, 1 nowhere
+to print, 2 usage or a bad file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to the process's own."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "gateway":
+            from inference.gateway import command  # the manifests of a variant need no web server
+
+            return command.run(options.config)
+        if options.command == "nginx":
+            from inference.gateway.nginx import render_nginx
+            from inference.gateway.settings import read_settings
+
+            settings = read_settings(options.config)
+            return _put(render_nginx(settings, copies=options.copies, listen=options.listen))
         variants = read_catalogue(options.catalogue) if options.catalogue else shipped_catalogue()
         answer = _answer(options, variants)
     except InferenceError as error:
@@ -83,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="the variants of the catalogue")
     arguments = commands.add_parser("arguments", help="the command line that starts one replica")
     manifests = commands.add_parser("manifests", help="Deployment, Service and PodDisruptionBudget as YAML")
+    gateway = commands.add_parser("gateway", help="the OpenAI-compatible gateway before the replicas, in this process")
+    gateway.add_argument("--config", "-c", type=Path, required=True, metavar="FILE", help="its settings (YAML)")
+    nginx = commands.add_parser("nginx", help="the nginx configuration before several copies of the gateway")
+    nginx.add_argument("--config", "-c", type=Path, required=True, metavar="FILE", help="the gateway's settings (YAML)")
+    nginx.add_argument("--listen", default="80", help="what nginx listens on")
+    nginx.add_argument("copies", nargs="+", metavar="HOST:PORT", help="each copy of the gateway")
     prepull = commands.add_parser("prepull", help="a DaemonSet that keeps every variant's image on the GPU nodes")
     for command in (arguments, manifests):
         command.add_argument("variant", help="its name in the catalogue")

@@ -2,7 +2,8 @@
 
     InferenceError
     ├── InvalidValue      a launch spec or placement that cannot work; `subject`, `field`, `value`, `fix`
-    └── CatalogueError    a catalogue file that cannot be read as one; `source`, `problem`
+    ├── CatalogueError    a catalogue file that cannot be read as one; `source`, `problem`
+    └── DocumentError     a gateway's settings, backends or tenants that cannot be used; `source`, `problem`
 
 Facts are fields, so that a caller can act on them; the text says what failed, on what, and what to do next.
 """
@@ -28,6 +29,15 @@ class InvalidValue(InferenceError):
 
 class CatalogueError(InferenceError):
     """A catalogue that is not what `read_catalogue` promises to read; `problem` names the place in it."""
+
+    def __init__(self, *, source: str, problem: str) -> None:
+        self.source = source
+        self.problem = problem
+        super().__init__(f"{source}: {problem}")
+
+
+class DocumentError(InferenceError):
+    """A document of the gateway that cannot be used; `problem` names the place in it and what to do."""
 
     def __init__(self, *, source: str, problem: str) -> None:
         self.source = source

@@ -259,6 +259,17 @@ models_app.command("rollback")(file_jobs.models_rollback)
 
 
 @app.command()
+def gateway(config: ConfigFile) -> None:
+    """The gateway before the replicas, until told to stop.
+
+    OpenAI-compatible. One process is one copy; docs/gateway.md describes its settings.
+    """
+    from scaler.commands import gateway
+
+    raise typer.Exit(gateway.run(config))
+
+
+@app.command()
 def version(output: OutputFormat = Output.TABLE) -> None:
     """The version of this program."""
     from importlib import metadata
