@@ -21,7 +21,7 @@ from scaler.adapters.board import Board, SettingsStatus
 from scaler.adapters.connections import connection_of, floors_of, selectors_of, targets_of
 from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
-from scaler.adapters.targets import KubernetesTargets
+from scaler.adapters.targets import ScaleTargets
 from scaler.config import Config
 from scaler.config.document import MAX_BYTES
 from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
@@ -170,7 +170,7 @@ class LiveParts:
     """The daemon's parts that follow the settings."""
 
     signals: SourceSignals
-    targets: KubernetesTargets
+    targets: ScaleTargets
     round: Round
     upkeep: Upkeep
     board: Board
