@@ -107,6 +107,10 @@ class Stage:
         """Its last decision, whole."""
         return self._json(self.plan.ports.daemon, f"/api/v1/workloads/{recipes.WORKLOAD}/explain")
 
+    def forecast(self) -> dict[str, Any] | None:
+        """The forecast in force."""
+        return self._json(self.plan.ports.daemon, f"/api/v1/workloads/{recipes.WORKLOAD}/forecast")
+
     def backends(self) -> list[dict[str, Any]]:
         """The servers as the gateway is told of them."""
         try:
