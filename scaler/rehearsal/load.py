@@ -100,11 +100,18 @@ class Shooter:
         self._draw = random.Random(seed)
         self._picture = _picture_url(width=64, height=64)
         self._under_way: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.target = Target()
         self.stopped = asyncio.Event()
 
+    def ask_to_stop(self) -> None:
+        """Send no more; from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.stopped.set)
+
     async def run(self) -> None:
         """Until `stopped`, and until everything that was sent has ended."""
+        self._loop = asyncio.get_running_loop()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         async with httpx.AsyncClient(base_url=self._url, timeout=REQUEST_TIMEOUT_S, limits=limits) as client:
             due_s = time.monotonic()
@@ -115,7 +122,8 @@ class Shooter:
                 due_s = max(due_s, time.monotonic() - 1.0)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.stopped.wait(), timeout=max(0.0, due_s - time.monotonic()))
-                if rate > 0.0 and not self.stopped.is_set():
+                # Nothing is sent for a rate that has ended while its next request was waited for.
+                if rate > 0.0 and self._rate_rps(datetime.now(UTC)) > 0.0 and not self.stopped.is_set():
                     self._shoot(client)
             if self._under_way:
                 await asyncio.wait(self._under_way)

@@ -25,6 +25,9 @@ from scaler.adapters.local_vllm.life import Server
 
 _ID_LENGTH = 32
 
+KILLED_WITHIN_S = 10.0
+"""Nothing that is killed takes longer, but what waits for a disk that has gone."""
+
 
 def new_server(workload: str, place: Place, *, now: datetime, id: str | None = None) -> Server:
     """A server that was never begun."""
@@ -87,5 +90,8 @@ def end_everything(folder: Path, *, patience_s: float, told: Callable[[str], Non
     for each in leaders:
         if not processes.wait(each.process, timeout_s=patience_s):
             told(f"process {each.process.pid} did not end within {patience_s:g} s and is killed")
-    processes.end_all(tuple(processes.find(marks_of(folder))))
+    rest = tuple(processes.find(marks_of(folder)))
+    processes.end_all(rest)
+    for each in rest:  # a process in the middle of a long system call takes a moment to die
+        processes.wait(each.process, timeout_s=KILLED_WITHIN_S)
     return len(leaders)
