@@ -81,7 +81,7 @@ async def _rehearse(stage: Stage, notes: Notes, console: Console, *, for_s: floa
             notes.look(*documents, shooter.target, now=datetime.now(UTC))
             for change in notes.changes[told:]:
                 console.print(in_words(change), style="bold")
-            live.update(_table(notes.lines[-SHOWN_LINES:]), refresh=True)
+            live.update(_table(notes.lines[-SHOWN_LINES:]), refresh=console.is_terminal)
             if len(notes.lines) % PAGE_EVERY_LINES == 0:
                 await asyncio.to_thread(_draw, notes, picture)
             await asyncio.wait({shooting}, timeout=LOOK_EVERY_S)

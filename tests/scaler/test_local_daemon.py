@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from daemon_process import DaemonProcess, running, until
-from local_world import PATIENCE_S, WORKLOAD, LocalWorld, local_world, marked_alive
+from local_world import PATIENCE_S, WORKLOAD, LocalWorld, SpokenGateway, local_world, marked_alive
 from scaler.adapters.control_desk import ControlDesk, Word
 from scaler.adapters.control_file import ControlFile
 from scaler.adapters.settings import read_settings
@@ -119,6 +119,26 @@ def test_kill_9_of_a_server_is_counted_told_and_mended(world: LocalWorld) -> Non
         until_ready(process, 1)
         said = [each["what"] for each in process.events("local_server")]
         assert said[:5] == ["begun", "ready", "ended", "begun", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        pytest.param(["no-such-program", "{port}"], ("FAIL", "no program no-such-program"), id="no program"),
+        pytest.param(["/bin/sh", "{port}"], ("ok", "/bin/sh"), id="a program"),
+    ],
+)
+def test_doctor_looks_at_this_machine_and_at_no_cluster(
+    world: LocalWorld, command: list[str], found: tuple[str, str]
+) -> None:
+    from scaler.doctor.machine import judge_machine
+
+    with SpokenGateway() as gateway:
+        there = list(judge_machine(world.config(command=tuple(command), gateway=gateway.url)))
+        gateway.rows = None
+        silent = list(judge_machine(world.config(command=tuple(command), gateway=gateway.url)))
+    assert (there[0].health.value, there[0].found[: len(found[1])]) == found
+    assert [each[1].health.value for each in (there, silent)] == ["ok", "warn"]
 
 
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────
