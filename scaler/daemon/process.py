@@ -270,8 +270,8 @@ class Daemon:
         """Begin to serve and to decide; the first tick runs at once. `OSError` if the port is taken."""
         self.upkeep.leave_known(known_of(self.config), now=datetime.now(UTC))
         started(self.board)
-        self.ground.start()
         self.web.start()
+        self.ground.start()  # behind the page: where its port is taken nothing is begun
         self.watchdog.start()
         self.leading.start()
         self._schedule.start(now=datetime.now(UTC))

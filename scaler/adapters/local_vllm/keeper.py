@@ -35,6 +35,9 @@ STALE_AFTER_S = 30.0
 """Since the last look: longer, and what is known of the servers is not what there is."""
 
 
+ENDS_WITHIN_S = 1.0
+"""A daemon that is asked to stop has ten seconds in all."""
+
 MOST_TOLD = 100
 """Troubles that are remembered as told; behind them the next ones are told again."""
 
@@ -117,7 +120,7 @@ class Keeper:
         self._ending.set()
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(timeout=asking.GATEWAY_TIMEOUT_S + 1.0)
+            self._thread.join(timeout=ENDS_WITHIN_S)  # one that hangs in a question acts no more
         self._asker.close()
 
     def _run(self) -> None:
