@@ -1,6 +1,7 @@
 """A server for stories of the local scale target: a real process that behaves like a vLLM as far as they look. No test.
 
-Run as a program: `local_server.py --port N [--ready-after S] [--ignore-sigterm] [--die-after S]`. GET /health is 503
+Run as a program: `local_server.py --port N [--ready-after S] [--ignore-sigterm] [--engine] [--die-after S]`.
+GET /health is 503
 until it is ready; /metrics is a page with its requests; POST anything is answered after `--answer-s`; SIGTERM ends it
 once what it has in flight is answered. `POST /sicken` makes it unhealthy, `POST /recover` healthy again.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -92,6 +94,8 @@ def main() -> None:
             threading.Thread(target=_drained, args=(server, life), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
+    if options.engine:  # as vLLM's own: a process of its own, which may outlive its server
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     if options.die_after is not None:
         threading.Timer(options.die_after, lambda: os._exit(3)).start()
     server.serve_forever(0.05)
@@ -118,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ready-after", type=float, default=0.0)
     parser.add_argument("--answer-s", type=float, default=0.0)
     parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--engine", action="store_true")
     parser.add_argument("--die-after", type=float)
     return parser.parse_args()
 

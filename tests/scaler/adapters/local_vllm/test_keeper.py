@@ -7,15 +7,20 @@ machine's, and what is waited for is the state, never a duration.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import local_server
-from forecaster.types import Blind
+from forecaster.types import Blind, BlindReason
+from inference.errors import LaunchFailed
+from inference.processes import Launch, Nursery, Process
 from local_world import (
+    PATIENCE_S,
     WORKLOAD,
     LocalWorld,
     SpokenGateway,
@@ -27,7 +32,9 @@ from local_world import (
     phases,
     until_look,
 )
-from scaler.adapters.local_vllm.files import BACKENDS, STATE, TARGETS
+from scaler.adapters.local_vllm.crew import starts_of
+from scaler.adapters.local_vllm.files import BACKENDS, STATE, TARGETS, save
+from scaler.adapters.local_vllm.keeper import STALE_AFTER_S
 from scaler.adapters.local_vllm.life import Phase
 from scaler.policy.types import Decision, Reason, ReplicaState
 from scaler.ports import OutcomeKind
@@ -173,6 +180,35 @@ def test_kill_9_is_seen_told_and_mended(world: LocalWorld) -> None:
     assert "ended" in world.said()
 
 
+def test_an_engine_that_outlives_its_server_is_ended_before_the_next_one_begins(world: LocalWorld) -> None:
+    """It would hold the GPU."""
+    targets = world.targets(options=("--engine",))
+    before = until_look(targets, all_ready(1), what="Ready").servers[0]
+    ends = time.monotonic() + PATIENCE_S
+    while len(running := marked_alive(world.local)) < 2:
+        assert time.monotonic() < ends
+    assert before.process is not None
+    (engine,) = running.keys() - {before.process.pid}
+    kill(before)
+    until_look(targets, lambda state: phases(state) != [Phase.READY], what="the end is seen")
+    until_look(targets, all_ready(1), what="Ready again")
+    assert engine not in marked_alive(world.local)
+
+
+def test_a_server_is_written_down_before_it_is_begun(world: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moment the daemon dies at, there is none that nobody knows of."""
+    known: list[tuple[str, bool]] = []
+
+    def begin(self: Nursery, launch: Launch) -> Process:
+        known.extend((each.id, each.process is None) for each in world.state.servers)
+        assert launch.environment["HEADSTART_SERVER_ID"] == known[-1][0]
+        raise LaunchFailed(command=launch.command, folder=launch.folder, problem="the daemon dies here")
+
+    monkeypatch.setattr(Nursery, "begin", begin)
+    world.targets().read(now=datetime.now(UTC))
+    assert [is_unborn for _, is_unborn in known] == [True]
+
+
 def test_a_server_that_crashes_again_and_again_is_started_later_and_later(world: LocalWorld) -> None:
     """And counts as failed, so that nobody waits for it as for one that starts."""
     targets = world.targets(options=("--ready-after", "100", "--die-after", "0"))
@@ -202,6 +238,40 @@ def test_a_restart_finds_every_server_and_moves_nothing(world: LocalWorld) -> No
     second = world.targets()
     assert second.read(now=datetime.now(UTC))[WORKLOAD] == ReplicaState(desired=2, ready=2)
     assert {each.process for each in keeper_of(second).state.servers} == {each.process for each in before.servers}
+
+
+def test_one_that_was_begun_and_not_noted_is_found(world: LocalWorld) -> None:
+    first = world.targets()
+    before = until_look(first, all_ready(1), what="Ready").servers[0]
+    first.stop()
+    save(world.local, replace(world.state, servers=(replace(before, phase=Phase.WAITING, process=None),)))
+    after = until_look(world.targets(), all_ready(1), what="Ready").servers[0]
+    assert (after.id, after.process, after.restarts) == (before.id, before.process, 0)
+
+
+def test_a_start_that_nobody_watched_is_no_measurement(world: LocalWorld) -> None:
+    """The daemon was away for an unknown time of it."""
+    first = world.targets(options=("--ready-after", "1"))
+    until_look(first, lambda state: phases(state) == [Phase.STARTING], what="starting")
+    first.stop()
+    second = world.targets(options=("--ready-after", "1"))
+    state = until_look(second, all_ready(1), what="Ready")
+    assert starts_of(state.servers, accelerator="") == ()
+    second.scale(decided(1, 2))
+    state = until_look(second, all_ready(2), what="another one")
+    assert [each.uid for each in starts_of(state.servers, accelerator="")] == [state.servers[1].id]
+
+
+def test_servers_that_nobody_has_looked_at_lately_are_not_known(world: LocalWorld) -> None:
+    targets = world.targets()
+    targets.start()
+    targets.stop()
+    now = keeper_of(targets).looked_at
+    assert now is not None
+    seen = targets.read(now=now + timedelta(seconds=STALE_AFTER_S + 1))[WORKLOAD]
+    assert isinstance(seen, Blind)
+    assert seen.reason is BlindReason.STALE
+    assert isinstance(targets.read(now=now)[WORKLOAD], ReplicaState)
 
 
 @pytest.mark.parametrize(
