@@ -7,6 +7,7 @@ machine's, and what is waited for is the state, never a duration.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -338,6 +339,32 @@ def test_a_port_that_somebody_else_has_is_passed_over(world: LocalWorld) -> None
         world.first_port = int(other.url.rpartition(":")[2])
         state = until_look(world.targets(), all_ready(1), what="Ready")
     assert state.servers[0].port > world.first_port
+
+
+def test_a_port_that_was_taken_meanwhile_is_waited_for(world: LocalWorld) -> None:
+    """Another program's healthy answer must not be taken for the server's."""
+    targets = world.targets()
+    server = until_look(targets, all_ready(1), what="Ready").servers[0]
+    kill(server)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        take(other, server.port)
+        state = until_look(targets, lambda state: state.servers[0].restarts >= 2, what="it cannot begin")
+        assert phases(state) == [Phase.WAITING]
+        assert [each["detail"] for each in world.log if "is taken" in each.get("detail", "")]
+    until_look(targets, all_ready(1), what="Ready again")
+
+
+def take(other: socket.socket, port: int) -> None:
+    """Listen on a port as soon as the process that had it is gone."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            return
+        except OSError:
+            assert time.monotonic() < ends
 
 
 def test_the_command_line_stands_where_the_settings_say(world: LocalWorld) -> None:
