@@ -7,6 +7,7 @@ nothing; a hand-over never exceeds the GPUs, its shares add up to one and only g
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,6 +89,20 @@ def test_the_choice(situation: Situation, state: VariantState, variant: str, rea
     assert (choice.variant, choice.reason) == (variant, reason)
     if reason is not VariantReason.BLIND_DEMAND:
         assert after.chosen == variant
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        pytest.param({"variants": ()}, "at least one", id="none"),
+        pytest.param({"variants": (option("8b", 3.0), option("8b", 6.0))}, "none twice", id="twice"),
+        pytest.param({"variants": (option("8b", 3.0),), "utilisation": 0.0}, "utilisation", id="utilisation"),
+        pytest.param({"variants": (option("8b", 3.0),), "room_ratio": -0.1}, "room_ratio", id="room"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        VariantRule(**settings)
 
 
 def test_a_blind_minute_begins_the_stretch_anew() -> None:
