@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from forecaster.types import Blind
-from scaler.adapters.connections import access_of, connection_of, floors_of, targets_of
+from scaler.adapters.connections import access_of, floors_of, targets_of
 from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, TargetRef, WorkloadPods
 from scaler.adapters.kubernetes.http import Observer
@@ -63,13 +63,14 @@ class ClusterGround:
         write_limit_s: float,
         observer: Observer,
         on_pods: OnPods,
+        pod_requests: PodRequests,
     ) -> None:
-        """Raises `KubernetesError` where there are no credentials."""
+        """`pod_requests` tells which pods are idle. Raises `KubernetesError` where there are no credentials."""
         self._api = ApiConnection(
             access_of(config), may_write=may_write, write_limit_s=write_limit_s, observer=observer
         )
         self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
-        self.victims = victims_of(config, self._api)
+        self.victims = VictimMarker(self._api, pod_requests) if config.deletion_cost else None
         self.targets: ScaleTargets = KubernetesTargets(
             self._cluster, targets_of(config), floors_of(config), victims=self.victims, on_pods=on_pods
         )
@@ -126,10 +127,3 @@ class MachineGround:
     def close(self) -> None:
         """Keep them no more."""
         self._local.stop()
-
-
-def victims_of(config: Config, api: ApiConnection) -> VictimMarker | None:
-    """What marks the pods that should go, where the settings allow it."""
-    if not config.deletion_cost:
-        return None
-    return VictimMarker(api, PodRequests(connection_of(config.prometheus)))

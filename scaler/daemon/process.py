@@ -20,6 +20,7 @@ from scaler.adapters.control_annotations import AnnotatedControls
 from scaler.adapters.control_desk import ControlDesk
 from scaler.adapters.control_file import ControlFile
 from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
+from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Schedule, Trouble, due_time
 from scaler.adapters.kubernetes import ApiConnection, TargetRef
@@ -90,6 +91,7 @@ class Daemon:
         )
         self._forecasts = ForecastBoard()
         self._starts = StartLedger()
+        self._pod_requests = PodRequests(connection_of(config.prometheus))
         self._no_writes = threading.Event()
         if dry_run:
             self._no_writes.set()
@@ -146,6 +148,7 @@ class Daemon:
             write_limit_s=self.leading.write_limit_s,
             observer=self._requested,
             on_pods=on_pods,
+            pod_requests=self._pod_requests,
         )
 
     def _connection(self) -> ApiConnection:
