@@ -99,7 +99,7 @@ def _draw(notes: Notes, picture: Path) -> None:
 
 def _rate_rps(stage: Stage, rhythm: Rhythm, at: datetime) -> float:
     """Nothing before the first server is there: what a rehearsal begins with is no outage."""
-    return rhythm.rate_rps(at) if stage.backends() else 0.0
+    return rhythm.rate_rps(at) if stage.takes_requests() else 0.0
 
 
 def _table(lines: Sequence[Line]) -> Table:

@@ -48,6 +48,7 @@ class Stage:
         self._past = past
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
+        self._took_requests = False
 
     # ── up and down ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -118,6 +119,13 @@ class Stage:
         except FileNotFoundError:
             return []
         return rows
+
+    def takes_requests(self) -> bool:
+        """Whether the gateway has ever known of a server that it may send to: before that a request is refused."""
+        if not self._took_requests:
+            rows = (self._json(self.plan.ports.gateway, "/backends") or {}).get("backends", [])
+            self._took_requests = any(row["state"] == "ready" and row.get("healthy", True) for row in rows)
+        return self._took_requests
 
     def in_flight(self) -> dict[str, float]:
         """Requests by server address, as the gateway says."""

@@ -88,6 +88,7 @@ def life(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Life:
         stage.override(2, lasts="1h")
         until(lambda: len(servers(stage, Phase.READY)) == 2, what="two servers Ready")
         seen.ready_s = time.monotonic() - begun
+        until(stage.takes_requests, what="the gateway knows them")
         traffic = Load(stage.gateway_url, images_share=0.25)
         with traffic.running():
             served(stage, traffic)

@@ -53,7 +53,7 @@ def evening(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Evening
     seen, notes = Evening(rhythm=rhythm), Notes(rhythm=rhythm, max_rps=recipe.max_rps)
     ends = rhythm.first_burst_at + rhythm.burst + AFTER
     with Stage(tmp_path_factory.mktemp("stage"), plan, gateway=gateway(), past=rhythm) as stage:
-        traffic = Load(stage.gateway_url, lambda at: rhythm.rate_rps(at) if stage.backends() else 0.0)
+        traffic = Load(stage.gateway_url, lambda at: rhythm.rate_rps(at) if stage.takes_requests() else 0.0)
         with traffic.running():
             while datetime.now(UTC) < ends:
                 documents = (stage.workload(), stage.decision(), stage.forecast())

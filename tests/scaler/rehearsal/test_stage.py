@@ -45,7 +45,8 @@ def listens(port: int) -> bool:
 def test_everything_comes_up_and_goes_again(plan: Plan, tmp_path: Path) -> None:
     with Stage(tmp_path, plan, gateway=STAND_IN) as stage:
         until(lambda: [row["state"] for row in stage.backends()] == ["ready"], within_s=60, what="a server")
-        until(lambda: list(stage.in_flight().values()) == [0.0], within_s=60, what="the gateway knows it")
+        until(stage.takes_requests, within_s=60, what="the gateway knows it")
+        assert list(stage.in_flight().values()) == [0.0]
         until(lambda: (stage.workload() or {}).get("replicas", {}).get("ready") == 1, within_s=60, what="it is counted")
         assert len(marked_alive(stage.local)) == 1
     ports = plan.ports
