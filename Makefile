@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench soak fleet tables laws clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env demo-vllm e2e bench soak fleet tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,12 @@ demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic t
 
 vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against a real server
 	@tests/inference/vllm_env.sh
+
+demo-vllm: $(VENV)/.all servers vllm-env ## real vLLM servers on this machine, scaled ahead of a load that comes back (Ctrl-C ends it)
+	@$(BIN)/python -m scaler.rehearsal
+
+e2e: $(VENV)/.all servers vllm-env ## the whole loop with real vLLM servers, every story (about twenty minutes)
+	HEADSTART_E2E=full $(BIN)/pytest tests/e2e -q -n 0 -p no:randomly
 
 format: $(VENV)/.all ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -3,12 +3,16 @@
     InferenceError
     ├── InvalidValue      a launch spec or placement that cannot work; `subject`, `field`, `value`, `fix`
     ├── CatalogueError    a catalogue file that cannot be read as one; `source`, `problem`
-    └── DocumentError     a gateway's settings, backends or tenants that cannot be used; `source`, `problem`
+    ├── DocumentError     a gateway's settings, backends or tenants that cannot be used; `source`, `problem`
+    └── LaunchFailed      a process that could not be begun; `command`, `folder`, `problem`
 
 Facts are fields, so that a caller can act on them; the text says what failed, on what, and what to do next.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class InferenceError(Exception):
@@ -43,3 +47,13 @@ class DocumentError(InferenceError):
         self.source = source
         self.problem = problem
         super().__init__(f"{source}: {problem}")
+
+
+class LaunchFailed(InferenceError):
+    """A process that could not be begun: its program, its folder or its log cannot be used."""
+
+    def __init__(self, *, command: Sequence[str], folder: Path, problem: str) -> None:
+        self.command = tuple(command)
+        self.folder = folder
+        self.problem = problem
+        super().__init__(f"{command[0] if command else 'no command'} could not be started in {folder}: {problem}")

@@ -36,9 +36,20 @@ def _issues(config: Config) -> Iterator[ConfigIssue]:
             selector_of(config, policy)
         except ValueError as error:
             refused.append((("workloads", index, "selector"), str(error)))
+    refused += _of_servers(config)
     if refused:
         root = read_document(config.path, str(config.path))
         yield from (_placed(root, steps, text) for steps, text in refused)
+
+
+def _of_servers(config: Config) -> list[tuple[tuple[str | int, ...], str]]:
+    """Servers that cannot be started as they are described."""
+    if not config.local.servers:
+        return []
+    from scaler.adapters.local_vllm import problem_of  # lazy: a daemon of a cluster needs none of it
+
+    problems = ((index, problem_of(entry, config.local)) for index, entry in enumerate(config.local.servers))
+    return [(("local", "servers", index), text) for index, text in problems if text]
 
 
 def _placed(root: Node, steps: tuple[str | int, ...], text: str) -> ConfigIssue:

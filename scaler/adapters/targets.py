@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Protocol
 
 from forecaster.types import Blind
 from scaler.adapters.kubernetes import (
@@ -34,6 +35,44 @@ _KINDS = {
     ScaleResult.UNCHANGED: OutcomeKind.UNCHANGED,
     ScaleResult.CONFLICT: OutcomeKind.CONFLICT,
 }
+
+
+class ScaleTargets(Protocol):
+    """What the daemon asks of its targets beside what the loop does."""
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Whose targets these are."""
+        ...
+
+    @property
+    def remarks(self) -> dict[str, tuple[str, ...]]:
+        """What the last read has to tell of workloads beside their replicas."""
+        ...
+
+    def use(self, targets: Mapping[str, TargetRef], floors: Mapping[str, FloorRef] | None = None) -> None:
+        """Read and scale these from the next read on. Not during one."""
+        ...
+
+    def annotations(self, workload: str) -> Mapping[str, str]:
+        """A workload's own annotations, as they were read last."""
+        ...
+
+    def read(self, *, now: datetime) -> Mapping[str, ReplicaState | Blind]:
+        """Replica counts by workload."""
+        ...
+
+    def scale(self, decision: Decision) -> Outcome:
+        """Write `decision.target` if `decision.current` still stands there."""
+        ...
+
+    def tell_conflict(self, decision: Decision, note: str) -> None:
+        """Have people told that another writer is left alone; `note` says why."""
+        ...
+
+    def announce(self, *, now: datetime) -> tuple[Exception, ...]:
+        """Tell people of the writes since the last call; answers what could not be told."""
+        ...
 
 
 class KubernetesTargets:

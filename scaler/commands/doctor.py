@@ -179,6 +179,11 @@ def _requests(config: Config, source: PrometheusSource, selectors: Sequence[Work
 
 def _cluster(config: Config, chosen: Sequence[str], seen: _Seen) -> Iterator[Finding]:
     """Whether the targets can be read, and written as their modes want it."""
+    if config.local.servers:
+        from scaler.doctor.machine import judge_machine
+
+        yield from judge_machine(config)
+        return
     from scaler.adapters.connections import access_of
     from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster
     from scaler.adapters.kubernetes.errors import KubernetesError

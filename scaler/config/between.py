@@ -35,6 +35,56 @@ def placeholder_issues(
     return issues
 
 
+_CLUSTER_ONLY = {
+    "discover": ("namespaces",),
+    "ha": ("lease",),
+    "kubernetes": ("kubeconfig", "context"),
+    "placeholders": (),
+    "deletion_cost": (),
+}
+"""What only a cluster has, and which of its settings asks for it; of the others any."""
+
+
+def local_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIssue]:
+    """Where servers run on this machine every workload says how, and nothing is asked of a cluster."""
+    issues: list[ConfigIssue] = []
+    local = root.child("local")
+    servers = local.child("servers") if local is not None else None
+    if servers is None or not isinstance(servers.value, tuple) or not servers.value:
+        return issues
+    started: set[str] = set()
+    for index, entry in enumerate(servers.value):
+        name = entry.child("workload")
+        if name is None or not isinstance(name.value, str):
+            continue
+        started.add(name.value)
+        if name.value not in workloads:
+            hint = did_you_mean(name.value, workloads) or "it must stand under workloads"
+            text = f"names {shown(name.value)}, which is no workload; {hint}"
+            issues.append(issue_at(name.place, f"local.servers[{index}].workload", text))
+    for name_of, place in workloads.items():
+        if name_of not in started:
+            text = f"no entry of local.servers starts {name_of}: a daemon scales this machine or a cluster, not both"
+            issues.append(issue_at(place, "workloads", text))
+    for section, settings in _CLUSTER_ONLY.items():
+        given = root.child(section)
+        if given is None or not given.value or (settings and not any(given.child(each) for each in settings)):
+            continue
+        text = "belongs to a cluster, and local.servers scales this machine; remove one of the two"
+        issues.append(issue_at(root.key_place(section), section, text))
+    for index, entry in enumerate(_entries(root)):
+        mode = entry.child("mode")
+        if mode is not None and mode.value == "floor":
+            text = "is floor, and no autoscaler has one on this machine; use active"
+            issues.append(issue_at(mode.place, f"workloads[{index}].mode", text))
+    return issues
+
+
+def _entries(root: Node) -> tuple[Node, ...]:
+    workloads = root.child("workloads")
+    return workloads.value if workloads is not None and isinstance(workloads.value, tuple) else ()
+
+
 def target_key(workload: str, target: Any) -> tuple[str, str, str]:
     """Namespace, kind and name of what an entry scales: two with one key would fight over it."""
     namespace, _, name = workload.partition("/")

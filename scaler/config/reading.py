@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from scaler.config.between import placeholder_issues, target_key
+from scaler.config.between import local_issues, placeholder_issues, target_key
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
+from scaler.config.local import LocalConfig, ServerEntry
 from scaler.config.values import (
     ConfigFile,
     DiscoverConfig,
@@ -80,6 +81,8 @@ class Config:
     placeholder_targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     """By placeholder ("namespace/name"), each with its name filled in."""
     deletion_cost: bool = False
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """Servers on this machine; with any, no cluster is scaled."""
     files: tuple[Path, ...] = ()
     """Files beside `path` that the settings were put together from: profiles and events, sorted."""
 
@@ -148,7 +151,7 @@ def data_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "data"
 
 
-Section = TypeVar("Section", PrometheusConfig, KubernetesConfig, HttpConfig)
+Section = TypeVar("Section", PrometheusConfig, KubernetesConfig, HttpConfig, ServerEntry)
 
 
 # ── Tree to values ────────────────────────────────────────────────────────────────────────────────────────────
@@ -367,7 +370,7 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
             text = f"scales the same {target[1]} as {targets[target]}: two workloads would fight over it"
             issues.append(issue_at(name.place, setting, text))
         targets.setdefault(target, name.value)
-    return [*issues, *placeholder_issues(root, names, targets)]
+    return [*issues, *placeholder_issues(root, names, targets), *local_issues(root, names)]
 
 
 def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
@@ -388,6 +391,9 @@ def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
         discover=file.discover,
         defaults=defaults,
         deletion_cost=file.deletion_cost,
+        local=dataclasses.replace(
+            file.local, servers=tuple(_relative_to(each, path.parent) for each in file.local.servers)
+        ),
         placeholders=tuple(_placeholder_rule(entry) for entry in file.placeholders),
         placeholder_targets={each.placeholder: _named(each.target, each.placeholder) for each in file.placeholders},
     )

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from scaler.config.check import did_you_mean
 from scaler.config.holidays import holidays_of
+from scaler.config.local import LocalConfig
 from scaler.policy.budget import BudgetRule
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.placeholders import PlaceholderRule
@@ -367,6 +368,7 @@ class ConfigFile:
     discover: DiscoverConfig = field(default_factory=DiscoverConfig)
     prometheus: PrometheusConfig = field(default_factory=PrometheusConfig)
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
     data_dir: Path = Path("headstart-data")
     """Folder of the daemon's own file and models, relative to this file."""
     tick: timedelta = timedelta(minutes=1)

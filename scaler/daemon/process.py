@@ -6,7 +6,6 @@ If this process dies, nothing moves: the scale stays as it was written last.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -24,22 +23,22 @@ from scaler.adapters.forecasts import DemandForecaster, ForecastBoard
 from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.intake import HistoryIntake
 from scaler.adapters.jobs import Schedule, Trouble, due_time
-from scaler.adapters.kubernetes import ApiConnection, KubernetesCluster, TargetRef
+from scaler.adapters.kubernetes import ApiConnection, TargetRef
 from scaler.adapters.kubernetes.calls import Call
-from scaler.adapters.kubernetes.victims import VictimMarker
 from scaler.adapters.leadership import Ears
 from scaler.adapters.ledger import NoJournal, StoreJournal
 from scaler.adapters.refit import Refit
 from scaler.adapters.signals import SourceSignals
 from scaler.adapters.starts import StartLedger
 from scaler.adapters.store import Store
-from scaler.adapters.targets import KubernetesTargets
+from scaler.adapters.targets import ScaleTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.together import Together
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
 from scaler.daemon.derived import days_off, known_of, latency_of, shelf_of, train_command
+from scaler.daemon.ground import ClusterGround, Ground, MachineGround
 from scaler.daemon.leading import contender_of
 from scaler.daemon.orders import orders_of
 from scaler.daemon.placeholders import placeholder_job
@@ -94,13 +93,12 @@ class Daemon:
             self._no_writes.set()
         ears = Ears(log=self.log, on_renewed=end_in, on_lost=on_lost)
         self.leading = contender_of(config, ears, stands=self._has_something_to_write, observer=self._requested)
-        self._api = self._connection()
-        self._cluster = KubernetesCluster(self._api, instance=os.environ.get("HOSTNAME", "headstart"))
+        self.ground = self._ground(dry_run=dry_run)
         self.journal = StoreJournal(store, on_recovery=lambda text: self.log.critical("store_recovered", detail=text))
         self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
-        self.rivals = RivalWatch(self._cluster.rivals, self._active_targets, tell=self.round.set_remarks, log=self.log)
+        self.rivals = RivalWatch(self.ground.rivals, self._active_targets, tell=self.round.set_remarks, log=self.log)
         # On a connection of its own: what placeholders write is no write of a round.
         self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)
@@ -148,10 +146,26 @@ class Daemon:
     def _requested(self, call: Call, status: int | None, duration_s: float) -> None:
         self.telemetry.requested(call.verb.value, status, duration_s)
 
+    def _may_write(self) -> bool:
+        return self.leading.leads and not self._no_writes.is_set()
+
+    def _ground(self, *, dry_run: bool) -> Ground:
+        on_pods = self._starts.note
+        if self.config.local.servers:
+            return MachineGround(self.config, self.log, dry_run=dry_run, may_write=self._may_write, on_pods=on_pods)
+        return ClusterGround(
+            self.config,
+            may_write=self._may_write,
+            write_limit_s=self.leading.write_limit_s,
+            observer=self._requested,
+            on_pods=on_pods,
+            pod_requests=self._pod_requests,
+        )
+
     def _connection(self) -> ApiConnection:
         return ApiConnection(
             access_of(self.config),
-            may_write=lambda: self.leading.leads and not self._no_writes.is_set(),
+            may_write=self._may_write,
             write_limit_s=self.leading.write_limit_s,
             observer=self._requested,
         )
@@ -166,13 +180,7 @@ class Daemon:
             observer=self.telemetry.queried,
             on_read=self.telemetry.read,
         )
-        targets = self._targets = KubernetesTargets(
-            self._cluster,
-            targets_of(config),
-            floors_of(config),
-            victims=self._victims(),
-            on_pods=self._starts.note,
-        )
+        targets = self._targets = self.ground.targets
         orders = orders_of(self._control, self.journal, self.log)
         controls = AnnotatedControls(orders, targets.annotations)
         fleet = config.fleet
@@ -200,19 +208,13 @@ class Daemon:
                 announce=lambda now: targets.announce(now=now),
                 tell_conflict=targets.tell_conflict,
                 control_trouble=lambda: orders.trouble,
-                mutating_requests=lambda: self._api.mutating_requests,
+                mutating_requests=lambda: self.ground.mutating_requests,
                 target_remarks=lambda: _remarks(targets, controls),
                 source_notes=lambda: signals.notes,
             ),
             states=states,
             leadership=self.leading.election,
         )
-
-    def _victims(self) -> VictimMarker | None:
-        """What marks the pods that should go, where the settings allow it."""
-        if not self.config.deletion_cost:
-            return None
-        return VictimMarker(self._api, self._pod_requests)
 
     def _last_states(self) -> Mapping[str, PolicyState]:
         """Where the last decisions left off; without them every workload begins by holding its scale."""
@@ -286,6 +288,7 @@ class Daemon:
         self.upkeep.leave_known(known_of(self.config), now=datetime.now(UTC))
         started(self.board)
         self.web.start()
+        self.ground.start()  # behind the page: where its port is taken nothing is begun
         self.watchdog.start()
         self.leading.start()
         self._schedule.start(now=datetime.now(UTC))
@@ -329,16 +332,16 @@ class Daemon:
         self.upkeep.stop()
         finished = self._schedule.wait("tick", timeout_s=STOP_TICK_S)
         self._no_writes.set()
-        apis = [api for api in (self._api, self._placeholder_api) if api is not None]
-        self.leading.hand_over(lambda: all(api.writes_settled for api in apis))
+        parts = [part for part in (self.ground, self._placeholder_api) if part is not None]
+        self.leading.hand_over(lambda: all(part.writes_settled for part in parts))
         idle = self._schedule.wait(timeout_s=STOP_JOBS_S)
         self.watchdog.stop()
         self.web.stop()
         if idle:
             self.upkeep.save_engine(now=datetime.now(UTC))
             self.store.close()
-        for api in apis:
-            api.close()
+        for part in parts:
+            part.close()
         self.leading.close()
         self.log.info("stopped", tick="finished" if finished else "abandoned", jobs="ended" if idle else "abandoned")
         return idle
@@ -354,7 +357,7 @@ class Daemon:
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
 
 
-def _remarks(targets: KubernetesTargets, controls: AnnotatedControls) -> dict[str, tuple[str, ...]]:
+def _remarks(targets: ScaleTargets, controls: AnnotatedControls) -> dict[str, tuple[str, ...]]:
     """What the last read of the cluster has to tell of workloads: pods that are not made, annotations nobody reads."""
     said, now = targets.remarks, datetime.now(UTC)
     for workload in targets.workloads:

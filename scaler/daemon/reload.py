@@ -23,7 +23,7 @@ from scaler.adapters.in_flight import PodRequests
 from scaler.adapters.settings import read_settings
 from scaler.adapters.signals import SourceSignals
 from scaler.adapters.starts import StartLedger
-from scaler.adapters.targets import KubernetesTargets
+from scaler.adapters.targets import ScaleTargets
 from scaler.config import Config
 from scaler.config.document import MAX_BYTES
 from scaler.daemon.derived import days_off, known_of, latency_of, night_of, shelf_of, train_command
@@ -173,7 +173,7 @@ class LiveParts:
 
     signals: SourceSignals
     pod_requests: PodRequests
-    targets: KubernetesTargets
+    targets: ScaleTargets
     starts: StartLedger
     round: Round
     upkeep: Upkeep

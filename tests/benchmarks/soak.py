@@ -188,7 +188,7 @@ def _played(
         rss_begin_mib=float(rss[ticks // 4]),
         rss_end_mib=float(rss[-1]),
         drift_mib_per_hour=float(np.polyfit(hours, half, 1)[0]),
-        written=daemon._api.mutating_requests,
+        written=daemon.ground.mutating_requests,
         threads=_threads(),
         open_files=_open_files(),
         open_files_half=files_half,

@@ -335,5 +335,5 @@ def test_the_daemon_has_them_and_marks_victims_where_the_settings_say_so(
         assert [job.name for job in daemon._schedule._jobs if job.lane == "placeholders"] == (
             [] if dry_run else ["placeholders"]
         )
-        assert daemon._victims() is not None
+        assert daemon.ground.victims is not None
     assert double.mutating_requests == 0
