@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,17 @@ from typing import Any
 from inference.errors import ProfilingError, ServerBusy
 from inference.profiling.client import Answer, Scrape, Server, Status
 from inference.profiling.plan import MIXED, RequestClass, SweepPlan
-from inference.profiling.ramp import MIXED_RATIOS, Alone, Ended, LevelSeen, alone_of, bracketed, knee_rps, next_rate_rps
+from inference.profiling.ramp import (
+    MIXED_RATIOS,
+    Alone,
+    Ended,
+    LevelSeen,
+    alone_of,
+    beyond,
+    bracketed,
+    knee_rps,
+    next_rate_rps,
+)
 from inference.profiling.raw import RawFile, open_raw
 from inference.profiling.traffic import arrivals, body
 
@@ -376,21 +386,31 @@ class _Sweep:
             self._raw.write("sample", level=number, **sample)
         good = [answer for _, answer in finished if answer.status is Status.OK]
         late = [answer for _, answer in finished[-max(1, len(finished) // 3) :]]
+        seen = LevelSeen(
+            rate_rps=round(rate_rps, 6),
+            ended=ended,
+            sent=len(finished),
+            failed=sum(answer.status is Status.FAILED for _, answer in finished),
+            e2e_p50_s=_median(answer.finished_s - answer.sent_s for answer in good),
+            # who got no first token waited at least until the end
+            late_ttft_p50_s=_median((answer.first_token_s or answer.finished_s) - answer.sent_s for answer in late),
+        )
         self._raw.write(
             "level",
             level=number,
             **{"class": name},
             started_at=started_at,
-            rate_rps=round(rate_rps, 6),
             length_s=length_s,
-            ended=ended.value,
-            sent=len(finished),
-            failed=sum(answer.status is Status.FAILED for _, answer in finished),
+            **asdict(seen),
             cancelled=sum(answer.status is Status.CANCELLED for _, answer in finished),
-            e2e_p50_s=_median(answer.finished_s - answer.sent_s for answer in good),
-            # who got no first token waited at least until the end
-            late_ttft_p50_s=_median((answer.first_token_s or answer.finished_s) - answer.sent_s for answer in late),
+            beyond=beyond(seen, self._slowest_alone(each for each, _ in finished)),
         )
+
+    def _slowest_alone(self, names: Iterable[str]) -> Alone:
+        """The lone times of the slowest of these classes; of all where there are none."""
+        calibrated = self._raw.kept.calibrated
+        found = [calibrated[name] for name in set(names)] or list(calibrated.values())
+        return Alone(ttft_s=max(each["lone_ttft_s"] for each in found), e2e_s=max(each["lone_e2e_s"] for each in found))
 
     # ── The budget ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -184,7 +184,11 @@ def _put(derived: Derived) -> None:
     fit = derived.fit
     figures = [("α", f"{1e3 * derived.service.alpha_s:.3g} ms an iteration")]
     if fit.identified:
-        figures += [("β", f"{1e6 * fit.beta_s:.3g} µs a token"), ("γ", f"{1e9 * fit.gamma_s:.3g} ns a held token")]
+        figures += [
+            ("β", f"{1e6 * fit.beta_s:.3g} µs a token"),
+            ("γ", f"{1e9 * fit.gamma_s:.3g} ns a held token"),
+            ("δ", f"{1e3 * fit.per_sequence_s:.3g} ms a sequence"),
+        ]
     else:
         figures += [
             (f"b {each.request_class}", f"{1e3 * each.per_sequence_s:.3g} ms a sequence") for each in fit.curves

@@ -52,6 +52,13 @@ class LevelJudged:
     throughput_rps: float
     attained: float
     """Share of all that were sent; who failed or was given up missed."""
+    beyond: bool
+    """Whether the replica fell behind. A short level may still keep its SLO; a longer one would not."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether a replica could go on like that."""
+        return self.attained >= ATTAINED_RATIO and not self.beyond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +195,7 @@ def _service(found: RequestsFit, asked: Asked, server: tuple[int, int], name: st
 def _limit(sweep: RawSweep, name: str, asked: Asked, found: RequestsFit, service: ServiceModel) -> ClassLimit:
     judged = tuple(sorted((_judged(each, asked.slo) for each in sweep.of(name)), key=lambda each: each.arrived_rps))
     shape = next(each.shape for each in found.curves if each.request_class == name)
-    missed = next((index for index, each in enumerate(judged) if each.attained < ATTAINED_RATIO), len(judged))
+    missed = next((index for index, each in enumerate(judged) if not each.kept), len(judged))
     if missed == 0:
         first = judged[0]
         raise DataError(
@@ -217,12 +224,16 @@ def _judged(level: Level, slo: LatencySlo) -> LevelJudged:
         arrived_rps=level.sent / level.length_s,
         throughput_rps=level.throughput_rps,
         attained=kept / level.sent if level.sent else 1.0,
+        beyond=level.beyond,
     )
 
 
 def _crossing(kept: LevelJudged, over: LevelJudged | None) -> float:
-    """The rate at which the share crosses 95 %, on a straight line between two levels."""
-    if over is None:
+    """The rate at which the share crosses 95 %, on a straight line between two levels.
+
+    Where the upper one kept it only because it was over too soon, that is not known, and the lower one is the answer.
+    """
+    if over is None or over.attained >= ATTAINED_RATIO:
         return kept.arrived_rps
     way = (kept.attained - ATTAINED_RATIO) / (kept.attained - over.attained)
     return kept.arrived_rps + way * (over.arrived_rps - kept.arrived_rps)
@@ -261,8 +272,8 @@ def _notes(
     notes = []
     if not found.identified:
         notes.append(
-            "the shapes do not tell β from γ, or the formula explains them worse than a line per class: the figures "
-            "hold for the classes of the sweep, α + b·n each, and for no other lengths"
+            "the shapes do not tell β, γ and δ apart, or the formula explains them worse than a line per class: the "
+            "figures hold for the classes of the sweep, α + b·n each, and for no other lengths"
         )
     far = [each for each in checks if abs(each.worst[1]) > GOOD_CHECK_RATIO]
     if far:

@@ -93,9 +93,9 @@ def _source(derived: Derived) -> str:
     sweep, found = derived.sweep, derived.fit
     good = sum(abs(each.worst[1]) <= GOOD_CHECK_RATIO for each in derived.checks)
     told = (
-        "alpha, beta and gamma are identified"
+        "all times are identified"
         if found.identified
-        else "beta and gamma are not told apart: gamma is what comes closest to alpha + b·n of each class"
+        else "beta and gamma are not: only alpha + b·n of each class is known, and per_sequence_s is the mean b"
     )
     return (
         f"Measured by headstart profile on {sweep.started_at[:10]}: {sweep.model}, open loop, {len(sweep.levels)} "

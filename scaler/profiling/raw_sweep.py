@@ -36,8 +36,8 @@ class Level:
     """Without a whole answer."""
     cancelled: int
     """Given up when the level ended."""
-    crowded: bool
-    """Whether it was ended early, because so many waited."""
+    beyond: bool
+    """Whether the replica fell behind: whoever came last waited for long, or many failed."""
     served: tuple[Served, ...]
     """Those with a whole answer."""
     most_running: int
@@ -146,7 +146,7 @@ def _level(line: Mapping[str, Any], requests: list[dict[str, Any]], most_running
         sent=int(line["sent"]),
         failed=int(line["failed"]),
         cancelled=int(line["cancelled"]),
-        crowded=line["ended"] == "crowded",
+        beyond=bool(line["beyond"]),
         served=tuple(_served(each) for each in requests if each["status"] == "ok"),
         most_running=most_running,
     )

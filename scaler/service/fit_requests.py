@@ -1,26 +1,27 @@
-"""α, β, γ and the encoder's times of a replica from single requests under open-loop load.
+"""α, β, γ, δ and the encoder's times of a replica from single requests under open-loop load.
 
 While a request decodes, every iteration of the replica brings it one token. So the time from its first to its last
 token is that of O-1 iterations, whatever they computed for whom, and each request gives one equation:
 
-    last - first = α·K + β·C + γ·X + e0·M + e1·V
+    last - first = α·K + β·C + γ·X + δ·N + e0·M + e1·V
 
     K  its own tokens after the first
     C  tokens computed meanwhile: one for each of K and of the others' decoded tokens, and the prompts whose first
        token came meanwhile
     X  tokens held meanwhile, summed over the iterations
+    N  sequences in the batch, summed over the iterations
     M  pictures encoded meanwhile, V their tokens
 
 All of it follows from the times of the first and last tokens of all requests, which clients see; no assumption about
 the batch is needed, and classes may be mixed. A request that came while nothing else was in flight gives a second one:
 
-    ttft = α + (β+γ)·I + e0 + e1·V + overhead (+ overhead of a picture)
+    ttft = α + (β+γ)·I + δ + e0 + e1·V + overhead (+ overhead of a picture)
 
 `overhead` is what clients see and the scheduler does not: network, HTTP, tokeniser, and the decoding of a picture.
 
-Three token shapes are the least that tell β from γ. Where they do not, or where the formula explains the requests
-worse than a line per class does, the result says so: then `curves` hold, α + b·n with a b of each class's own, for
-these classes and no others. It never measures.
+Three token shapes are the least that tell β, γ and δ apart. Where they do not, or where the formula explains the
+requests worse than a line per class does, the result says so: then `curves` hold, α + b·n with a b of each class's
+own, for these classes and no others. It never measures.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class RequestsFit:
     beta_s: float
     """Per token computed, seconds; 0 where it is not identified."""
     gamma_s: float
-    """Per token of context, seconds; where it is not identified, what comes closest to the classes' lines."""
+    """Per token of context, seconds; 0 where it is not identified."""
+    per_sequence_s: float
+    """δ, per sequence in the batch, seconds; where it is not identified, what comes closest to the classes' lines."""
     encoder_base_s: float
     """Per picture, seconds."""
     encoder_per_token_s: float
@@ -104,11 +107,9 @@ class RequestsFit:
     image_overhead_s: float
     """More of that for one with a picture, seconds."""
     identified: bool
-    """Whether α, β and γ hold for any shape; else `curves` do, for the shapes of the sweep."""
+    """Whether α, β, γ and δ hold for any shape; else `curves` do, for the shapes of the sweep."""
     curves: tuple[ClassCurve, ...]
-    """α + b·n of each class, in order of their names."""
-    curves_alpha_s: float
-    """The α of the curves, seconds."""
+    """α + b·n of each class, in order of their names; with `alpha_s` only where that is not identified."""
     residual_ratio: float
     """Root mean square residual of what is stated, as a share of a request's time."""
     requests: int
@@ -125,17 +126,17 @@ class RequestsFit:
     ) -> ServiceModel:
         """The replica with its limits, which are settings and not measured.
 
-        With a class, and where only curves hold, the replica as that class sees it: b = γ·(I+O/2).
+        With a class, and where only curves hold, the replica as that class sees it.
         """
-        alpha_s, beta_s, gamma_s = self.alpha_s, self.beta_s, self.gamma_s
+        per_sequence_s = self.per_sequence_s
         curve = next((each for each in self.curves if each.request_class == request_class), None)
         if curve is not None and not self.identified:
-            alpha_s, beta_s = self.curves_alpha_s, 0.0
-            gamma_s = curve.per_sequence_s / (curve.shape.input_tokens + curve.shape.output_tokens / 2)
+            per_sequence_s = curve.per_sequence_s
         return ServiceModel(
-            alpha_s=alpha_s,
-            beta_s=beta_s,
-            gamma_s=gamma_s,
+            alpha_s=self.alpha_s,
+            beta_s=self.beta_s,
+            gamma_s=self.gamma_s,
+            per_sequence_s=per_sequence_s,
             max_num_seqs=max_num_seqs,
             kv_tokens=kv_tokens,
             max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
@@ -160,6 +161,8 @@ class Met:
     """C."""
     held: Floats
     """X."""
+    together: Floats
+    """N."""
     images: Floats
     """M."""
     image_tokens: Floats
@@ -186,7 +189,7 @@ def met(level: Sequence[Served], classes: Sequence[str]) -> Met:
     )
     pace = np.divide(answer - 1.0, last - first, out=np.zeros_like(first), where=last > first)  # tokens a second
     member = np.array([[each.request_class == name for name in classes] for each in everybody], dtype=float)
-    sums = np.zeros((len(own), 5))
+    sums = np.zeros((len(own), 6))
     decoded = np.zeros((len(own), len(classes)))
     for row, each in enumerate(own):
         begin, end = each.first_token_s, each.finished_s
@@ -200,6 +203,7 @@ def met(level: Sequence[Served], classes: Sequence[str]) -> Met:
             count,
             tokens.sum() + prompt[joined].sum(),
             (tokens * (prompt + grown)).sum() + prompt[joined].sum(),
+            tokens.sum() + joined.sum(),
             (image[joined] > 0).sum(),
             image[joined].sum(),
         )
@@ -210,8 +214,9 @@ def met(level: Sequence[Served], classes: Sequence[str]) -> Met:
         own=sums[:, 0],
         computed=sums[:, 1],
         held=sums[:, 2],
-        images=sums[:, 3],
-        image_tokens=sums[:, 4],
+        together=sums[:, 3],
+        images=sums[:, 4],
+        image_tokens=sums[:, 5],
         decoded=decoded,
         lone=_lone(own, everybody),
     )
@@ -268,14 +273,14 @@ def fit_requests(levels: Sequence[Met], classes: Sequence[str]) -> RequestsFit:
     return RequestsFit(
         alpha_s=stated["alpha"],
         beta_s=by_formula["beta"] if identified else 0.0,
-        gamma_s=by_formula["gamma"] if identified else _common_gamma_s(curves),
+        gamma_s=by_formula["gamma"] if identified else 0.0,
+        per_sequence_s=by_formula["delta"] if identified else float(np.mean([each.per_sequence_s for each in curves])),
         encoder_base_s=stated.get("e0", 0.0),
         encoder_per_token_s=stated.get("e1", 0.0),
         overhead_s=stated.get("overhead"),
         image_overhead_s=stated.get("image overhead", 0.0),
         identified=identified,
         curves=curves,
-        curves_alpha_s=by_line["alpha"],
         residual_ratio=formula_ratio if identified else lines_ratio,
         requests=own,
         rejected=len(formula_out if identified else lines_out),
@@ -283,10 +288,11 @@ def fit_requests(levels: Sequence[Met], classes: Sequence[str]) -> RequestsFit:
 
 
 def _formula(levels: Sequence[Met], *, pictured: bool) -> tuple[Equations, list[str]]:
-    """Unknowns α, β, γ, those of the encoder, and the overheads."""
-    columns = [np.column_stack([level.own, level.computed, level.held]) for level in levels]
-    lone = [(1.0, float(each.input_tokens), float(each.input_tokens)) for each in _lone_requests(levels)]
-    return _with_encoder_and_lone(levels, np.vstack(columns), lone, ["alpha", "beta", "gamma"], pictured=pictured)
+    """Unknowns α, β, γ, δ, those of the encoder, and the overheads."""
+    columns = [np.column_stack([level.own, level.computed, level.held, level.together]) for level in levels]
+    lone = [(1.0, float(each.input_tokens), float(each.input_tokens), 1.0) for each in _lone_requests(levels)]
+    names = ["alpha", "beta", "gamma", "delta"]
+    return _with_encoder_and_lone(levels, np.vstack(columns), lone, names, pictured=pictured)
 
 
 def _lines(levels: Sequence[Met], classes: Sequence[str], *, pictured: bool) -> tuple[Equations, list[str]]:
@@ -364,14 +370,3 @@ def _mean_shape(requests: Sequence[Served], name: str) -> TokenShape:
         output_tokens=float(np.mean([each.output_tokens for each in own])),
         image_tokens=float(np.mean([each.image_tokens for each in own])),
     )
-
-
-def _common_gamma_s(curves: Sequence[ClassCurve]) -> float:
-    """The γ that comes closest to all classes' b = γ·(I+O/2), in shares of each."""
-    held = np.array([each.shape.input_tokens + each.shape.output_tokens / 2 for each in curves])
-    slopes = np.array([each.per_sequence_s for each in curves])
-    wanted = slopes > 0.0
-    if not wanted.any():
-        return 0.0
-    ratios = held[wanted] / slopes[wanted]
-    return float(ratios.sum() / (ratios * ratios).sum())
