@@ -119,7 +119,7 @@ class Server:
         """Send one streamed chat completion and live through its answer. Never raises but on cancellation."""
         assert self._session is not None
         sent_s = time.monotonic()
-        stream = _Stream()
+        stream = AnswerStream()
         status, error = Status.FAILED, ""
         try:
             async with self._session.post(
@@ -160,7 +160,7 @@ class Server:
         return ProfilingError(subject=self.url, problem=problem, fix=fix)
 
 
-class _Stream:
+class AnswerStream:
     """The lines of one answer, server-sent events: when its tokens came, and how many they were."""
 
     def __init__(self) -> None:

@@ -113,7 +113,7 @@ class SweepPlan:
                 fix="give each class once, by a name of its own",
             )
         for name, least, most in (
-            ("level_s", 0.5, 3_600.0),
+            ("level_s", 0.1, 3_600.0),
             ("budget_s", 1.0, 86_400.0),
             ("max_requests", 1, 10_000_000),
             ("max_in_flight", 1, 100_000),

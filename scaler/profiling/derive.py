@@ -129,7 +129,7 @@ def derive(sweep: RawSweep, asked: Asked) -> Derived:
     names = classes_of(level.served for level in sweep.levels)
     by_level = {level.number: met(level.served, names) for level in sweep.levels if _fits(level)}
     found = _fitted(list(by_level.values()), names)
-    limits_of_server = _server_limits(sweep, asked)
+    limits_of_server, order = _server_limits(sweep, asked), (*sweep.classes, MIXED)
     service = _service(found, asked, limits_of_server)
     limits = tuple(
         _limit(sweep, name, asked, found, _service(found, asked, limits_of_server, name))
@@ -138,7 +138,7 @@ def derive(sweep: RawSweep, asked: Asked) -> Derived:
     )
     checks = tuple(
         check
-        for level in sweep.levels
+        for level in sorted(sweep.levels, key=lambda each: (order.index(each.name), each.rate_rps))
         if level.number in by_level and len(level.served) >= FEWEST_TO_CHECK
         if (check := _checked(level, by_level, names, asked, limits_of_server)) is not None
     )
@@ -277,11 +277,12 @@ def _notes(
         )
     far = [each for each in checks if abs(each.worst[1]) > GOOD_CHECK_RATIO]
     if far:
-        told = ", ".join(
-            f"{each.level.name} at {each.level.rate_rps:.3g}/s ({each.worst[0]} {100 * each.worst[1]:+.0f} %)"
-            for each in far
+        worst = max(far, key=lambda each: abs(each.worst[1]))
+        notes.append(
+            f"{len(far)} of {len(checks)} left-out levels are predicted worse than ±{100 * GOOD_CHECK_RATIO:g} % in a "
+            f"figure, the worst {worst.level.name} at {worst.level.rate_rps:.3g} requests/s; close to the knee "
+            "small differences are large ones"
         )
-        notes.append(f"{len(far)} of {len(checks)} left-out levels are predicted worse than ±15 %: {told}")
     notes += [
         f"class {each.name}: measured {each.measured_rps:.3g}, modelled {each.modelled_rps:.3g} requests/s; the lower "
         "one is in the profile"

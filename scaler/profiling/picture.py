@@ -88,7 +88,7 @@ def _chart(derived: Derived, limit: ClassLimit) -> dict[str, Any]:
     values += [each for each in (slo.ttft_s, slo.e2e_s) if each is not None]
     across = _Axis(low=0.0, high=1.05 * max(rate for rate, _ in levels), first_px=LEFT, last_px=WIDTH - RIGHT)
     up = _Axis(
-        low=0.8 * min(each for each in values if each > 0.0),
+        low=0.5 * min(each for each in values if each > 0.0),
         high=1.3 * max(values),
         first_px=HEIGHT - BOTTOM,
         last_px=TOP,
