@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env bench soak fleet tables laws clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env locust-env bench soak fleet tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ demo-model: $(VENV)/.all ## fit the shipped network again, on seeded synthetic t
 
 vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against a real server
 	@tests/inference/vllm_env.sh
+
+locust-env: ## .venv-locust with Locust, for load tests (docs/profiling.md)
+	@PYTHON=$(PYTHON) tests/loadtest/env.sh
 
 format: $(VENV)/.all ## format and fix what can be fixed
 	$(BIN)/ruff format .

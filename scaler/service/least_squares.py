@@ -50,9 +50,11 @@ def independent(equations: Equations) -> bool:
 def solve(equations: Equations) -> tuple[Floats, frozenset[int]]:
     """The unknowns without the outlying owners, and which those are."""
     terms, ones = equations.terms / equations.measured[:, None], np.ones(len(equations.measured))
-    weights = ones
+    rows, weights = np.column_stack([terms, ones]), ones
     for _ in range(_REWEIGHTINGS):
-        residuals = np.abs(terms @ _non_negative(terms, ones, weights) - 1.0)
+        # the triangle of a QR has the same least squares in as many rows as there are unknowns, and one
+        triangle = np.linalg.qr(rows * np.sqrt(weights)[:, None], mode="r")
+        residuals = np.abs(terms @ _non_negative(triangle[:, :-1], triangle[:, -1]) - 1.0)
         weights = 1.0 / np.maximum(residuals, 1e-6)
     sigma = max(USUAL_NOISE, 1.4826 * float(np.median(residuals)))
     outliers = residuals > OUTLIER_SIGMAS * sigma
@@ -60,7 +62,7 @@ def solve(equations: Equations) -> tuple[Floats, frozenset[int]]:
     if len(rejected) > MOST_REJECTED * len(set(equations.owners)):
         rejected = frozenset()
     kept = np.array([index not in rejected for index in equations.owners])
-    return _non_negative(terms[kept], ones[kept], ones[kept]), rejected
+    return _non_negative(terms[kept], ones[kept]), rejected
 
 
 def residual_ratio(equations: Equations, unknowns: Floats, rejected: frozenset[int]) -> float:
@@ -70,14 +72,13 @@ def residual_ratio(equations: Equations, unknowns: Floats, rejected: frozenset[i
     return float(np.sqrt(np.mean(misses * misses)))
 
 
-def _non_negative(terms: Floats, measured: Floats, weights: Floats) -> Floats:
-    """Weighted least squares with unknowns of at least 0: the most negative is set to 0 until none is."""
-    root = np.sqrt(weights)
+def _non_negative(terms: Floats, measured: Floats) -> Floats:
+    """Least squares with unknowns of at least 0: the most negative is set to 0 until none is."""
     free = np.ones(terms.shape[1], dtype=bool)
     unknowns = np.zeros(terms.shape[1])
     while free.any():
         unknowns[:] = 0.0
-        unknowns[free] = np.linalg.lstsq(terms[:, free] * root[:, None], measured * root, rcond=None)[0]
+        unknowns[free] = np.linalg.lstsq(terms[:, free], measured, rcond=None)[0]
         if unknowns.min() >= 0.0:
             break
         free[int(np.argmin(unknowns))] = False
