@@ -55,7 +55,7 @@ def _sweep(options: argparse.Namespace) -> int:
                 model=options.model,
                 api_key=os.environ.get("VLLM_API_KEY"),
                 force=options.force,
-                progress=lambda share, text: print(f"{100 * share:3.0f} %  {text}", file=sys.stderr, flush=True),  # noqa: T201
+                progress=_tell_on_terminals,
             )
         )
     except InferenceError as error:
@@ -66,6 +66,11 @@ def _sweep(options: argparse.Namespace) -> int:
         return 130
     sys.stderr.write(f"{options.raw}: {outcome.levels} levels; {outcome.why}\n")
     return 0
+
+
+def _tell_on_terminals(share: float, text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{100 * share:3.0f} %  {text}\n")
 
 
 def _put(text: str) -> int:

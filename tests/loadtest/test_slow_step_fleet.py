@@ -68,15 +68,15 @@ def test_the_server_is_found_as_it_was_started(derived: Derived) -> None:
 
 
 def test_a_left_out_level_is_predicted(derived: Derived) -> None:
-    """Half of the levels with some answers and clear of the knee, at least, in every figure; close to it small
-    differences are large ones, and a busy machine spoils one or the other level."""
+    """Three in four of the levels with some answers and before the knee, at least: close to it small differences are
+    large ones, and a busy machine spoils one level or the other."""
     clear = [each for each in derived.checks if not each.level.beyond and len(each.level.served) >= 15]
     told = [(each.level.name, each.level.rate_rps, {n: round(o, 3) for n, o in each.off.items()}) for each in clear]
     sys.stdout.write("".join(f"left out: {each}\n" for each in told))
     assert clear
     for figure in ("throughput_rps", "itl_p50_s", "e2e_p50_s"):
         within = [abs(each.off[figure]) <= TOLERANCE for each in clear]
-        assert 2 * sum(within) >= len(within), (figure, told)
+        assert 4 * sum(within) >= 3 * len(within), (figure, told)
 
 
 # ── Three against one ─────────────────────────────────────────────────────────────────────────────────────────
