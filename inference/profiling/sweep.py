@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from inference.errors import ProfilingError, ServerBusy
-from inference.profiling.client import Answer, Scrape, Server, Status
+from inference.errors import ProfilingError
+from inference.profiling.client import Answer, Server, Status
+from inference.profiling.level import LevelRun, Played, Send, quiet
 from inference.profiling.plan import MIXED, RequestClass, SweepPlan
 from inference.profiling.ramp import (
     MIXED_RATIOS,
@@ -41,10 +42,6 @@ LONE_REQUESTS = 3
 """One after the other, before a class's first level; the first warms up and is not counted."""
 DRAIN_S = 30.0
 """After a level, for the answers that are still under way; longer where a lone answer takes over a tenth of it."""
-LOOK_EVERY_S = 1.0
-"""Between two looks at the metrics page during a level."""
-STRANGERS_LOOKS = 3
-"""So many looks in a row must show requests that are not ours: the page is a moment older than our own count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +86,7 @@ async def sweep(
     """
     async with Server(url, api_key=api_key) as server:
         name = model or await server.model()
-        page = await _quiet(server, force=force)
+        page = await quiet(server, force=force)
         head = {"url": server.url, "model": name, **plan.as_json()}
         raw = open_raw(path, head, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
         try:
@@ -99,29 +96,6 @@ async def sweep(
             return await run.all()
         finally:
             raw.close()
-
-
-async def _quiet(server: Server, *, force: bool) -> Scrape | None:
-    """The metrics page of a server that nobody uses. Raises `ServerBusy`, or `ProfilingError` if it does not tell."""
-    page = await server.scrape()
-    for _ in range(STRANGERS_LOOKS - 1):
-        if page is None or not page.running + page.waiting:
-            break
-        await asyncio.sleep(LOOK_EVERY_S)
-        page = await server.scrape()
-    if page is None and not force:
-        raise ProfilingError(
-            subject=server.url,
-            problem="/metrics does not say whether vLLM serves somebody else right now",
-            fix="give the address of one replica, or --force to measure all the same",
-        )
-    if page is not None and page.running + page.waiting and not force:
-        raise ServerBusy(
-            subject=server.url,
-            problem=f"serves somebody else: {page.running:g} requests run, {page.waiting:g} wait",
-            fix="take the replica out of its Service first, or --force to measure all the same",
-        )
-    return page
 
 
 class _Sweep:
@@ -142,12 +116,10 @@ class _Sweep:
         self._model = model
         self._plan = plan
         self._raw = raw
-        self._watched = watched
-        self._force = force
+        self._level_run = LevelRun(server, max_in_flight=plan.max_in_flight, watched=watched and not force)
         self._progress = progress
         self._began_s = time.monotonic()
         self._sent = 0
-        self._in_flight = 0
 
     async def all(self) -> Outcome:
         """Everything that is not yet in the file, as far as the budget goes."""
@@ -255,142 +227,41 @@ class _Sweep:
 
     async def _level(self, name: str, rate_rps: float, shares: Mapping[str, float]) -> None:
         """Send at one rate, wait for the answers, and write it all down."""
-        calibrated = self._raw.kept.calibrated
-        lone_s = max(calibrated[each]["lone_e2e_s"] for each in shares)
+        lone_s = max(self._raw.kept.calibrated[each]["lone_e2e_s"] for each in shares)
         length_s = max(self._plan.level_s, 4.0 * lone_s)
-        number = self._raw.kept.next_level
-        sends = self._sends(number, rate_rps, shares, length_s)
+        sends = self._sends(self._raw.kept.next_level, rate_rps, shares, length_s)
         self._check_left(len(sends), length_s)
         self._say(f"{name}: {rate_rps:.3g} requests/s for {length_s:.0f} s")
-        started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        began_s = time.monotonic()
-        samples: list[dict[str, Any]] = []
-        watcher = asyncio.create_task(self._watch(began_s, samples))
-        try:
-            answers, ended = await self._send_all(sends, began_s, length_s, watcher)
-            await self._settle(answers, max(DRAIN_S, 10.0 * lone_s), watcher)
-        finally:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
-        self._check_watcher(watcher)
-        finished = [(each, task.result()) for each, task in answers]
-        self._write_level(
-            number, name, rate_rps, round(length_s, 3), ended, finished, samples, began_s=began_s, started_at=started_at
-        )
+        self._sent += len(sends)
+        played = await self._level_run.play(sends, length_s=length_s, drain_s=max(DRAIN_S, 10.0 * lone_s))
+        self._write_level(name, rate_rps, played)
 
-    def _sends(
-        self, number: int, rate_rps: float, shares: Mapping[str, float], length_s: float
-    ) -> list[tuple[float, str, bytes]]:
+    def _sends(self, number: int, rate_rps: float, shares: Mapping[str, float], length_s: float) -> list[Send]:
         """Every request of the level, made before its first is sent: making pictures takes time."""
         seed, by_name = f"{self._plan.seed} {number}", {each.name: each for each in self._plan.classes}
-        sends: list[tuple[float, str, bytes]] = []
+        sends: list[Send] = []
         for at_s, name in arrivals(rate_rps, shares, seed):
             if at_s >= length_s or len(sends) >= self._plan.max_requests:
                 return sends
             word_count = self._raw.kept.calibrated[name]["words"]
             payload = body(self._model, by_name[name], word_count=word_count, seed=f"{seed} {len(sends)}")
-            sends.append((at_s, name, json.dumps(payload).encode()))
+            sends.append(Send(at_s=at_s, name=name, payload=json.dumps(payload).encode()))
         return sends
 
-    async def _send_all(
-        self,
-        sends: list[tuple[float, str, bytes]],
-        began_s: float,
-        length_s: float,
-        watcher: asyncio.Task[None],
-    ) -> tuple[list[tuple[str, asyncio.Task[Answer]]], Ended]:
-        answers: list[tuple[str, asyncio.Task[Answer]]] = []
-        try:
-            for at_s, name, payload in sends:
-                await asyncio.sleep(max(0.0, began_s + at_s - time.monotonic()))
-                self._check_watcher(watcher)
-                if self._in_flight >= self._plan.max_in_flight:
-                    return answers, Ended.CROWDED
-                answers.append((name, asyncio.create_task(self._asked(payload))))
-                self._sent += 1
-                self._in_flight += 1  # at once: the task may begin later
-            await asyncio.sleep(max(0.0, began_s + length_s - time.monotonic()))
-        except BaseException:
-            await _give_up(answers)
-            raise
-        return answers, Ended.FULL
-
-    async def _asked(self, payload: bytes) -> Answer:
-        try:
-            return await self._server.ask(payload)
-        finally:
-            self._in_flight -= 1
-
-    async def _settle(
-        self, answers: list[tuple[str, asyncio.Task[Answer]]], within_s: float, watcher: asyncio.Task[None]
-    ) -> None:
-        """Wait for the answers under way; give up those that take too long, so that the next level begins empty."""
-        try:
-            tasks = [task for _, task in answers]
-            if tasks:
-                await asyncio.wait([*tasks], timeout=within_s)
-            self._check_watcher(watcher)
-        finally:
-            await _give_up(answers)
-
-    async def _watch(self, began_s: float, samples: list[dict[str, Any]]) -> None:
-        """Look at the metrics page now and then. Raises `ServerBusy` once others use the server, too."""
-        strangers = 0
-        while self._watched:
-            mine = self._in_flight
-            page = await self._server.scrape()
-            if page is not None:
-                samples.append(
-                    {
-                        "at_s": round(time.monotonic() - began_s, 3),
-                        "in_flight": mine,
-                        "running": page.running,
-                        "waiting": page.waiting,
-                        "kv_usage": page.kv_usage,
-                        "preemptions": page.preemptions,
-                    }
-                )
-                # what we sent or got meanwhile may or may not be on the page
-                most = max(mine, self._in_flight)
-                strangers = strangers + 1 if page.running + page.waiting > most + 1 else 0
-                if strangers >= STRANGERS_LOOKS and not self._force:
-                    raise ServerBusy(
-                        subject=self._server.url,
-                        problem=f"serves somebody else: {page.running + page.waiting:g} requests, {most} of them ours",
-                        fix="take the replica out of its Service, then give the same command to go on",
-                    )
-            await asyncio.sleep(LOOK_EVERY_S)
-
-    def _check_watcher(self, watcher: asyncio.Task[None]) -> None:
-        """Pass on what the watcher found."""
-        if watcher.done() and not watcher.cancelled() and (error := watcher.exception()) is not None:
-            raise error
-
-    def _write_level(
-        self,
-        number: int,
-        name: str,
-        rate_rps: float,
-        length_s: float,
-        ended: Ended,
-        finished: list[tuple[str, Answer]],
-        samples: list[dict[str, Any]],
-        *,
-        began_s: float,
-        started_at: str,
-    ) -> None:
-        calibrated = self._raw.kept.calibrated
-        for each, answer in finished:
-            self._raw.write("request", level=number, **_request_line(each, answer, calibrated[each], began_s))
-        for sample in samples:
-            self._raw.write("sample", level=number, **sample)
-        good = [answer for _, answer in finished if answer.status is Status.OK]
-        late = [answer for _, answer in finished[-max(1, len(finished) // 3) :]]
+    def _write_level(self, name: str, rate_rps: float, played: Played) -> None:
+        number, calibrated = self._raw.kept.next_level, self._raw.kept.calibrated
+        for each, answer in played.answers:
+            self._raw.write("request", level=number, **_request_line(each, answer, calibrated[each], played.began_s))
+        for sample in played.samples:
+            self._raw.write("sample", level=number, **asdict(sample))
+        every = [answer for _, answer in played.answers]
+        good = [answer for answer in every if answer.status is Status.OK]
+        late = every[-max(1, len(every) // 3) :]
         seen = LevelSeen(
             rate_rps=round(rate_rps, 6),
-            ended=ended,
-            sent=len(finished),
-            failed=sum(answer.status is Status.FAILED for _, answer in finished),
+            ended=played.ended,
+            sent=len(every),
+            failed=sum(answer.status is Status.FAILED for answer in every),
             e2e_p50_s=_median(answer.finished_s - answer.sent_s for answer in good),
             # who got no first token waited at least until the end
             late_ttft_p50_s=_median((answer.first_token_s or answer.finished_s) - answer.sent_s for answer in late),
@@ -399,11 +270,11 @@ class _Sweep:
             "level",
             level=number,
             **{"class": name},
-            started_at=started_at,
-            length_s=length_s,
+            started_at=played.started_at,
+            length_s=round(played.length_s, 3),
             **asdict(seen),
-            cancelled=sum(answer.status is Status.CANCELLED for _, answer in finished),
-            beyond=beyond(seen, self._slowest_alone(each for each, _ in finished)),
+            cancelled=sum(answer.status is Status.CANCELLED for answer in every),
+            beyond=beyond(seen, self._slowest_alone(each for each, _ in played.answers)),
         )
 
     def _slowest_alone(self, names: Iterable[str]) -> Alone:
@@ -449,12 +320,3 @@ def _request_line(name: str, answer: Answer, calibrated: Mapping[str, Any], bega
 def _median(values: Any) -> float | None:
     found = list(values)
     return round(median(found), 6) if found else None
-
-
-async def _give_up(answers: list[tuple[str, asyncio.Task[Answer]]]) -> None:
-    """Cancel what is under way and wait until the connections are closed, which makes vLLM abort it."""
-    tasks = [task for _, task in answers if not task.done()]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.profiling import sweep as module
+from inference.profiling import level as module
 from inference.profiling.plan import DEFAULT_CLASSES, SweepPlan, read_class
 from inference.profiling.raw import FORMAT
 from inference.profiling.sweep import sweep

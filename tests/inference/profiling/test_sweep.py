@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from inference.errors import ProfilingError, RawFileError, ServerBusy
-from inference.profiling import sweep as module
+from inference.profiling import level as module
 from inference.profiling.plan import RequestClass, SweepPlan
 from inference.profiling.sweep import Outcome, sweep
 from slow_server import Faults, SlowServer, Speed
@@ -107,6 +107,17 @@ def test_a_level_torn_by_an_interruption_does_not_count(tmp_path: Path) -> None:
     numbers = [each["level"] for each in lines(raw, "level")]
     assert torn not in numbers
     assert torn + 1 in numbers, "a number is not used twice: its torn requests would join the new level"
+
+
+def test_a_level_ends_early_once_too_many_wait(tmp_path: Path) -> None:
+    raw, plan = tmp_path / "raw.jsonl", replace(PLAN, classes=(CHAT,), level_s=2.0, max_in_flight=6)
+    with SlowServer(Speed(slots=1)) as server:
+        assert measure(server, raw, plan).complete
+    crowded = [each for each in lines(raw, "level") if each["ended"] == "crowded"]
+    assert crowded
+    for each in crowded:
+        assert each["beyond"]
+        assert each["length_s"] < 2.0, "a rate is what was sent over the time it was sent in"
 
 
 @pytest.mark.parametrize(
