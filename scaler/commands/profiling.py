@@ -206,7 +206,7 @@ def _put(derived: Derived) -> None:
     put_table(("FIT", ""), figures)
     checks = ("LEFT OUT", "RATE", "THROUGHPUT", "TTFT P50", "ITL P50", "E2E P50", "E2E P95")
     checked = [
-        (each.level.name, f"{each.level.rate_rps:.3g}", *(f"{100 * off:+.0f} %" for off in each.off.values()))
+        (each.level.name, f"{each.level.rate_rps:.3g}", *(f"{round(100 * off):+d} %" for off in each.off.values()))
         for each in derived.checks
     ]
     put_table(checks, checked, right=checks[1:])

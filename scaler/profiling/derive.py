@@ -174,6 +174,11 @@ def _server_limits(sweep: RawSweep, asked: Asked) -> tuple[int, int]:
         )
     if kv_tokens is None:
         raise DataError("the server did not say how large its KV cache is; say it with --kv-tokens")
+    longest = max(
+        (each.input_tokens + each.output_tokens for level in sweep.levels for each in level.served), default=0
+    )
+    if longest > kv_tokens:
+        raise DataError(f"a KV cache of {kv_tokens} tokens cannot have served a request of {longest}; see --kv-tokens")
     return slots, kv_tokens
 
 

@@ -134,7 +134,7 @@ def _check_row(check: Any) -> dict[str, Any]:
         "rate": check.level.rate_rps,
         "answers": len(check.level.served),
         "off": [
-            {"text": f"{100 * value:+.0f}".replace("-", "−") + "\u00a0%", "far": abs(value) > GOOD_CHECK_RATIO}
+            {"text": f"{round(100 * value):+d}".replace("-", "−") + "\u00a0%", "far": abs(value) > GOOD_CHECK_RATIO}
             for value in check.off.values()
         ],
     }

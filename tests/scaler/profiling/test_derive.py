@@ -126,6 +126,11 @@ def test_a_server_that_nobody_looked_at_must_be_described(tmp_path: Path) -> Non
     assert derive(sweep, replace(ASKED, max_num_seqs=8, kv_tokens=60_000)).service.kv_tokens == 60_000
 
 
+def test_a_cache_that_is_too_small_for_what_was_served_is_refused(sweep: RawSweep) -> None:
+    with pytest.raises(DataError, match="500 tokens cannot have served a request of 816; see --kv-tokens"):
+        derive(sweep, replace(ASKED, kv_tokens=500))
+
+
 def test_too_little_says_to_go_on(tmp_path: Path) -> None:
     sweep = read_raw_sweep(raw_file(tmp_path / "raw.jsonl", [replace(CHAT, rates=(0.1,))]))
     with pytest.raises(DataError, match="let it go on, with a larger --budget"):
