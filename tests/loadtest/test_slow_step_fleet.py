@@ -1,6 +1,6 @@
 """Three real vLLM servers whose steps are as slow as a GPU's: a profile of one, and three against one (S12).
 
-Skipped without `.venv-vllm` (make vllm-env) and `.venv-locust` (make locust-env). About four minutes.
+Skipped without `.venv-vllm` (make vllm-env) and `.venv-locust` (make locust-env). About seven minutes on two busy cores.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -68,15 +69,14 @@ def test_the_server_is_found_as_it_was_started(derived: Derived) -> None:
 
 
 def test_a_left_out_level_is_predicted(derived: Derived) -> None:
-    """Three in four of the levels with some answers and before the knee, at least: close to it small differences are
-    large ones, and a busy machine spoils one level or the other."""
+    """The median of all levels with some answers and before the knee: close to it small differences are large ones,
+    and a busy machine spoils one level or the other."""
     clear = [each for each in derived.checks if not each.level.beyond and len(each.level.served) >= 15]
     told = [(each.level.name, each.level.rate_rps, {n: round(o, 3) for n, o in each.off.items()}) for each in clear]
     sys.stdout.write("".join(f"left out: {each}\n" for each in told))
     assert clear
-    for figure in ("throughput_rps", "itl_p50_s", "e2e_p50_s"):
-        within = [abs(each.off[figure]) <= TOLERANCE for each in clear]
-        assert 4 * sum(within) >= 3 * len(within), (figure, told)
+    for figure in ("throughput_rps", "itl_p50_s", "e2e_p50_s", "e2e_p95_s"):
+        assert median(abs(each.off[figure]) for each in clear) <= TOLERANCE, (figure, told)
 
 
 # ── Three against one ─────────────────────────────────────────────────────────────────────────────────────────
