@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env demo-vllm e2e bench soak fleet tables laws clean
+.PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env locust-env demo-vllm e2e bench soak fleet tables laws clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ demo-vllm: $(VENV)/.all servers vllm-env ## real vLLM servers on this machine, s
 
 e2e: $(VENV)/.all servers vllm-env ## the whole loop with real vLLM servers, every story (about twenty minutes)
 	HEADSTART_E2E=full $(BIN)/pytest tests/e2e -q -n 0 -p no:randomly
+
+locust-env: ## .venv-locust with Locust, for load tests (docs/profiling.md)
+	@PYTHON=$(PYTHON) tests/loadtest/env.sh
 
 format: $(VENV)/.all ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,12 +1,13 @@
-"""`python -m inference`: list the variants, show how one is started, print its manifests, and run the gateway.
+"""`python -m inference`: variants, how one is started, its manifests; measuring a server; the gateway.
 
-All but the gateway read a catalogue and write to standard output; nothing here talks to a cluster. Exit 0 ok, 1 nowhere
-to print, 2 usage or a bad file.
+It never talks to a cluster; of its commands only `sweep` and `gateway` talk to a server. Exit 0 ok, 1 nowhere to print,
+2 usage, a bad file or a server that cannot be measured, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shlex
 import sys
@@ -23,6 +24,8 @@ from inference.variants import Variant, read_catalogue, shipped_catalogue, varia
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; `arguments` default to the process's own."""
     options = _parser().parse_args(arguments)
+    if options.command == "sweep":
+        return _sweep(options)
     try:
         if options.command == "gateway":
             from inference.gateway import command  # the manifests of a variant need no web server
@@ -40,6 +43,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return _put(answer)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    """Measure a server, level by level; what is measured is kept whatever ends it."""
+    from inference.profiling.plan import DEFAULT_CLASSES, SweepPlan, read_class
+    from inference.profiling.sweep import sweep
+
+    try:
+        plan = SweepPlan(
+            classes=tuple(read_class(each) for each in options.request_class) or DEFAULT_CLASSES,
+            level_s=options.level_s,
+            budget_s=options.budget_s,
+            seed=options.seed,
+        )
+        outcome = asyncio.run(
+            sweep(
+                options.url,
+                plan,
+                options.raw,
+                model=options.model,
+                api_key=os.environ.get("VLLM_API_KEY"),
+                force=options.force,
+                progress=_tell_on_terminals,
+            )
+        )
+    except InferenceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; the levels that are over are in {options.raw}, the same command goes on\n")
+        return 130
+    sys.stderr.write(f"{options.raw}: {outcome.levels} levels; {outcome.why}\n")
+    return 0
+
+
+def _tell_on_terminals(share: float, text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{100 * share:3.0f} %  {text}\n")
 
 
 def _put(text: str) -> int:
@@ -100,6 +141,16 @@ def _parser() -> argparse.ArgumentParser:
     nginx.add_argument("--listen", default="80", help="what nginx listens on")
     nginx.add_argument("copies", nargs="+", metavar="HOST:PORT", help="each copy of the gateway")
     prepull = commands.add_parser("prepull", help="a DaemonSet that keeps every variant's image on the GPU nodes")
+    measure = commands.add_parser("sweep", help="measure a running server into a raw file for `headstart profile`")
+    measure.add_argument("url", help="one replica, such as http://127.0.0.1:8000")
+    measure.add_argument("--raw", type=Path, required=True, help="the file to write, or to go on with")
+    class_help = "NAME=PROMPT+OUTPUT in tokens, +WIDTHxHEIGHT for a picture; may be repeated"
+    measure.add_argument("--class", dest="request_class", action="append", default=[], metavar="CLASS", help=class_help)
+    measure.add_argument("--model", help="as the server calls it; the only one if not given")
+    measure.add_argument("--level-s", type=float, default=15.0, metavar="S", help="seconds at one rate")
+    measure.add_argument("--budget-s", type=float, default=600.0, metavar="S", help="seconds for this call")
+    measure.add_argument("--seed", type=int, default=1)
+    measure.add_argument("--force", action="store_true", help="even if the server serves somebody else")
     for command in (arguments, manifests):
         command.add_argument("variant", help="its name in the catalogue")
     arguments.add_argument("--port", type=int, default=8000)

@@ -4,7 +4,10 @@
     ├── InvalidValue      a launch spec or placement that cannot work; `subject`, `field`, `value`, `fix`
     ├── CatalogueError    a catalogue file that cannot be read as one; `source`, `problem`
     ├── DocumentError     a gateway's settings, backends or tenants that cannot be used; `source`, `problem`
-    └── LaunchFailed      a process that could not be begun; `command`, `folder`, `problem`
+    ├── LaunchFailed      a process that could not be begun; `command`, `folder`, `problem`
+    └── ProfilingError    a sweep that cannot begin or go on; `subject`, `problem`, `fix`
+        ├── ServerBusy    the server serves somebody else
+        └── RawFileError  a raw file that is not this sweep's, or none
 
 Facts are fields, so that a caller can act on them; the text says what failed, on what, and what to do next.
 """
@@ -57,3 +60,21 @@ class LaunchFailed(InferenceError):
         self.folder = folder
         self.problem = problem
         super().__init__(f"{command[0] if command else 'no command'} could not be started in {folder}: {problem}")
+
+
+class ProfilingError(InferenceError):
+    """A sweep that cannot begin or go on. What was measured before is kept."""
+
+    def __init__(self, *, subject: str, problem: str, fix: str) -> None:
+        self.subject = subject
+        self.problem = problem
+        self.fix = fix
+        super().__init__(f"{subject}: {problem}; {fix}")
+
+
+class ServerBusy(ProfilingError):
+    """The server serves somebody else: a sweep would slow their answers down, and they would spoil its figures."""
+
+
+class RawFileError(ProfilingError):
+    """A raw file that another sweep wrote, or that is none."""

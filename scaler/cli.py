@@ -117,6 +117,92 @@ app.command()(file_jobs.simulate)
 app.command()(file_jobs.backtest)
 
 
+@app.command()
+def profile(
+    url: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="One replica, such as http://10.0.0.7:8000.")
+    ] = None,
+    raw: Annotated[
+        Path, typer.Option("--raw", metavar="FILE", help="What was measured; written, gone on with, or only read.")
+    ] = Path("sweep.jsonl"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The profile to write.")] = Path("profile.yaml"),
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write one HTML page to look at there.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What it is called; as the file.")] = None,
+    request_class: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="CLASS", help="As chat=256+128 or gui=64+48+1280x720 (tokens, pixels)."),
+    ] = None,
+    ttft: Annotated[str, typer.Option("--ttft", metavar="DURATION", help="First token, P95; off for none.")] = "3s",
+    itl: Annotated[str, typer.Option("--itl", metavar="DURATION", help="Between tokens, the same.")] = "100ms",
+    e2e: Annotated[str, typer.Option("--e2e", metavar="DURATION", help="Whole answer, the same.")] = "off",
+    level: Annotated[str, typer.Option("--level", metavar="DURATION", help="How long at one rate.")] = "15s",
+    budget: Annotated[str, typer.Option("--budget", metavar="DURATION", help="How long this call may take.")] = "10m",
+    max_requests: Annotated[
+        int, typer.Option("--max-requests", metavar="N", min=1, help="Requests that this call sends at most.")
+    ] = 20_000,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of arrivals, words and pictures.")] = 1,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="As the server calls it; its only one.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Else $VLLM_API_KEY, if it is set.")
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", metavar="N", min=1, help="GPUs of one replica.")] = 1,
+    start: Annotated[
+        str, typer.Option("--start", metavar="DURATION", help="From a pod's order to its first request.")
+    ] = "180s",
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", metavar="N", min=1, help="The server's; as seen if not given.")
+    ] = None,
+    kv_tokens: Annotated[
+        int | None, typer.Option("--kv-tokens", metavar="N", min=1, help="Its KV cache; as it says if not given.")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option("--max-num-batched-tokens", metavar="N", min=1, help="The server's.")
+    ] = 8192,
+    force: Annotated[bool, typer.Option("--force", help="Measure even if the server serves somebody else.")] = False,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Measure a vLLM replica and write its capacity profile.
+
+    An open-loop sweep over the request classes, past the knee of each, with everything kept in the raw file: Ctrl-C
+    loses one level, and the same command goes on. Refuses a server that serves somebody else. Without URL the raw
+    file is fitted again.
+    """
+    from scaler.commands import profiling
+    from scaler.commands.typed import duration, duration_or_off
+
+    raise typer.Exit(
+        profiling.profile(
+            profiling.Measured(
+                url=url,
+                raw=raw,
+                classes=tuple(request_class or ()),
+                level=duration(level, "--level"),
+                budget=duration(budget, "--budget"),
+                seed=seed,
+                max_requests=max_requests,
+                model=model,
+                api_key_file=api_key_file,
+                force=force,
+            ),
+            profiling.Replica(
+                ttft=duration_or_off(ttft, "--ttft"),
+                itl=duration_or_off(itl, "--itl"),
+                e2e=duration_or_off(e2e, "--e2e"),
+                gpus=gpus,
+                start=duration(start, "--start"),
+                max_num_seqs=max_num_seqs,
+                kv_tokens=kv_tokens,
+                max_num_batched_tokens=max_num_batched_tokens,
+            ),
+            profiling.Wanted(name=name, out=out, page=page, output=output),
+        )
+    )
+
+
 # ── Watching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

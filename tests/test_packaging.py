@@ -16,8 +16,8 @@ from scaler.adapters.states import _FORECAST_CAUSES
 from scaler.policy.types import Trust
 
 REPOSITORY = Path(__file__).parents[1]
-OWN_ENVIRONMENT = {"vllm", "transformers", "tokenizers"}
-"""What runs in .venv-vllm alone."""
+OWN_ENVIRONMENT = {"vllm", "transformers", "tokenizers", "locust", "geventhttpclient"}
+"""What runs in .venv-vllm or .venv-locust alone."""
 HEAVY = {"torch", "pandas", "scipy", "statsmodels", "lightgbm", "pyarrow", "kubernetes"}
 
 

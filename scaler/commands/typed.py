@@ -48,6 +48,16 @@ def duration(text: str, option: str) -> timedelta:
         raise typer.BadParameter(f"{text!r} is too long", param_hint=option) from None
 
 
+def duration_or_off(text: str, option: str) -> timedelta | None:
+    """A span as `duration` reads it and above 0, or None for "off"."""
+    if text == "off":
+        return None
+    span = duration(text, option)
+    if not span:
+        raise typer.BadParameter("must be above 0, or off", param_hint=option)
+    return span
+
+
 def ends_of(span: Span) -> tuple[datetime | None, datetime | None]:
     ends = (moment(span.score_from, "--score-from"), moment(span.score_to, "--score-to"))
     if ends[0] is not None and ends[1] is not None and ends[1] <= ends[0]:

@@ -25,22 +25,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scaler.service.least_squares import Equations, independent, solve
 from scaler.service.model import ServiceModel, TokenShape
 
 FEWEST_SHAPES = 3
-OUTLIER_SIGMAS = 4.0
-"""A residual of more robust standard deviations (1.4826 · median) is an outlier."""
-USUAL_NOISE = 0.01
-"""Residuals below OUTLIER_SIGMAS times this share are never outliers: of an exact sweep, each would be one."""
-MOST_REJECTED = 1 / 3
-"""If a larger share were outliers, they are none: the model does not hold there, and the fit shows it."""
-LEAST_SINGULAR = 1e-3
-"""Smallest over largest singular value of the scaled equations, below which shapes are as good as alike."""
-_REWEIGHTINGS = 50
-
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +99,6 @@ class ServiceFit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Equations:
-    """Rows of `terms` (n, unknowns) · unknowns = `measured` (n,) seconds; `levels` (n,) says whose each row is."""
-
-    terms: _Floats
-    measured: _Floats
-    levels: tuple[int, ...]
-
-
 def fit(levels: Sequence[SweepLevel]) -> ServiceFit:
     """α, β and γ of the replica that was swept; where the shapes tell no more, α and b.
 
@@ -130,12 +110,12 @@ def fit(levels: Sequence[SweepLevel]) -> ServiceFit:
         told = ", ".join(f"{each:.2f}" for each in running) or "none"
         raise ValueError(f"a fit needs levels with different numbers of requests running, got {told}")
     full = _full_equations(levels)
-    if len({level.shape for level in levels}) >= FEWEST_SHAPES and _independent(full):
-        unknowns, rejected = _solve(full)
+    if len({level.shape for level in levels}) >= FEWEST_SHAPES and independent(full):
+        unknowns, rejected = solve(full)
         alpha_s, beta_s, gamma_s = unknowns[:3]
         identified: tuple[str, ...] = ("alpha_s", "beta_s", "gamma_s")
     else:
-        unknowns, rejected = _solve(_plain_equations(levels))
+        unknowns, rejected = solve(_plain_equations(levels))
         (alpha_s, gamma_s), beta_s = unknowns, 0.0
         identified = ("alpha_s", "per_sequence_s")
     return _result(levels, (float(alpha_s), float(beta_s), float(gamma_s)), rejected, identified)
@@ -181,7 +161,7 @@ def _itl_terms(level: SweepLevel) -> tuple[float, float, float]:
     return 1.0, (running - 1.0) * _share(shape) + 1.0, context
 
 
-def _full_equations(levels: Sequence[SweepLevel]) -> _Equations:
+def _full_equations(levels: Sequence[SweepLevel]) -> Equations:
     """Unknowns α, β, γ, and the overhead if lone requests of different prompts tell it from them."""
     lone = [
         (index, level.shape.input_tokens, level.ttft_s)
@@ -193,54 +173,14 @@ def _full_equations(levels: Sequence[SweepLevel]) -> _Equations:
     width = 4 if lone else 3
     rows = [[*_itl_terms(level), 0.0][:width] for level in levels]
     rows += [[1.0, prompt, prompt, 1.0] for _, prompt, _ in lone]
-    return _Equations(
+    return Equations(
         np.array(rows),
         np.array([level.itl_s for level in levels] + [ttft_s for _, _, ttft_s in lone]),
         (*range(len(levels)), *(index for index, _, _ in lone)),
     )
 
 
-def _plain_equations(levels: Sequence[SweepLevel]) -> _Equations:
+def _plain_equations(levels: Sequence[SweepLevel]) -> Equations:
     """Unknowns α and γ alone."""
     rows = [[1.0, _itl_terms(level)[2]] for level in levels]
-    return _Equations(np.array(rows), np.array([level.itl_s for level in levels]), tuple(range(len(levels))))
-
-
-def _independent(equations: _Equations) -> bool:
-    """Whether the unknowns can be told apart: more equations than unknowns, and no near-dependence."""
-    terms = equations.terms / equations.measured[:, None]
-    if terms.shape[0] <= terms.shape[1]:
-        return False
-    singular = np.linalg.svd(terms / np.linalg.norm(terms, axis=0), compute_uv=False)
-    return bool(singular[-1] > LEAST_SINGULAR * singular[0])
-
-
-def _solve(equations: _Equations) -> tuple[_Floats, frozenset[int]]:
-    """The unknowns without the outlying levels, and which those are."""
-    terms, ones = equations.terms / equations.measured[:, None], np.ones(len(equations.measured))
-    # least absolute residuals first, by reweighting: they do not bend towards an outlier as least squares do
-    weights = ones
-    for _ in range(_REWEIGHTINGS):
-        residuals = np.abs(terms @ _non_negative(terms, ones, weights) - 1.0)
-        weights = 1.0 / np.maximum(residuals, 1e-6)
-    sigma = max(USUAL_NOISE, 1.4826 * float(np.median(residuals)))
-    outliers = residuals > OUTLIER_SIGMAS * sigma
-    rejected = frozenset(index for index, out in zip(equations.levels, outliers, strict=True) if out)
-    if len(rejected) > MOST_REJECTED * len(set(equations.levels)):
-        rejected = frozenset()
-    kept = np.array([index not in rejected for index in equations.levels])
-    return _non_negative(terms[kept], ones[kept], ones[kept]), rejected
-
-
-def _non_negative(terms: _Floats, measured: _Floats, weights: _Floats) -> _Floats:
-    """Weighted least squares with unknowns of at least 0: the most negative is set to 0 until none is."""
-    root = np.sqrt(weights)
-    free = np.ones(terms.shape[1], dtype=bool)
-    unknowns = np.zeros(terms.shape[1])
-    while free.any():
-        unknowns[:] = 0.0
-        unknowns[free] = np.linalg.lstsq(terms[:, free] * root[:, None], measured * root, rcond=None)[0]
-        if unknowns.min() >= 0.0:
-            break
-        free[int(np.argmin(unknowns))] = False
-    return unknowns
+    return Equations(np.array(rows), np.array([level.itl_s for level in levels]), tuple(range(len(levels))))

@@ -5,7 +5,7 @@ The form is that of llm-d's queueing analyser (github.com/llm-inferno/queue-anal
 plus a time per token computed, plus a time per token of context held; the requests in the replica are a birth–death
 chain whose rates follow from that. With I, O mean input and output tokens, n requests running and E the encoder's time,
 
-    T(n) = α + n · ( (β·(I+O) + E)/(O+1) + γ·(I+O/2) )         one iteration
+    T(n) = α + n · ( (β·(I+O) + E)/(O+1) + γ·(I+O/2) + δ )     one iteration
     P(n) = T(n) + (β+γ)·I + E                                  prefill
     D(n) = T(n) + β + γ·(I+O/2)                                one decoded token
     μ(n) = n / (P(n) + O·D(n)) for n ≤ B, then μ(B)            completions per second
@@ -14,6 +14,9 @@ chain whose rates follow from that. With I, O mean input and output tokens, n re
 The encoder of images is not in llm-d's form. It works serially inside the iteration that begins a prefill, so it costs
 what the prompt's computation costs: once in full for the request itself, and once in O+1 iterations for every other.
 For many requests at once the rate then tends to at most 1/E, as that of one serial server must.
+
+Not in llm-d's form either: δ, what a sequence costs an iteration whatever its length (sampling, its part of the
+batch's bookkeeping). 0 unless measured.
 
 All results are means. Percentiles come from the simulation of iterations (`scaler.simulate.serving.engine`). Prompts
 longer than `max_num_batched_tokens` take several iterations, which the closed form does not see. This module never
@@ -54,11 +57,13 @@ class ServiceModel:
     """Time of the image encoder for a request that has images, seconds; serial in a replica."""
     encoder_per_token_s: float = 0.0
     """The same per image token, seconds."""
+    per_sequence_s: float = 0.0
+    """Per sequence in the iteration, whatever its length, seconds: sampling and bookkeeping."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha_s) and self.alpha_s > 0.0):
             raise ValueError(f"alpha_s must be a finite number above 0, got {self.alpha_s}")
-        for name in ("beta_s", "gamma_s", "encoder_base_s", "encoder_per_token_s"):
+        for name in ("beta_s", "gamma_s", "encoder_base_s", "encoder_per_token_s", "per_sequence_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
@@ -204,7 +209,8 @@ def _iteration_s(service: ServiceModel, shape: TokenShape, running: float) -> fl
     """T(n), seconds."""
     tokens_in, tokens_out = shape.input_tokens, shape.output_tokens
     computed = (service.beta_s * (tokens_in + tokens_out) + service.encoder_s(shape.image_tokens)) / (tokens_out + 1)
-    return service.alpha_s + running * (computed + service.gamma_s * (tokens_in + tokens_out / 2))
+    held = service.gamma_s * (tokens_in + tokens_out / 2)
+    return service.alpha_s + running * (computed + held + service.per_sequence_s)
 
 
 def _prefill_s(service: ServiceModel, shape: TokenShape, running: float) -> float:

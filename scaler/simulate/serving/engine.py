@@ -5,16 +5,16 @@ prompt that is computed in chunks, then admits waiting requests in order of arri
 token budget and KV cache for the whole prompt. When the cache is full the youngest sequence loses its place, returns to
 the head of the queue and later computes prompt and tokens again. An iteration takes
 
-    α + β · tokens computed + γ · tokens in the KV cache + Σ encoder time of the images that begin       (seconds)
+    α + β · tokens computed + γ · tokens in the KV cache + δ · sequences + Σ encoder time of the images that begin
 
-times `slowdown`. What arrives in mid-iteration joins at the iteration's end. A request's first token comes out of the
-iteration that ends its prefill, so O tokens need O iterations. Who is cancelled while it runs keeps its place until the
-iteration's end, as an abort in vLLM takes effect between two steps.
+seconds, times `slowdown`. What arrives in mid-iteration joins at the iteration's end. A request's first token comes
+out of the iteration that ends its prefill, so O tokens need O iterations. Who is cancelled while it runs keeps its
+place until the iteration's end, as an abort in vLLM takes effect between two steps.
 
 Nothing changes in an iteration that only decodes, except that each sequence holds one token more. So the replica lives
 in *stretches*: the m such iterations until the next completion, full cache or arrival take
 
-    m · (α + β·n + γ·C) + γ · n · m(m+1)/2,    n sequences that hold C tokens before,
+    m · (α + (β+δ)·n + γ·C) + γ · n · m(m+1)/2,    n sequences that hold C tokens before,
 
 and are passed in one go. The results are those of stepping (test_engine_reference). One replica never routes, rejects,
 starts or bills anything, and knows no clock but the times it is told.
@@ -82,6 +82,7 @@ class Replica:
         "_partial_left",
         "_prefilled",
         "_queue",
+        "_sequence_s",
         "_slots",
         "_slowdown",
         "_stretch_began_s",
@@ -162,6 +163,7 @@ class Replica:
         self._alpha_s = self.service.alpha_s * slowdown
         self._beta_s = self.service.beta_s * slowdown
         self._gamma_s = self.service.gamma_s * slowdown
+        self._sequence_s = self.service.per_sequence_s * slowdown
 
     @property
     def waiting(self) -> int:
@@ -388,6 +390,8 @@ class Replica:
         else:
             iterations = min(self._decoding[0][0] - self._iteration, (self._kv_limit - self._kv) // count)
         each_s = self._alpha_s + self._beta_s * computed + self._gamma_s * self._kv + self._encoding_s
+        if self._sequence_s:
+            each_s += self._sequence_s * self.running
         growth_s = self._gamma_s * count
         self._stretch_began_s, self._stretch_iterations = now_s, iterations
         self._stretch_each_s, self._stretch_growth_s = each_s, growth_s

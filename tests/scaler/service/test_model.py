@@ -30,7 +30,7 @@ def by_hand(service: ServiceModel, shape: TokenShape, rate_rps: float) -> tuple[
     alpha, beta, gamma, limit = service.alpha_s, service.beta_s, service.gamma_s, service.max_num_seqs
 
     def iteration(n: float) -> float:
-        return alpha + n * (beta * (i + o) / (o + 1) + gamma * (i + o / 2))
+        return alpha + n * (beta * (i + o) / (o + 1) + gamma * (i + o / 2) + service.per_sequence_s)
 
     def prefill(n: float) -> float:
         return iteration(n) + (beta + gamma) * i
@@ -52,12 +52,22 @@ def by_hand(service: ServiceModel, shape: TokenShape, rate_rps: float) -> tuple[
 
 
 @pytest.mark.parametrize("rate_rps", [0.1, 1.0, 2.0, 3.0, 3.6, 5.0])
-def test_it_is_the_formula(rate_rps: float) -> None:
-    service = a_service(max_num_seqs=6)
+@pytest.mark.parametrize("per_sequence_s", [0.0, 0.001], ids=["by tokens alone", "by sequence too"])
+def test_it_is_the_formula(rate_rps: float, per_sequence_s: float) -> None:
+    service = a_service(max_num_seqs=6, per_sequence_s=per_sequence_s)
     ttft_s, itl_s = by_hand(service, CHAT, rate_rps)
     found = estimate(service, CHAT, rate_rps)
     assert found.ttft_s == pytest.approx(ttft_s, rel=1e-9)
     assert found.itl_s == pytest.approx(itl_s, rel=1e-9)
+
+
+def test_what_a_sequence_costs_is_paid_by_every_one_that_runs() -> None:
+    plain, dear = a_service(max_num_seqs=8), a_service(max_num_seqs=8, per_sequence_s=0.001)
+    full = max_rate_rps(plain, CHAT, LatencySlo())
+    # 8 · 1 ms on top of 10.6 ms an iteration: 18.6 / 10.6
+    assert full / max_rate_rps(dear, CHAT, LatencySlo()) == pytest.approx(18.6 / 10.6, rel=0.01)
+    with pytest.raises(ValueError, match="per_sequence_s must be a finite number of at least 0"):
+        a_service(per_sequence_s=-1.0)
 
 
 def test_a_lone_request_takes_what_its_own_tokens_take() -> None:

@@ -85,6 +85,7 @@ class SteppingReplica:
         service = self.service
         tokens = sum(computed.values())
         duration_s = service.alpha_s + service.beta_s * tokens + service.gamma_s * cached + encoding_s
+        duration_s += service.per_sequence_s * len(computed)
         now_s += slowdown * duration_s
         for sequence in list(self.running):
             if id(sequence) in computed and sequence.to_compute == 0:
@@ -153,6 +154,7 @@ def cases(draw: st.DrawFn, unit_s: float) -> tuple[ServiceModel, list[Sequence],
         kv_tokens=draw(st.integers(50, 200)),
         encoder_base_s=unit_s * draw(st.integers(0, 20)),
         encoder_per_token_s=unit_s * draw(st.integers(0, 3)),
+        per_sequence_s=unit_s * draw(st.integers(0, 3)),
     )
     sequences, now_s = [], 0.0
     for _ in range(draw(st.integers(1, 25))):

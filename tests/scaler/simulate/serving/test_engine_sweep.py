@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from heapq import heappop, heappush
 from pathlib import Path
 from statistics import mean
 
@@ -25,51 +22,14 @@ import pytest
 
 from scaler.service.fit import SweepLevel, fit
 from scaler.service.model import ServiceModel, TokenShape
-from scaler.simulate.serving.engine import Replica, Request
+from scaler.simulate.serving.driven import Clients, closed_loop
+from scaler.simulate.serving.engine import Request
 
 SWEEP = Path(__file__).resolve().parents[5] / "shared" / "vllm" / "curve_slowstep.csv"
 FITTED, PREDICTED = (1, 4, 16), (2, 8, 32, 64)
 TINY = TokenShape(input_tokens=110, output_tokens=32)
 SLOTS, KV_TOKENS = 8, 1024 * 128  # --max-num-seqs 8; 1024 blocks of 128 tokens
 TOLERANCE = 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clients:
-    """A closed loop: so many clients, so many requests in all, each sent when the client's last has finished."""
-
-    clients: int
-    requests: int
-    front_end_s: float
-    """Time that the front end works on a request before the scheduler sees it, one after another."""
-
-
-def run(service: ServiceModel, load: Clients, shape_of: Callable[[], tuple[int, int]]) -> list[Request]:
-    """All requests, finished, in order of their ends; `arrived_s` is when the client sent."""
-    replica, free_s, sent = Replica(service), 0.0, 0
-    inside_front_end: list[tuple[float, int, float]] = []
-    finished: list[Request] = []
-
-    def send(now_s: float) -> None:
-        nonlocal free_s, sent
-        if sent < load.requests:
-            sent, free_s = sent + 1, max(now_s, free_s) + load.front_end_s
-            heappush(inside_front_end, (free_s, sent, now_s))
-
-    for _ in range(load.clients):
-        send(0.0)
-    while inside_front_end or replica.in_flight:
-        now_s = min(replica.next_event_s, *(ready_s for ready_s, _, _ in inside_front_end[:1]), float("inf"))
-        for request in replica.advance(now_s):
-            finished.append(request)
-            send(now_s)
-        while inside_front_end and inside_front_end[0][0] <= now_s:
-            _, _, sent_s = heappop(inside_front_end)
-            prompt, output = shape_of()
-            replica.submit(
-                Request(request_class="one", arrived_s=sent_s, input_tokens=prompt, output_tokens=output), now_s
-            )
-    return finished
 
 
 def percentile(values: list[float], level: float) -> float:
@@ -117,7 +77,7 @@ def predicted(measured: dict[int, dict[str, float]], clients: int) -> dict[str, 
     assert found.overhead_s is not None
     service = found.service(max_num_seqs=SLOTS, kv_tokens=KV_TOKENS)
     load = Clients(clients=clients, requests=int(measured[clients]["requests_ok"]), front_end_s=found.overhead_s)
-    return seen(run(service, load, lambda: (110, 32)))
+    return seen(closed_loop(service, load, lambda: (110, 32)))
 
 
 @pytest.mark.parametrize("figure", ["req_per_s", "ttft_p50_ms", "e2e_p50_ms", "e2e_p95_ms", "itl_p50_ms"])
@@ -148,7 +108,7 @@ def test_a_replica_is_found_again_from_its_sweep() -> None:
             rng = random.Random(f"{prompt} {clients}")
             load = Clients(clients=clients, requests=40 * clients + 40, front_end_s=0.004)
             varied = (prompt, output // 2, output * 3 // 2)
-            finished = run(truth, load, lambda rng=rng, of=varied: (of[0], rng.randint(of[1], of[2])))  # type: ignore[misc]
+            finished = closed_loop(truth, load, lambda rng=rng, of=varied: (of[0], rng.randint(of[1], of[2])))  # type: ignore[misc]
             steady = finished[clients:-clients]
             gaps = sum(each.output_tokens - 1 for each in steady)
             levels.append(
