@@ -127,7 +127,7 @@ def wait(process: Process, *, timeout_s: float) -> bool:
 def find(marks: Mapping[str, str]) -> Iterator[Found]:
     """Every running process that was begun with these names and values in its environment, and its descendants.
 
-    Those of other users are not seen, and neither is one that has overwritten its environment.
+    Those of other users are not seen, and neither is one that has overwritten its environment: `left_by` sees those.
     """
     wanted = {f"{name}={value}".encode() for name, value in marks.items()}
     for folder in PROC.iterdir():
@@ -143,11 +143,40 @@ def find(marks: Mapping[str, str]) -> Iterator[Found]:
             yield Found(process=Process(pid=int(folder.name), born=status.born), environment=environment)
 
 
+def left_by(leader: Process, *, folder: Path) -> Iterator[Found]:
+    """What runs in the session that `leader` began in `folder`, whether the leader still does or not.
+
+    vLLM's engine writes its title over its environment and, where its server is killed, lives on and keeps the GPU. The
+    kernel gives the number of a session to nobody while one of its members runs; that of an empty one may come to
+    another, so that the boot, the folder and the birth of whoever has the number now must agree.
+    """
+    status = _status(leader.pid)
+    if not leader.born.startswith(f"{_boot()}/") or (status is not None and status.born != leader.born):
+        return
+    for place in PROC.iterdir():
+        if not place.name.isdecimal():
+            continue
+        try:
+            theirs = os.getsid(int(place.name)) == leader.pid and (place / "cwd").readlink() == folder.resolve()
+        except OSError:  # it has ended meanwhile, or is another user's
+            continue
+        status = _status(int(place.name)) if theirs else None
+        if status is not None and not status.is_over:
+            yield Found(process=Process(pid=int(place.name), born=status.born), environment={})
+
+
 def leads_its_session(process: Process) -> bool:
     """Whether it is what `begin` started, and no child of that."""
     with contextlib.suppress(OSError):
         return os.getsid(process.pid) == process.pid
     return False
+
+
+def folder_of(process: Process) -> Path | None:
+    """The folder that it works in; None where it has ended."""
+    with contextlib.suppress(OSError):
+        return (PROC / str(process.pid) / "cwd").readlink()
+    return None
 
 
 def end_all(found: Sequence[Found]) -> int:

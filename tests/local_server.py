@@ -94,8 +94,8 @@ def main() -> None:
             threading.Thread(target=_drained, args=(server, life), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
-    if options.engine:  # as vLLM's own: a process of its own, which may outlive its server
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    if options.engine:  # as vLLM's own: a process without our environment, which outlives a server that is killed
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={})
     if options.die_after is not None:
         threading.Timer(options.die_after, lambda: os._exit(3)).start()
     server.serve_forever(0.05)

@@ -102,6 +102,24 @@ def test_its_own_children_are_found_too_and_lead_no_session(tmp_path: Path, mark
     assert leaders == [begun]
 
 
+def test_what_hides_its_environment_and_outlives_its_leader_is_found_by_the_session(
+    tmp_path: Path, marks: dict[str, str]
+) -> None:
+    """As vLLM's engine does: it writes its title over its environment, and kill -9 of the server leaves it running."""
+    hidden = f"import subprocess; subprocess.run({list(SLEEP)!r}, env={{}})"
+    begun = Nursery().begin(launch(tmp_path, marks, (sys.executable, "-c", hidden)))
+    until(lambda: len(list(processes.left_by(begun, folder=tmp_path))) == 2)
+    processes.tell(begun, signal.SIGKILL)
+    assert processes.wait(begun, timeout_s=PATIENCE_S)
+    assert list(processes.find(marks)) == []
+    assert list(processes.left_by(begun, folder=tmp_path / "elsewhere")) == []
+    assert list(processes.left_by(replace(begun, born="another boot/1"), folder=tmp_path)) == []
+    (engine,) = processes.left_by(begun, folder=tmp_path)
+    assert processes.end_all((engine,)) == 1
+    assert processes.wait(engine.process, timeout_s=PATIENCE_S)
+    assert list(processes.left_by(begun, folder=tmp_path)) == []
+
+
 def test_it_outlives_its_starter(tmp_path: Path, marks: dict[str, str]) -> None:
     """Killed with SIGKILL, as a daemon may be."""
     starter = (

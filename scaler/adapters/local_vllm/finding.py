@@ -7,6 +7,7 @@ machine down.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import uuid
 from collections import Counter
@@ -85,12 +86,14 @@ def end_everything(folder: Path, *, patience_s: float, told: Callable[[str], Non
     For whoever tears a machine down, such as a demonstration: the daemon itself never does this.
     """
     leaders = [each for each in processes.find(marks_of(folder)) if processes.leads_its_session(each.process)]
+    sessions = [(each.process, processes.folder_of(each.process)) for each in leaders]
     for each in leaders:
         processes.tell(each.process, signal.SIGTERM)
     for each in leaders:
         if not processes.wait(each.process, timeout_s=patience_s):
             told(f"process {each.process.pid} did not end within {patience_s:g} s and is killed")
-    rest = tuple(processes.find(marks_of(folder)))
+    left = (processes.left_by(process, folder=home) for process, home in sessions if home is not None)
+    rest = (*processes.find(marks_of(folder)), *itertools.chain.from_iterable(left))
     processes.end_all(rest)
     for each in rest:  # a process in the middle of a long system call takes a moment to die
         processes.wait(each.process, timeout_s=KILLED_WITHIN_S)

@@ -216,6 +216,8 @@ class Keeper:
             others = tuple(each for each in self._state.servers if each.id != server.id)
             self._state = replace(self._state, servers=others)
             return
+        if step.server.process is None and server.process is not None:
+            self._end_rest(server)  # an engine that outlived its server still holds the GPU
         self._put(step.server)
         if step.act is Act.BEGIN:
             self._begin(step.server, now=now)
@@ -233,7 +235,7 @@ class Keeper:
     def _begin(self, server: Server, *, now: datetime) -> None:
         self._put(server)
         self._save()
-        self._end_rest(server)  # an engine that outlived its server still holds the GPU
+        self._end_rest(server)  # nor does anything of an earlier start hold the port
         kind = self._kinds[server.workload]
         try:
             if not _is_free(kind.listed.host, server.port):
@@ -257,7 +259,7 @@ class Keeper:
     def _end_rest(self, server: Server) -> None:
         """Kill whatever still runs of a server: its own process and the engines that it began."""
         if server.process is not None:
-            processes.tell(server.process, signal.SIGKILL)
+            processes.end_all(tuple(processes.left_by(server.process, folder=self._machine.home)))
         if server.started_at is not None or server.process is not None or server.restarts:
             processes.end_all(tuple(processes.find({**marks_of(self._machine.folder), ID: server.id})))
 

@@ -18,6 +18,7 @@ import pytest
 
 import local_server
 from forecaster.types import Blind, BlindReason
+from inference import processes
 from inference.errors import LaunchFailed
 from inference.processes import Launch, Nursery, Process
 from local_world import (
@@ -185,15 +186,15 @@ def test_an_engine_that_outlives_its_server_is_ended_before_the_next_one_begins(
     """It would hold the GPU."""
     targets = world.targets(options=("--engine",))
     before = until_look(targets, all_ready(1), what="Ready").servers[0]
-    ends = time.monotonic() + PATIENCE_S
-    while len(running := marked_alive(world.local)) < 2:
-        assert time.monotonic() < ends
     assert before.process is not None
-    (engine,) = running.keys() - {before.process.pid}
+    home = processes.folder_of(before.process)
+    assert home is not None
     kill(before)
+    assert processes.wait(before.process, timeout_s=PATIENCE_S)
+    (engine,) = processes.left_by(before.process, folder=home)
     until_look(targets, lambda state: phases(state) != [Phase.READY], what="the end is seen")
     until_look(targets, all_ready(1), what="Ready again")
-    assert engine not in marked_alive(world.local)
+    assert processes.wait(engine.process, timeout_s=PATIENCE_S)
 
 
 def test_a_server_is_written_down_before_it_is_begun(world: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
