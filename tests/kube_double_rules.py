@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 Json = dict[str, Any]
@@ -288,17 +289,26 @@ def selector_text(selector: Mapping[str, Any]) -> str:
 
 def matches(selector: str, labels: Mapping[str, str]) -> bool:
     """Whether `labels` fulfil a label selector; a selector that cannot be parsed is a 400."""
-    return all(_holds(part.strip(), labels) for part in re.split(r",(?![^()]*\))", selector) if part.strip())
+    return all(
+        (key in labels if values is None else labels.get(key) in values) is wanted
+        for key, values, wanted in _requirements(selector)
+    )
 
 
-def _holds(part: str, labels: Mapping[str, str]) -> bool:
+@lru_cache(maxsize=256)
+def _requirements(selector: str) -> tuple[tuple[str, frozenset[str] | None, bool], ...]:
+    """Each requirement's key, its values (None: any), and whether they are wanted. Parsed once for all pods of a list."""
+    parts = (part.strip() for part in re.split(r",(?![^()]*\))", selector))
+    return tuple(_requirement(part) for part in parts if part)
+
+
+def _requirement(part: str) -> tuple[str, frozenset[str] | None, bool]:
     if found := re.fullmatch(r"([\w./-]+)\s+(in|notin)\s*\(([^()]*)\)", part):
-        inside = labels.get(found[1]) in {value.strip() for value in found[3].split(",")}
-        return inside if found[2] == "in" else not inside
+        return found[1], frozenset(value.strip() for value in found[3].split(",")), found[2] == "in"
     if found := re.fullmatch(r"([\w./-]+)\s*(==|=|!=)\s*([\w.-]*)", part):
-        return (labels.get(found[1]) == found[3]) == (found[2] != "!=")
+        return found[1], frozenset([found[3]]), found[2] != "!="
     if found := re.fullmatch(r"(!?)([\w./-]+)", part):
-        return (found[2] in labels) != bool(found[1])
+        return found[2], None, not found[1]
     raise ApiRefusal(400, f"unable to parse requirement: {part!r}")
 
 

@@ -72,10 +72,15 @@ class PastSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """What one pass over the past brought: points stored, pieces asked for, and the failure that ended it early."""
+    """What one pass over the past brought: points stored, pieces asked for, and the failure that ended it early.
+
+    `most` is how many of the points one series can have had: of 2,000 workloads every minute that is missing brings
+    2,000, and is a minute all the same.
+    """
 
     stored: int = 0
     pieces: int = 0
+    most: int = 0
     error: str = ""
 
 
@@ -142,24 +147,30 @@ class HistoryIntake:
         """
         window = backfill_window(now=now)
         self._asked = {mark for mark in self._asked if mark[2] > window.start}
-        stored = pieces = 0
+        so_far = Backfill()
         for batch, selectors in enumerate(self._batches()):
-            known = self._known(selectors, start=window.start, end=window.end)
+            known, minutes = self._known(selectors, start=window.start, end=window.end), 0
             for span in missing_spans(known):
                 mark = (batch, span.start, span.end)
                 if mark in self._asked:
                     continue
                 if stopped():
-                    return Backfill(stored=stored, pieces=pieces, error="stopped")
+                    return replace(so_far, error="stopped")
                 try:
-                    stored += self._take(selectors, start=span.start, end=span.end, now=now)
+                    stored = self._take(selectors, start=span.start, end=span.end, now=now)
                 except SourceError as error:
-                    return Backfill(stored=stored, pieces=pieces, error=str(error))
-                pieces += 1
+                    return replace(so_far, error=str(error))
+                minutes += (span.end - span.start) // STEP if stored else 0
+                so_far = replace(
+                    so_far,
+                    stored=so_far.stored + stored,
+                    pieces=so_far.pieces + 1,
+                    most=max(so_far.most, min(minutes, so_far.stored + stored)),
+                )
                 self._asked.add(mark)
-        if stored:  # where demand had a hole, what came with it may have one as well
+        if so_far.stored:  # where demand had a hole, what came with it may have one as well
             self._tells.filled = frozenset()
-        return self._backfill_usage(window, now=now, stopped=stopped, so_far=Backfill(stored=stored, pieces=pieces))
+        return self._backfill_usage(window, now=now, stopped=stopped, so_far=so_far)
 
     def _backfill_usage(
         self, window: Span, *, now: datetime, stopped: Callable[[], bool], so_far: Backfill

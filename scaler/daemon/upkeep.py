@@ -207,7 +207,7 @@ class Upkeep:
         try:
             if not self._filled:
                 brought = parts.intake.backfill(now=now, stopped=parts.stopping)
-                if brought.stored >= RELEARN_FROM_POINTS:
+                if brought.most >= RELEARN_FROM_POINTS:
                     parts.log.info("history_filled", points=brought.stored, queries=brought.pieces)
                     if self._relearn:
                         parts.forecaster.forget()

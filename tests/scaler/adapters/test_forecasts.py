@@ -134,6 +134,15 @@ def test_the_past_is_asked_for_a_day_at_a_time_newest_first(intake: HistoryIntak
     assert all(end - start <= DAY for start, end in past.asked)
 
 
+def test_a_minute_that_all_have_missed_is_a_minute(past: ScriptedPast, store: Store) -> None:
+    """Of 2,000 workloads one missing minute is 2,000 points: taken for a day's, it had everything learnt again."""
+    many = [WorkloadSelector.for_workload("llm", f"chat-{number}") for number in range(30)]
+    intake = HistoryIntake(past, many, store)
+    assert intake.backfill(now=NOON - timedelta(hours=1), stopped=lambda: False).most >= 2 * 1440
+    brought = intake.backfill(now=NOON, stopped=lambda: False)
+    assert (brought.stored, brought.most) == (30 * 60, 60)
+
+
 def test_what_the_source_does_not_have_is_not_asked_for_again(intake: HistoryIntake, past: ScriptedPast) -> None:
     filled(intake)
     past.asked.clear()
