@@ -8,6 +8,7 @@ that decides and scales must not be restarted because a scanner came by. Who may
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,6 +31,10 @@ ASK_WITHIN_S: Final = 10.0
 
 TAKE_WITHIN_S: Final = 30.0
 """Until a client has taken what it is sent: 4 MB at 1 Mbit/s."""
+
+
+_HEARD = itertools.count(1)
+"""Numbers what is heard: a clock may not tell two moments of one loop apart."""
 
 
 class RunningRequests:
@@ -72,7 +77,7 @@ class TimelyProtocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._asks, self._takes = _Timer(self.loop), _Timer(self.loop)
-        self.heard_at_s = 0.0
+        self.heard = 0
 
     @property
     def idle(self) -> bool:
@@ -83,7 +88,7 @@ class TimelyProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One more: where that is one too many, the idle one that has been silent for longest goes."""
         super().connection_made(transport)
-        self.heard_at_s = self.loop.time()
+        self.heard = next(_HEARD)
         self._asks.start(self.ask_within_s, transport.abort)
         if len(self.connections) <= self.most_connections:
             return
@@ -91,11 +96,11 @@ class TimelyProtocol(H11Protocol):
         there = [each for each in others if not each.transport.is_closing()]
         if len(there) > self.most_connections:
             idle = (each for each in there if each.idle)  # this new one at least
-            min(idle, key=lambda each: each.heard_at_s).transport.abort()
+            min(idle, key=lambda each: each.heard).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or all of it."""
-        self.heard_at_s = self.loop.time()
+        self.heard = next(_HEARD)
         super().data_received(data)
         if not self.idle and not self.cycle.more_body:
             self._asks.stop()

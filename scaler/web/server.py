@@ -27,6 +27,7 @@ class WebServer:
             timeout_graceful_shutdown=1,
             timeout_keep_alive=15,
             http=TimelyProtocol,
+            loop="asyncio",  # whatever else is installed: the same in every place
             server_header=False,
             ws="none",
         )

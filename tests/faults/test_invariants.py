@@ -105,6 +105,7 @@ class WholeLoop(RuleBasedStateMachine):
         self.states: dict[str, PolicyState] = {}
         self.fleet = Fleet(workloads=())
         self.report: TickReport | None = None
+        self.outcomes_lost = False
         self.leads = True
 
     @initialize(
@@ -238,9 +239,10 @@ class WholeLoop(RuleBasedStateMachine):
             if not killed:
                 journal.record_outcomes(self.report.at, self.report.outcomes)
             restored = journal.states(decide_within, now=self.now)
-        before = self.states
+        before, noted = self.states, not (killed or self.outcomes_lost)
         self.states = {name: state for name, (state, _) in restored.items()}
-        if _told(self.states, writes=not killed) != _told(before, writes=not killed):
+        self.outcomes_lost = self.outcomes_lost or killed  # until the next tick
+        if _told(self.states, writes=noted) != _told(before, writes=noted):
             raise Broken("I7", None, "another state after a restart")
 
     # ── and what must hold ────────────────────────────────────────────────────────────────────────────────────
@@ -264,6 +266,7 @@ class WholeLoop(RuleBasedStateMachine):
             raise Broken(told[0].invariant, None, f"the daemon's own check: {told}")
         self.states = dict(report.states)
         self.report = report
+        self.outcomes_lost = False
         for name, workload in world.workloads.items():
             if not workload.failed and not workload.unschedulable and name not in world.written:
                 workload.ready = workload.scale

@@ -161,7 +161,7 @@ def test_two_counts_for_one_time_are_refused_and_not_picked_from(tmp_path: Path)
 @given(
     phase_s=st.floats(0.0, 60.0),
     late_s=st.lists(st.floats(-14.0, 14.0), min_size=30, max_size=60),
-    holes=st.sets(st.integers(1, 29), max_size=5),
+    holes=st.sets(st.integers(1, 28), max_size=5),  # never the last row: a trace ends with what there is
 )
 def test_an_unsteady_clock_loses_no_row(
     tmp_path_factory: pytest.TempPathFactory, phase_s: float, late_s: list[float], holes: set[int]
