@@ -223,14 +223,24 @@ class Forecast:
         the last segment above the highest level and along the first below the median; never below zero.
         Outside the grid the nearest horizon counts.
         """
+        low, high, share = self._between(at)
+        below = _quantile_at(self.values[low], z)
+        return below if share == 0.0 else below + share * (_quantile_at(self.values[high], z) - below)
+
+    def levels(self, at: datetime) -> tuple[float, ...]:
+        """`quantile` at each of `LEVELS`, for a quarter of the work of asking for them one by one."""
+        low, high, share = self._between(at)
+        between = zip(self.values[low], self.values[high], strict=True)
+        return tuple(max(below + share * (above - below) if share else below, 0.0) for below, above in between)
+
+    def _between(self, at: datetime) -> tuple[int, int, float]:
+        """The rows of the grid around `at`, and how far it lies from the first to the second: 0 on the grid."""
         steps = (at - self.issued_at).total_seconds() / self.step_s + 1.0
         low = max((i for i, h in enumerate(self.horizons) if h <= steps), default=0)
         high = min(low + 1, len(self.horizons) - 1)
-        below = _quantile_at(self.values[low], z)
         if high == low or steps <= self.horizons[low]:
-            return below
-        share = (steps - self.horizons[low]) / (self.horizons[high] - self.horizons[low])
-        return below + share * (_quantile_at(self.values[high], z) - below)
+            return low, low, 0.0
+        return low, high, (steps - self.horizons[low]) / (self.horizons[high] - self.horizons[low])
 
     def grid_between(self, start: datetime, end: datetime) -> tuple[datetime, ...]:
         """`start`, `end`, and the starts of the grid's bins strictly between: where a span's peak can lie."""

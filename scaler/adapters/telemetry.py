@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from forecaster.sources.history import AppendReport
 from forecaster.sources.readings import Readings
-from forecaster.types import LEVEL_Z, LEVELS, Blind, BlindReason, Forecast, value_of
+from forecaster.types import LEVELS, Blind, BlindReason, Forecast, value_of
 from scaler.adapters.board import Board, SettingsStatus, View
 from scaler.adapters.invariants import INVARIANTS, Violation
 from scaler.adapters.metrics import SPECS
@@ -36,6 +36,8 @@ SHOWN_HORIZONS: tuple[tuple[str, timedelta], ...] = (
     ("30m", timedelta(minutes=30)),
 )
 """Horizons exported besides the lead time's ("lead"): 13 horizons × 4 quantiles would be 52 series a workload."""
+
+_LEVELS = tuple(f"{level:g}" for level in LEVELS)
 
 DROPPED = ("not_finite", "negative", "future", "too_old", "over_limit")
 """Why a measured value is left out; each is exported from the start with a count of 0."""
@@ -344,8 +346,8 @@ def _shown(
     if forecast.expired(now=at):
         return
     for name, ahead in horizons:
-        for level, z in zip(LEVELS, LEVEL_Z, strict=True):
-            yield f"{level:g}", name, forecast.quantile(at + ahead, z=z)
+        for level, value in zip(_LEVELS, forecast.levels(at + ahead), strict=True):
+            yield level, name, value
 
 
 def _budget_used(view: View) -> Metric:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.models.quantiles import disputed, from_residuals, past_origins, pinball, settled
-from forecaster.types import LEVELS, STEP
+from forecaster.types import LEVEL_Z, LEVELS, STEP
+from policy_cases import MINUTE, NOON, a_forecast
 
 
 def test_each_level_takes_the_error_of_its_conformal_rank() -> None:
@@ -98,3 +99,16 @@ def test_origins_stand_still_while_time_goes_on() -> None:
 def test_pinball_equals_its_definition(actual: float, quantiles: list[float]) -> None:
     each = [max(level * (actual - q), (level - 1) * (actual - q)) for level, q in zip(LEVELS, quantiles, strict=True)]
     assert pinball(np.array([actual]), np.array([quantiles]))[0] == pytest.approx(sum(each) / 4, rel=1e-9, abs=1e-9)
+
+
+@given(
+    minutes=st.floats(-5.0, 60.0),
+    median=st.floats(0.0, 500.0),
+    later=st.floats(0.0, 500.0),
+    spread=st.floats(0.0, 50.0),
+)
+def test_the_levels_of_a_moment_are_its_quantiles_at_the_levels(
+    minutes: float, median: float, later: float, spread: float
+) -> None:
+    forecast, at = a_forecast(median, spread_rps=spread, later_rps={8: later}), NOON + minutes * MINUTE
+    assert forecast.levels(at) == pytest.approx([forecast.quantile(at, z=z) for z in LEVEL_Z])
