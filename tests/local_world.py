@@ -9,14 +9,12 @@ import http.client
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import structlog
 
@@ -28,48 +26,24 @@ from scaler.adapters.local_vllm.life import Phase, Server
 from scaler.adapters.local_vllm.targets import LocalTargets, local_targets
 from scaler.config import Config
 from scaler.config.reading import parse_config
+from servers import Exporter
 
 WORKLOAD = "local/tiny"
 PATIENCE_S = 60.0
 """For a process on a machine whose cores are all busy; what is waited for usually takes a tenth of a second."""
 
 
-class SpokenGateway:
-    """Answers GET /backends with what it was told; without a word it does not answer at all."""
+class SpokenGateway(Exporter):
+    """Answers GET /backends with the rows that it was told; with None it answers 500."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] | None = []
-        gateway = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                rows = gateway.rows
-                body = json.dumps({"backends": rows}).encode()
-                self.send_response(200 if rows is not None else 500)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Silence."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        super().__init__({"/backends": lambda: None if self.rows is None else json.dumps({"backends": self.rows})})
 
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return f"http://{self.address}"
 
 
 class LocalWorld:

@@ -377,6 +377,8 @@ def render_markdown() -> str:
         "A metric given as `selector.demand_metric` (nginx, Envoy) goes before all candidates of `demand_rps`.",
         "Tokens and images are told apart by request class like demand. Where they are not (the engine's counters),",
         "they belong to the workload's only class, or to it as a whole. Most sites lack some of them: nothing waits.",
+        "What is `reporting` is read every five minutes, of more than 200 workloads a part at a time; so is a latency",
+        "that has no target (`latency.slos`), which then may be as old.",
         "",
         "| signal | unit | meaning | made as | use | max age | fewest events | metric names, newest first |",
         "|---|---|---|---|---|---|---|---|",

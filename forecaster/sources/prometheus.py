@@ -2,8 +2,9 @@
 
 Decides in which order questions are asked, how long all of them may take together, and when not to ask at all.
 Never turns a missing answer into a number, and never lets one failed query blind the signals of another.
-At most eight queries a tick: one each for demand, latencies, gauges and the targets' health; every five minutes one
-for what is only reported; two more when live metrics are looked for; one more when something is missing, to say why.
+At most eight queries a tick: one each for demand, latencies with a target, gauges and the targets' health; one where
+it is somebody's turn to have read what is only reported (everyone's every five minutes); two more when live metrics
+are looked for; one more when something is missing, to say why.
 """
 
 from __future__ import annotations

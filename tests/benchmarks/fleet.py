@@ -28,8 +28,11 @@ import numpy as np
 
 from benchmarks.fleet_world import REPO, FleetSize, World, running_world, store_past
 from forecaster.sources.prometheus import PrometheusSource
+from forecaster.sources.readings import Readings
 from scaler.adapters.connections import connection_of, selectors_of
+from scaler.adapters.signals import SourceSignals
 from scaler.config import read_config
+from scaler.daemon.derived import latency_of
 from servers import free_port
 
 POLL_S = 0.05
@@ -224,11 +227,13 @@ REQUESTS = "headstart_kubernetes_request_seconds"
 
 
 def queries_of(settings: Path) -> tuple[int, int, float]:
-    """Queries of a first read and of a usual one, and the seconds of the usual one: the daemon's own source."""
-    config = read_config(settings)
-    source, selectors = PrometheusSource(connection_of(config.prometheus)), selectors_of(config)
-    first = source.read(selectors, now=datetime.now(UTC))
-    usual = source.read(selectors, now=datetime.now(UTC))
+    """Queries of a first read and of a usual one, and the seconds of the usual one: read as the daemon reads."""
+    config, brought = read_config(settings), list[Readings]()
+    source = PrometheusSource(connection_of(config.prometheus))
+    signals = SourceSignals(source, selectors_of(config), latency_of(config), on_read=brought.append)
+    for _ in range(2):
+        signals.read(now=datetime.now(UTC))
+    first, usual = brought
     return first.queries, usual.queries, usual.query_s
 
 
