@@ -161,6 +161,8 @@ class Fleet:
         )
         if not known.line.join(waiter):
             raise self._full(known, Reason.QUEUE_FULL, "the line is full")
+        # Those ahead may all want a pool that is busy while this one's is free.
+        self._serve_line(ask.model)
         try:
             async with asyncio.timeout(ask.deadline_s):
                 await turn
@@ -228,10 +230,13 @@ class Fleet:
 
     def answered(self, replica: Replica, *, late: bool) -> None:
         """A first byte came, in time or not."""
+        was_on_trial = replica.health.standing is Standing.TRIAL
         replica.health = after_success(replica.health)
         known = self._models.get(replica.backend.model)
         if known is not None:
             known.lateness.add(late=late, now_s=self._clock())
+        if was_on_trial:
+            self._serve_line(replica.backend.model)
 
     def served(self, replica: Replica, *, seconds: float) -> None:
         """An answer is complete; how long it held its slot."""
