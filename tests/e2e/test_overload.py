@@ -153,13 +153,11 @@ def story(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         for who, key in KEYS.items()
     ]
     (folder / "tenants.yaml").write_text(json.dumps({"kind": "Tenants", "tenants": tenants}))
-    trusting = variant(vllm_environment, trust_request_mm_kwargs=True)
+    large_one = variant(vllm_environment, trust_request_mm_kwargs=True)
+    small_one = variant(vllm_environment, trust_request_mm_kwargs=True, served_model_name="tiny-small")
     seen = Story()
-    with fleet(vllm_environment, folder, [trusting, trusting]) as (large, small):
-        backends = [
-            {"url": large, "model": "tiny"},
-            {"url": small, "model": "tiny-small", "serves": "tiny"},
-        ]
+    with fleet(vllm_environment, folder, [large_one, small_one]) as (large, small):
+        backends = [{"url": large, "model": "tiny"}, {"url": small, "model": "tiny-small"}]
         with GatewayServer(folder, SETTINGS, backends=backends) as gateway, plain() as client:
             seen.before = [ask(client, gateway.url, "people", -1 - each, pictured=each == 0) for each in range(3)]
             Crowd(gateway.url, seen).until(lambda: all_was_seen(seen))
