@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from e2e_locust import locust
 from e2e_parts import whole
 from gateway_world import GatewayServer, nginx_server
 from inference.profiling.plan import SweepPlan, read_class
@@ -33,7 +34,6 @@ from slow_vllm import built, fleet, need_room
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOCUST = REPOSITORY / ".venv-locust"
 INSTANCES = 3
 USERS = 8 * INSTANCES
 """As many requests in flight as all three hold: one is far beyond its limit with that, three are just full."""
@@ -92,8 +92,7 @@ def front(request: pytest.FixtureRequest) -> Front:
     """What stands before the servers, as a context that gives its port."""
     if not whole():
         pytest.skip("two minutes each: make e2e tells it")
-    if not (LOCUST / "headstart.stamp").is_file():
-        pytest.skip("no Locust in .venv-locust: make locust-env builds it")
+    locust()
     return {"nginx": behind_nginx, "gateway": behind_the_gateway}[str(request.param)]
 
 
@@ -136,7 +135,7 @@ def under_load(port: int) -> dict[str, Any]:
     """Answers a second, their P95 and how many failed, of Locust's users."""
     result = subprocess.run(
         [
-            *(LOCUST / "bin" / "locust", "-f", REPOSITORY / "tests/loadtest/locustfile.py"),
+            *(locust(), "-f", REPOSITORY / "tests/loadtest/locustfile.py"),
             *("--host", f"http://127.0.0.1:{port}", "--headless", "--json"),
             *("-u", str(USERS), "-r", str(USERS), "-t", f"{LOAD_S}s"),
         ],
