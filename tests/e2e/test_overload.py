@@ -28,8 +28,10 @@ from slow_vllm import fleet, need_room, variant
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
-PEOPLE = 40
-"""At once. Eight have a slot and sixteen a place in line; the rest is refused and asks again."""
+PEOPLE = 80
+"""At once. Eight have a slot and 64 a place in line, which is then full for seconds: long enough for every level."""
+ASK_AGAIN_S = 1.0
+"""Whoever was refused comes back after that, sooner than told."""
 SEEN_WITHIN_S = 180.0
 OUTPUT_TOKENS = 48
 SHORT_TOKENS = 16
@@ -42,7 +44,7 @@ models: [{{name: tiny, fallback: tiny-small}}]
 tenants_file: tenants.yaml
 slo: {{e2e_s: [3.0], ttft_s: [1.0]}}
 routing: {{slots_per_capacity: 8}}
-queue: {{max_waiting: 16, deadline_s: 60}}
+queue: {{max_waiting: 64, deadline_s: 120}}
 degradation:
   rise_after_s: 1
   fall_after_s: 2
@@ -93,7 +95,7 @@ def ask(client: httpx.Client, url: str, who: str, number: int, *, pictured: bool
     }
     headers = {"authorization": f"Bearer {KEYS[who]}", "content-type": "application/json"}
     asked_s = time.monotonic()
-    answer = client.post(f"{url}/v1/chat/completions", content=json.dumps(body), headers=headers, timeout=120.0)
+    answer = client.post(f"{url}/v1/chat/completions", content=json.dumps(body), headers=headers, timeout=240.0)
     document = answer.json()
     level, *changes = answer.headers["x-headstart-degradation"].split("; ")
     usage = document.get("usage", {})
@@ -130,7 +132,7 @@ class Crowd:
                 kept.append(answer)
                 turn += 1
                 if answer.status != httpx.codes.OK:
-                    self._over.wait(0.3)
+                    self._over.wait(ASK_AGAIN_S)
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Ask until it holds, or for as long as anybody would wait."""
@@ -141,7 +143,7 @@ class Crowd:
             time.sleep(0.2)
         self._over.set()
         for each in self._threads:
-            each.join(timeout=120)
+            each.join(timeout=240)
 
 
 @pytest.fixture(scope="module")
