@@ -26,8 +26,10 @@ $(VENV)/.all: $(VENV)/.core
 demo: $(VENV)/.core ## a simulated week, no cluster, no GPU: a table and headstart-demo/report.html
 	@$(BIN)/headstart demo
 
-# Stories told by real servers run alone: a scrape that waits for a core is a failed scrape.
-test: $(VENV)/.all servers check ## every check and every test
+# Stories told by real servers run alone: a scrape that waits for a core is a failed scrape. The CPU build of vLLM is
+# fetched while the checks run; where it cannot be had its stories are skipped, and say why.
+test: $(VENV)/.all servers ## every check and every test, with real vLLM servers where they can be built
+	@tests/inference/vllm_env.sh --or-without & $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
 	$(BIN)/pytest -n 2 --dist worksteal -q -m "not server" --ignore=tests/benchmarks
 	$(BIN)/pytest -n 0 -q -m server --ignore=tests/benchmarks
 	@$(MAKE) --no-print-directory coverage
@@ -73,8 +75,8 @@ vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against
 demo-vllm: $(VENV)/.all servers vllm-env ## real vLLM servers on this machine, scaled ahead of a load that comes back (Ctrl-C ends it)
 	@$(BIN)/python -m scaler.rehearsal
 
-e2e: $(VENV)/.all servers vllm-env ## the whole loop with real vLLM servers, every story (about twenty minutes)
-	HEADSTART_E2E=full $(BIN)/pytest tests/e2e -q -n 0 -p no:randomly
+e2e: $(VENV)/.all servers vllm-env locust-env ## every story with real vLLM servers, at full length (about forty minutes)
+	HEADSTART_E2E=full $(BIN)/pytest tests/e2e tests/loadtest tests/inference/test_real_vllm.py -q -n 0 -p no:randomly
 
 locust-env: ## .venv-locust with Locust, for load tests (docs/profiling.md)
 	@PYTHON=$(PYTHON) tests/loadtest/env.sh

@@ -42,6 +42,7 @@ def serve_arguments(variant: Variant, *, host: str = "0.0.0.0", port: int = 8000
         *("--port", str(port)),
         *_engine_limits(variant),
         *_multimodal_limits(variant),
+        _switch("prompt-tokens-details", on=variant.enable_prompt_tokens_details),
         # vLLM's default of 0 aborts what is in flight when SIGTERM comes: every scale-in would be a burst of errors.
         *("--shutdown-timeout", str(variant.shutdown_timeout_s)),
         # Its gauges don't see a request whose pictures are still being decoded in the API server; GET /load does.
@@ -74,7 +75,7 @@ def _engine_limits(variant: Variant) -> tuple[str, ...]:
         *("--max-model-len", str(variant.max_model_len)),
         *("--max-num-seqs", str(variant.max_num_seqs)),
         *("--max-num-batched-tokens", str(variant.max_num_batched_tokens)),
-        "--enable-prefix-caching" if variant.enable_prefix_caching else "--no-enable-prefix-caching",
+        _switch("prefix-caching", on=variant.enable_prefix_caching),
     )
 
 
@@ -90,6 +91,7 @@ def _multimodal_limits(variant: Variant) -> tuple[str, ...]:
         *("--limit-mm-per-prompt", _json(counts)),
         *(("--mm-processor-kwargs", _json(sizes)) if sizes else ()),
         *("--mm-processor-cache-gb", f"{variant.mm_processor_cache_gb:g}"),
+        "--trust-request-mm-kwargs" if variant.trust_request_mm_kwargs else "--no-trust-request-mm-kwargs",
     )
 
 
@@ -97,6 +99,11 @@ def _at_most(pixels: int) -> dict[str, dict[str, int]]:
     """A size limit in the processor's words: despite its name, `longest_edge` is an area. (`max_pixels`, its older
     name, is on its way out.)"""
     return {"size": {"longest_edge": pixels}}
+
+
+def _switch(name: str, *, on: bool) -> str:
+    """Said either way: what a release of vLLM has as its default may be another's."""
+    return f"--enable-{name}" if on else f"--no-enable-{name}"
 
 
 def _json(value: object) -> str:

@@ -93,6 +93,12 @@ class Variant:
     """Share the KV cache of equal prompt beginnings: the first cache level of S14."""
     mm_processor_cache_gb: float = 4.0
     """Host memory for processed pictures, taken once by the API server and once by the engine; 0 turns it off."""
+    enable_prompt_tokens_details: bool = True
+    """Say in each answer's usage how many of its prompt tokens were cached: what the gateway counts for each class."""
+    trust_request_mm_kwargs: bool = False
+    """Obey a request's own picture sizes, as the gateway's `degradation.max_image_pixels` sends them. They may also be
+    larger than `max_image_tokens`: only for replicas that nobody reaches but through the gateway, which then drops
+    what clients write there."""
     images_per_prompt: int = 2
     videos_per_prompt: int = 1
     max_image_tokens: int = 2_048

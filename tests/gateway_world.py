@@ -261,6 +261,21 @@ def is_ready(port: int) -> bool:
 
 
 @contextlib.contextmanager
+def redis_server(port: int) -> Iterator[None]:
+    """A Redis that keeps nothing on disk."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: listens(port), "Redis does not start")
+        yield
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+
+
+@contextlib.contextmanager
 def nginx_server(folder: Path, top: str, site: str) -> Iterator[None]:
     """A real nginx with one site, in the foreground, in a folder of its own; `top` goes before everything else."""
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")

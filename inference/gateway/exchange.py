@@ -42,8 +42,8 @@ class Exchange:
 
     __slots__ = (
         "abandoned_as", "began_s", "body", "cache", "changes", "first_byte_s", "level", "model", "outcome", "queued_s",
-        "replica", "request_class", "request_headers", "request_id", "sending_since_s", "sent_bytes", "started",
-        "status", "task", "tenant", "usage", "variant",
+        "reason", "replica", "request_class", "request_headers", "request_id", "sending_since_s", "sent_bytes",
+        "started", "status", "task", "tenant", "usage", "variant",
     )  # fmt: skip
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]], *, now_s: float) -> None:
@@ -61,6 +61,7 @@ class Exchange:
         self.level = Level.FULL
         self.changes: tuple[str, ...] = ()
         self.cache = ""
+        self.reason = ""
         self.replica: Replica | None = None
         self.queued_s = 0.0
         self.first_byte_s: float | None = None
@@ -123,6 +124,7 @@ class Exchange:
             "bytes": self.sent_bytes,
         }
         optional = {
+            "reason": self.reason,
             "served_by": self.variant,
             "backend": self.replica.backend.url if self.replica is not None else None,
             "cache": self.cache,

@@ -205,7 +205,7 @@ class Proxy:
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal, send: Send, unread: Receive | None = None) -> None:
         """Answer with an error. `unread` where the client may still be sending."""
-        exchange.outcome = Outcome.REFUSED
+        exchange.outcome, exchange.reason = Outcome.REFUSED, refusal.reason.value
         self._metrics.rejected.labels(refusal.reason.value, exchange.tenant.name).inc()
         body = refusal.body()
         headers: Headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

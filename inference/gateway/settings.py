@@ -173,7 +173,7 @@ class Settings:
     degradation: DegradationRule = field(default_factory=DegradationRule)
     cache: CacheRule = field(default_factory=CacheRule)
     access_log: bool = True
-    """One JSON line a request on stdout."""
+    """One JSON line a request on stdout; `reason` says why one was refused."""
 
     def __post_init__(self) -> None:
         check_bounds(self, copies=(1, 1000))

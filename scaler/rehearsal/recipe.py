@@ -151,7 +151,6 @@ listen: {{host: 127.0.0.1, port: {plan.ports.gateway}}}
 backends: {{file: {json.dumps(str(backends))}}}
 models: [{{name: {MODEL}}}]
 slo: {{e2e_s: [5.0], ttft_s: [1.0]}}
-access_log: false
 """
 
 

@@ -1,6 +1,6 @@
 """The load of yesterday comes back today: Headstart has the servers Ready before it does. Real vLLM servers, no cluster.
 
-Prometheus is given three days in which a burst came every twenty minutes; the next one is real. Told in whole by
+Prometheus is given three days in which a burst came every twenty minutes; the next one is real, and Locust's. Told by
 `make e2e` only: it lives through a burst and what follows, twenty minutes.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from e2e_load import Load
+from e2e_locust import Recurring, locust
 from e2e_parts import free_ports, gateway, need_room, whole
 from scaler.rehearsal.load import Shot
 from scaler.rehearsal.notes import Change, Line, Notes, in_words
@@ -47,19 +47,24 @@ class Evening:
 def evening(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Evening:
     if not whole():
         pytest.skip("twenty minutes: make e2e tells it")
+    locust()
     plan = Plan(recipe=recipe, ports=free_ports())
     need_room(plan)
     rhythm = Rhythm(first_burst_at=datetime.now(UTC).replace(second=0, microsecond=0) + BURST_IN)
     seen, notes = Evening(rhythm=rhythm), Notes(rhythm=rhythm, max_rps=recipe.max_rps)
     ends = rhythm.first_burst_at + rhythm.burst + AFTER
-    with Stage(tmp_path_factory.mktemp("stage"), plan, gateway=gateway(), past=rhythm) as stage:
-        traffic = Load(stage.gateway_url, lambda at: rhythm.rate_rps(at) if stage.takes_requests() else 0.0)
+    folder = tmp_path_factory.mktemp("stage")
+    with Stage(folder, plan, gateway=gateway(), past=rhythm) as stage:
+        traffic = Recurring(stage.gateway_url, folder, first_burst_at=rhythm.first_burst_at)
+        while not stage.takes_requests():
+            assert datetime.now(UTC) < rhythm.first_burst_at, "no server was Ready when the burst came"
+            time.sleep(0.5)
         with traffic.running():
             while datetime.now(UTC) < ends:
                 documents = (stage.workload(), stage.decision(), stage.forecast())
-                notes.look(*documents, traffic.target, now=datetime.now(UTC))
+                notes.look(*documents, traffic.look(), now=datetime.now(UTC))
                 time.sleep(3)
-        seen.shots = traffic.shots
+        seen.shots = list(traffic.target.shots)
     seen.lines, seen.changes, seen.picture = notes.lines, notes.changes, page(notes)
     for change in seen.changes:
         sys.stdout.write(f"second peak: {in_words(change)}\n")

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-VLLM_ENVIRONMENT = Path(__file__).parents[2] / ".venv-vllm"
+from slow_vllm import built
 
 
 @pytest.fixture(scope="session")
 def vllm_environment() -> Path:
     """The folder of the environment that holds a CPU build of vLLM and a tiny Qwen3-VL."""
-    # The stamp is written last: without it the build is missing or was interrupted.
-    if not (VLLM_ENVIRONMENT / "headstart.stamp").is_file():
-        pytest.skip("no CPU build of vLLM in .venv-vllm: make vllm-env builds it (2.5 GB, some minutes)")
-    return VLLM_ENVIRONMENT
+    return built()
 
 
 @pytest.fixture(scope="session")

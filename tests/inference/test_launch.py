@@ -60,6 +60,8 @@ def test_the_whole_command_line_of_the_smallest_variant() -> None:
         '{"images_kwargs":{"size":{"longest_edge":2097152}},"videos_kwargs":{"size":{"longest_edge":6291456}}}',
         "--mm-processor-cache-gb",
         "4",
+        "--no-trust-request-mm-kwargs",
+        "--enable-prompt-tokens-details",
         "--shutdown-timeout",
         "120",
         "--enable-server-load-tracking",
@@ -92,11 +94,20 @@ def test_each_setting_reaches_its_flag(changes: dict[str, Any], flag: str, value
     assert value_after(flag, serve_arguments(a_variant(**changes))) == value
 
 
-def test_prefix_caching_is_switched_off_in_words_not_by_silence() -> None:
-    arguments = serve_arguments(a_variant(enable_prefix_caching=False))
+SWITCHES = {
+    "enable_prefix_caching": "enable-prefix-caching",
+    "enable_prompt_tokens_details": "enable-prompt-tokens-details",
+    "trust_request_mm_kwargs": "trust-request-mm-kwargs",
+}
 
-    assert "--no-enable-prefix-caching" in arguments
-    assert "--enable-prefix-caching" not in arguments
+
+@pytest.mark.parametrize(("setting", "flag"), SWITCHES.items())
+def test_a_switch_is_said_in_words_either_way_not_by_silence(setting: str, flag: str) -> None:
+    for value, said, unsaid in ((True, f"--{flag}", f"--no-{flag}"), (False, f"--no-{flag}", f"--{flag}")):
+        arguments = serve_arguments(a_variant(**{setting: value}))
+
+        assert said in arguments
+        assert unsaid not in arguments
 
 
 def test_text_alone_sets_no_picture_sizes() -> None:
@@ -130,7 +141,7 @@ def test_the_hub_cache_is_where_the_volume_is_mounted() -> None:
             "gpu_memory_utilization": st.floats(0.6, 0.98),
             "mm_processor_cache_gb": st.floats(0, 64),
             "images_per_prompt": st.integers(0, 2),
-            "enable_prefix_caching": st.booleans(),
+            **{switch: st.booleans() for switch in SWITCHES},
             "dtype": st.sampled_from(("auto", "bfloat16", "float16", "float32")),
         }
     )
@@ -152,6 +163,7 @@ SPECS: dict[str, Variant] = {
     **{variant.name: variant for variant in shipped_catalogue()},
     "text": a_variant(images_per_prompt=0, videos_per_prompt=0),
     "no-caches": a_variant(enable_prefix_caching=False, mm_processor_cache_gb=0),
+    "switched": a_variant(enable_prompt_tokens_details=False, trust_request_mm_kwargs=True),
     **{dtype: a_variant(dtype=dtype) for dtype in ("auto", "float16", "float32")},
 }
 
@@ -188,7 +200,8 @@ def test_vllm_itself_understands_every_argument(name: str, understood: dict[str,
     assert values["max_model_len"] == variant.max_model_len
     assert values["max_num_seqs"] == variant.max_num_seqs
     assert values["max_num_batched_tokens"] == variant.max_num_batched_tokens
-    assert values["enable_prefix_caching"] is variant.enable_prefix_caching
+    for switch in SWITCHES:
+        assert values[switch] is getattr(variant, switch)
     assert values["mm_processor_cache_gb"] == variant.mm_processor_cache_gb
     assert values["limit_mm_per_prompt"] == {"image": variant.images_per_prompt, "video": variant.videos_per_prompt}
     assert values["shutdown_timeout"] == variant.shutdown_timeout_s

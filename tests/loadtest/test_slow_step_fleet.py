@@ -1,49 +1,54 @@
-"""Three real vLLM servers whose steps are as slow as a GPU's: a profile of one, and three against one (S12).
+"""Real vLLM servers whose steps are as slow as a GPU's: a profile of one, and three against one (S12).
 
-Skipped without `.venv-vllm` (make vllm-env) and `.venv-locust` (make locust-env). About seven minutes on two busy cores.
+Three against one twice: behind nginx, and behind the gateway. That takes `make e2e`, which builds Locust too; the profile
+is in `make test`, with a shorter sweep.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 
+from e2e_locust import locust
+from e2e_parts import whole
+from gateway_world import GatewayServer, nginx_server
 from inference.profiling.plan import SweepPlan, read_class
 from inference.profiling.sweep import sweep
 from scaler.profiling.derive import Asked, Derived, derive
 from scaler.profiling.raw_sweep import read_raw_sweep
 from scaler.service.model import LatencySlo
 from servers import free_port
-from slow_vllm import MIB_EACH, available_mib, fleet
+from slow_vllm import built, fleet, need_room
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-VLLM, LOCUST = REPOSITORY / ".venv-vllm", REPOSITORY / ".venv-locust"
 INSTANCES = 3
 USERS = 8 * INSTANCES
 """As many requests in flight as all three hold: one is far beyond its limit with that, three are just full."""
 LOAD_S = 40
 TOLERANCE = 0.15
 
+Front = Callable[[Sequence[str], Path], AbstractContextManager[int]]
+
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[str]]:
-    if not (VLLM / "headstart.stamp").is_file():
-        pytest.skip("no CPU build of vLLM in .venv-vllm: make vllm-env builds it (2.5 GB, some minutes)")
-    if available_mib() < INSTANCES * MIB_EACH:
-        pytest.skip(f"three vLLM servers need {INSTANCES * MIB_EACH} MiB of free memory")
-    with fleet(VLLM, tmp_path_factory.mktemp("fleet"), INSTANCES) as urls:
+    count = INSTANCES if whole() else 1
+    environment = built()
+    need_room(count)
+    with fleet(environment, tmp_path_factory.mktemp("fleet"), count) as urls:
         yield urls
 
 
@@ -56,8 +61,8 @@ def derived(servers: Sequence[str], tmp_path_factory: pytest.TempPathFactory) ->
     raw = tmp_path_factory.mktemp("sweep") / "raw.jsonl"
     plan = SweepPlan(
         classes=tuple(read_class(each) for each in ("chat=110+32", "long=600+16", "write=60+48")),
-        level_s=8.0,
-        budget_s=240.0,
+        level_s=8.0 if whole() else 6.0,
+        budget_s=240.0 if whole() else 120.0,
     )
     outcome = asyncio.run(sweep(servers[0], plan, raw))
     assert outcome.levels >= 8, outcome
@@ -82,42 +87,64 @@ def test_a_left_out_level_is_predicted(derived: Derived) -> None:
 # ── Three against one ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_three_instances_against_one(servers: Sequence[str], tmp_path: Path) -> None:
+@pytest.fixture(params=["nginx", "gateway"])
+def front(request: pytest.FixtureRequest) -> Front:
+    """What stands before the servers, as a context that gives its port."""
+    if not whole():
+        pytest.skip("two minutes each: make e2e tells it")
+    locust()
+    return {"nginx": behind_nginx, "gateway": behind_the_gateway}[str(request.param)]
+
+
+def test_three_instances_against_one(front: Front, servers: Sequence[str], tmp_path: Path) -> None:
     """The source's 3.7 × came from one instance that ran out of memory; at saturation three give up to 3 ×."""
-    if not (LOCUST / "headstart.stamp").is_file():
-        pytest.skip("no Locust in .venv-locust: make locust-env builds it")
-    if shutil.which("nginx") is None and not Path("/usr/sbin/nginx").exists():
-        pytest.skip("nginx is not installed")
-    one = under_load(servers[:1], tmp_path / "one")
-    three = under_load(servers, tmp_path / "three")
-    sys.stdout.write(f"one: {one}\nthree: {three}\n")
+    told = {}
+    for name, some in (("one", servers[:1]), ("three", servers)):
+        (tmp_path / name).mkdir()
+        with front(some, tmp_path / name) as port:
+            told[name] = under_load(port)
+    one, three = told["one"], told["three"]
+    sys.stdout.write(f"{front.__name__}: one: {one}\nthree: {three}\n")
     assert (one["failed"], three["failed"]) == (0, 0)
     assert three["rps"] >= 2.6 * one["rps"]
     assert three["p95_s"] <= 0.45 * one["p95_s"]
 
 
-def under_load(servers: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Answers a second, their P95 and how many failed, of Locust's users through nginx's least_conn."""
-    folder.mkdir()
+@contextlib.contextmanager
+def behind_nginx(servers: Sequence[str], folder: Path) -> Iterator[int]:
+    """Least connections, kept alive, and out for half a minute after three failures."""
     port = free_port()
-    (folder / "nginx.conf").write_text(nginx_conf(port, servers, folder))
-    nginx = subprocess.Popen([shutil.which("nginx") or "/usr/sbin/nginx", "-c", folder / "nginx.conf", "-p", folder])
-    try:
-        result = subprocess.run(
-            [
-                *(LOCUST / "bin" / "locust", "-f", REPOSITORY / "tests/loadtest/locustfile.py"),
-                *("--host", f"http://127.0.0.1:{port}", "--headless", "--json"),
-                *("-u", str(USERS), "-r", str(USERS), "-t", f"{LOAD_S}s"),
-            ],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LOAD_S + 120,
-        )
-    finally:
-        nginx.terminate()
-        nginx.wait(timeout=30)
+    upstreams = "".join(f"server {url.removeprefix('http://')} max_fails=3 fail_timeout=30s;" for url in servers)
+    site = (
+        f"client_max_body_size 64m; upstream replicas {{ least_conn; {upstreams} keepalive 64; }}\n"
+        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://replicas; proxy_http_version 1.1;\n"
+        f'proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 600s; }} }}\n'
+    )
+    with nginx_server(folder, "", site):
+        yield port
+
+
+@contextlib.contextmanager
+def behind_the_gateway(servers: Sequence[str], folder: Path) -> Iterator[int]:
+    """The product's, as it is by default."""
+    with GatewayServer(folder, backends=[{"url": url, "model": "tiny"} for url in servers]) as gateway:
+        yield gateway.port
+
+
+def under_load(port: int) -> dict[str, Any]:
+    """Answers a second, their P95 and how many failed, of Locust's users."""
+    result = subprocess.run(
+        [
+            *(locust(), "-f", REPOSITORY / "tests/loadtest/locustfile.py"),
+            *("--host", f"http://127.0.0.1:{port}", "--headless", "--json"),
+            *("-u", str(USERS), "-r", str(USERS), "-t", f"{LOAD_S}s"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LOAD_S + 120,
+    )
     assert result.stdout.strip(), result.stderr[-2_000:]
     rows = [each for each in json.loads(result.stdout) if "first token" not in each["name"]]
     assert rows, result.stderr[-2_000:]
@@ -129,19 +156,3 @@ def under_load(servers: Sequence[str], folder: Path) -> dict[str, Any]:
         "p95_s": times_ms[int(0.95 * len(times_ms))] / 1000.0,
         "failed": sum(row["num_failures"] for row in rows),
     }
-
-
-def nginx_conf(port: int, servers: Sequence[str], folder: Path) -> str:
-    """Least connections, kept alive, and out for half a minute after three failures."""
-    upstreams = "".join(f"server {url.removeprefix('http://')} max_fails=3 fail_timeout=30s;" for url in servers)
-    places = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    return (
-        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
-        f"events {{ worker_connections 1024; }}\n"
-        f"http {{ access_log off; client_max_body_size 64m; {places}\n"
-        f"upstream replicas {{ least_conn; {upstreams} keepalive 64; }}\n"
-        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://replicas; proxy_http_version 1.1;\n"
-        f'proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 600s; }} }} }}\n'
-    )

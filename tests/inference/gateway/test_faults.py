@@ -156,6 +156,8 @@ def test_without_any_replica_the_answer_is_503_with_retry_after_and_an_arrival_i
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "model_asleep"
         assert answer.headers["retry-after"] == "15"
+        eventually(lambda: bool(gateway.log.of("request")), "nothing was logged")
+        assert gateway.log.of("request")[0]["reason"] == "model_asleep"
         assert gateway.sample("headstart_gateway_requests_total", model="tiny", request_class="default") == 1
         gateway.write([backend(one)])
         eventually(lambda: ask(gateway, chat()).status_code == 200, "it does not wake up")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from gateway_world import (
     listens,
     nginx_server,
     plain,
+    redis_server,
     replicas,
 )
 from inference.gateway.nginx import render_nginx
@@ -43,21 +43,6 @@ REPOSITORY = Path(__file__).parents[3]
 def one() -> Iterator[FakeVllm]:
     with replicas("one") as (replica,):
         yield replica
-
-
-@contextlib.contextmanager
-def redis_server(port: int) -> Iterator[None]:
-    """A Redis that keeps nothing on disk."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        eventually(lambda: listens(port), "Redis does not start")
-        yield
-    finally:
-        process.kill()
-        process.wait(timeout=30)
 
 
 def test_copies_share_answers_in_redis_work_without_it_and_share_again(tmp_path: Path, one: FakeVllm) -> None:
