@@ -29,6 +29,7 @@ from scaler.policy.types import (
     ReplicaState,
     Snapshot,
 )
+from scaler.policy.variant_groups import GroupView, Member, VariantGroup, arranged
 from scaler.ports import (
     Controls,
     DecisionRecord,
@@ -48,10 +49,11 @@ _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All workloads' settings, and the budgets that they share."""
+    """All workloads' settings, the budgets that they share, and those of them that are variants of one model."""
 
     workloads: tuple[WorkloadPolicy, ...]
     budget: BudgetRule = field(default_factory=BudgetRule)
+    variants: tuple[VariantGroup, ...] = ()
 
 
 class NoControls:
@@ -104,6 +106,7 @@ class TickReport:
     failed: Mapping[str, Exception] = field(default_factory=dict)
     gpus: Mapping[str, int] = field(default_factory=dict)
     leads: bool = True
+    variants: tuple[GroupView, ...] = ()
 
 
 def tick(
@@ -117,7 +120,7 @@ def tick(
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
     lead_times = _lead_times(fleet, ports.lead_times, now=now)
-    decided, wishes, failed, next_states = [], [], {}, {}
+    seen = []
     for configured in fleet.workloads:
         ordered = ports.controls.of(configured.workload, now=now)
         policy = _governed(configured, ordered)
@@ -126,6 +129,10 @@ def tick(
             control=ordered,
             standby=not leads,
         )
+        seen.append((policy, snapshot))
+    seen, groups = _in_groups(fleet.variants, seen, states, now=now)
+    decided, wishes, failed, next_states = [], [], {}, {}
+    for policy, snapshot in seen:
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -159,7 +166,28 @@ def tick(
         failed=failed,
         gpus={wish.workload: wish.gpus * max(wish.current, allowed[wish.workload]) for wish in wishes},
         leads=leads,
+        variants=groups,
     )
+
+
+def _in_groups(
+    groups: tuple[VariantGroup, ...],
+    seen: list[tuple[WorkloadPolicy, Snapshot]],
+    states: Mapping[str, PolicyState],
+    *,
+    now: datetime,
+) -> tuple[list[tuple[WorkloadPolicy, Snapshot]], tuple[GroupView, ...]]:
+    """The snapshots with each variant's place in them, and what the groups came to."""
+    if not groups:
+        return seen, ()
+    of_groups = {each.workload for group in groups for each in group.workloads}
+    members = {
+        policy.workload: Member(policy=policy, snapshot=snapshot, state=states.get(policy.workload, PolicyState()))
+        for policy, snapshot in seen
+        if policy.workload in of_groups
+    }
+    places, views = arranged(groups, members, now=now)
+    return [(policy, replace(snapshot, variant=places.get(policy.workload))) for policy, snapshot in seen], views
 
 
 def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:

@@ -18,7 +18,7 @@ from forecaster.sources import plan
 from forecaster.sources.catalogue import USAGE, Origin, Signal, signal_named
 from forecaster.sources.exchange import Answer, Question, Row
 from forecaster.sources.promql import TERM_LABEL, Choice, Query, Term
-from forecaster.sources.readings import owners_of, term_of
+from forecaster.sources.readings import is_contested, owners_of, term_of
 from forecaster.sources.selection import find_choices
 from forecaster.sources.selector import WorkloadSelector
 from forecaster.types import DEFAULT_CLASS, Panel, SeriesKey, require_utc
@@ -218,15 +218,15 @@ def _fill(
     """Enter an answer's samples: the one at a bin's end is that bin's value."""
     for row in answer.rows:
         term = term_of(query.terms, row)
-        owners = owners_of(term, row)
-        if len(owners) != 1:
+        if is_contested(term, row):
             continue
         request_class = (row.labels.get(term.extra, "") if term.extra else "") or DEFAULT_CLASS
-        key = SeriesKey(workload=owners[0], signal=term.signal, request_class=request_class)
-        line = rows.setdefault(key, np.full(bins, np.nan))
         index = np.rint((np.array(row.times) - start.timestamp()) / step_s) - 1.0
         inside = (index >= 0) & (index < bins)
-        line[index[inside].astype(np.int64)] = _clean(row, term)[inside]
+        for workload in owners_of(term, row):
+            key = SeriesKey(workload=workload, signal=term.signal, request_class=request_class)
+            line = rows.setdefault(key, np.full(bins, np.nan))
+            line[index[inside].astype(np.int64)] = _clean(row, term)[inside]
 
 
 def _clean(row: Row, term: Term) -> np.ndarray:

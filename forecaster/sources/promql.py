@@ -85,7 +85,8 @@ class Scope:
     """Workloads that one expression can read together, and how its rows are told apart.
 
     `owners` maps the values of the labels `by`, in that order, to the workload; other rows are ignored, and a row
-    with two owners is nobody's: their selectors say the same.
+    with two owners is nobody's: their selectors say the same. Of the keys in `together` each owner has all: they are
+    one service.
     """
 
     matchers: str
@@ -95,6 +96,7 @@ class Scope:
     """The matcher for the namespaces alone, for series that carry only a target's labels."""
     rewrite: tuple[str, str] | None = None
     """Pod label and expression whose first group is the owner's name."""
+    together: frozenset[tuple[str, ...]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,13 +202,21 @@ def _label_scopes(
         owners = shapes[tuple(name for name, _ in pairs)]
         key = tuple(value for _, value in pairs)
         owners[key] = (*owners.get(key, ()), selector.workload)
-    return tuple(_label_scope(names, owners) for names, owners in shapes.items())
+    services = {selector.workload: selector.service for selector, _, _ in wanted}
+    return tuple(_label_scope(names, owners, services) for names, owners in shapes.items())
 
 
-def _label_scope(names: tuple[str, ...], owners: Mapping[tuple[str, ...], tuple[str, ...]]) -> Scope:
+def _label_scope(
+    names: tuple[str, ...], owners: Mapping[tuple[str, ...], tuple[str, ...]], services: Mapping[str, str]
+) -> Scope:
     matchers = {name: one_of(name, (values[i] for values in owners)) for i, name in enumerate(names)}
+    several = {key: {services[each] for each in workloads} for key, workloads in owners.items() if len(workloads) > 1}
     return Scope(
-        matchers=",".join(matchers.values()), by=names, owners=owners, namespaces=matchers.get("namespace", "")
+        matchers=",".join(matchers.values()),
+        by=names,
+        owners=owners,
+        namespaces=matchers.get("namespace", ""),
+        together=frozenset(key for key, found in several.items() if len(found) == 1 and "" not in found),
     )
 
 

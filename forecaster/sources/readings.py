@@ -85,7 +85,7 @@ def _place(facts: Facts, terms: tuple[Term, ...], row: Row) -> None:
         facts.seen[term.signal] |= set(row.labels) - {TERM_LABEL, "__name__"}
         return
     owners = owners_of(term, row)
-    if len(owners) > 1:
+    if is_contested(term, row):
         facts.shared.update((workload, term.signal) for workload in owners)
     for workload in owners:
         extra = row.labels.get(term.extra, "") if term.extra else ""
@@ -104,7 +104,16 @@ def term_of(terms: tuple[Term, ...], row: Row) -> Term:
 
 def owners_of(term: Term, row: Row) -> tuple[str, ...]:
     """The workloads whose selectors claim a row."""
-    return term.scope.owners.get(tuple(row.labels.get(name, "") for name in term.scope.by), ())
+    return term.scope.owners.get(_key_of(term, row), ())
+
+
+def is_contested(term: Term, row: Row) -> bool:
+    """Whether selectors claim a row that are not of one service: then it is nobody's."""
+    return len(owners_of(term, row)) > 1 and _key_of(term, row) not in term.scope.together
+
+
+def _key_of(term: Term, row: Row) -> tuple[str, ...]:
+    return tuple(row.labels.get(name, "") for name in term.scope.by)
 
 
 def blind_from(error: SourceError) -> Blind:

@@ -48,6 +48,9 @@ class WorkloadSelector:
     """A counter of arrivals that goes before the catalogue's, such as nginx_ingress_controller_requests."""
     demand_labels: tuple[tuple[str, str], ...] = ()
     """Label names and values that tell this workload's arrivals apart at the front door; replaces every other scope."""
+    service: str = ""
+    """What it serves together with others: series that workloads of one service claim belong to each of them in full,
+    as the arrivals of a model belong to all its variants. Empty: a series has one owner."""
     rate_window_s: int = 120
     """Window of every rate, whole seconds; at least twice the scrape interval."""
 

@@ -24,7 +24,7 @@ from inference.gateway.answer_store import AnswerStore, LocalAnswers, RedisAnswe
 from inference.gateway.backends import parse_backends
 from inference.gateway.body import CHAT, COMPLETIONS, EMBEDDINGS
 from inference.gateway.classify import DEFAULT
-from inference.gateway.discovery import ResolvedName, WatchedFile
+from inference.gateway.discovery import AskedShares, ResolvedName, Told, WatchedFile
 from inference.gateway.fleet import Fleet
 from inference.gateway.metrics import Metrics
 from inference.gateway.proxy import Parts, Proxy
@@ -47,6 +47,7 @@ class Running:
     parts: Parts
     files: tuple[WatchedFile[object], ...]
     names: tuple[ResolvedName, ...]
+    shares: AskedShares | None = None
     ready: bool = False
     probing: set[str] = field(default_factory=set)
 
@@ -131,6 +132,7 @@ class Gateway:
         parts = self.running.parts
         metrics, fleet = parts.metrics, parts.fleet
         classes = [rule.name for rule in self._settings.classes] or [DEFAULT.name]
+        metrics.variant_share.clear()  # of a variant that has left nothing is shown
         for model in fleet.models:
             if not fleet.is_up(model):
                 metrics.begin(model, classes)
@@ -139,6 +141,8 @@ class Gateway:
             metrics.slots.labels(model).set(slots)
             metrics.waiting.labels(model).set(fleet.waiting(model))
             metrics.level.labels(model).set(int(fleet.level(model)))
+            for variant, share in fleet.shares(model).items():
+                metrics.variant_share.labels(model, variant).set(share)
             for standing, count in fleet.standings(model).items():
                 metrics.backends.labels(model, standing).set(count)
         return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -200,7 +204,19 @@ class Gateway:
             ResolvedName(rule=rule, use=partial(fleet.replace, f"{rule.name}:{rule.port}"), told=told)
             for rule in settings.backends.dns
         )
-        return Running(proxy=Proxy(parts), parts=parts, files=tuple(files), names=names)
+        shares = self._asked_shares(parts, told)
+        return Running(proxy=Proxy(parts), parts=parts, files=tuple(files), names=names, shares=shares)
+
+    def _asked_shares(self, parts: Parts, told: Told) -> AskedShares | None:
+        source = self._settings.backends.shares
+        if source is None:
+            return None
+
+        async def fetch() -> str:
+            token = secret(source.token_file) if source.token_file is not None else None
+            return await parts.client.fetch(source.url, token=token, timeout_s=source.timeout_s)
+
+        return AskedShares(url=source.url, fetch=fetch, use=parts.fleet.share, told=told)
 
     def _store(self, metrics: Metrics) -> AnswerStore | None:
         rule = self._settings.cache
@@ -236,6 +252,13 @@ class Gateway:
         works = [every(LOOK_EVERY_S, look), every(health.probe_every_s, self._probes(running))]
         if running.files:
             works.append(every(sources.reread_every_s, files))
+        if running.shares is not None and sources.shares is not None:
+            shares = running.shares
+
+            async def ask() -> None:
+                await shares.look()
+
+            works.append(every(sources.shares.ask_every_s, ask))
         if running.names:
             works.append(every(sources.resolve_every_s, names))
         return works

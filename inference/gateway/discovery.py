@@ -1,4 +1,4 @@
-"""Where the replicas come from: a file that is watched, and names that are resolved, again and again.
+"""Where the replicas come from, a file that is watched and names that are resolved, and their shares, asked for.
 
 What cannot be read or resolved changes nothing: the last good answer holds, and it is said once. A name that resolves
 to nothing is an answer: its model sleeps. It never asks a replica anything.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from inference.errors import DocumentError
 from inference.gateway.backends import Backend
 from inference.gateway.settings import Dns
+from inference.gateway.shares import Shares, parse_shares
 
 _Content = TypeVar("_Content")
 _NOBODY = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
@@ -78,7 +79,9 @@ class ResolvedName:
                 self.told(self.rule.name, "kept", f"{problem}; the last addresses are still in use")
             return False
         backends = tuple(
-            Backend(url=_url(address, self.rule.port), model=self.rule.model, pool=self.rule.pool)
+            Backend(
+                url=_url(address, self.rule.port), model=self.rule.model, pool=self.rule.pool, serves=self.rule.serves
+            )
             for address in sorted(addresses)
         )
         if backends != self._known or self._said:
@@ -96,6 +99,35 @@ class ResolvedName:
                 return set()
             raise
         return {str(address[0]) for *_, address in found}
+
+
+@dataclass(slots=True, kw_only=True)
+class AskedShares:
+    """Shares that are asked for again and again. A writer that does not lead, or is gone, changes nothing."""
+
+    url: str
+    fetch: Callable[[], Awaitable[str]]
+    """Raises `OSError` where there is no answer, and says what is wrong."""
+    use: Callable[[Shares], object]
+    told: Told
+    _known: Shares | None = field(default=None)
+    _said: str = field(default="")
+
+    async def look(self) -> bool:
+        """Ask once; whether there was an answer."""
+        try:
+            shares = parse_shares(await self.fetch(), source=self.url)
+        except (OSError, UnicodeDecodeError, DocumentError) as error:
+            problem = str(error) or type(error).__name__
+            if problem != self._said:
+                self._said = problem
+                self.told(self.url, "kept", f"{problem}; the last shares are still in use")
+            return False
+        if shares is not None and (shares != self._known or self._said):
+            self._known, self._said = shares, ""
+            self.use(shares)
+            self.told(self.url, "read", "")
+        return True
 
 
 def _url(address: str, port: int) -> str:

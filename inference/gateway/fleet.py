@@ -21,6 +21,7 @@ from inference.gateway.refusals import Reason, Refusal
 from inference.gateway.replica import Replica
 from inference.gateway.routing import choose
 from inference.gateway.settings import Settings
+from inference.gateway.shares import Shares, worth_of
 
 _SMOOTHING = 0.05
 """Weight of one more request in the mean service time: about the last twenty."""
@@ -69,6 +70,7 @@ class Fleet:
         self._models: dict[str, _Model] = {}
         self._replicas: dict[str, Replica] = {}
         self._by_source: dict[str, tuple[Backend, ...]] = {}
+        self._shares: Shares = {}
         self.ejections: Callable[[str], object] = lambda model: None
         """Called with the model of each replica that is taken out."""
         for rule in settings.models:
@@ -91,8 +93,25 @@ class Fleet:
         for url, replica in self._replicas.items():
             replica.removed = url not in wanted
         self._forget_the_removed()
+        self._weigh()
         for model in list(self._models):
             self._serve_line(model)
+
+    def share(self, shares: Shares) -> None:
+        """The traffic's shares by variant, for every model of which something is said; the others' weights count."""
+        self._shares = shares
+        self._weigh()
+        for model in shares:
+            self._serve_line(model)
+
+    def shares(self, model: str) -> dict[str, float]:
+        """What part of the traffic each variant of a model gets now, by its own name: 1 together, if there is any."""
+        sums: dict[str, float] = {}
+        for each in self._models[model].replicas:
+            if each.usable:
+                sums[each.variant] = sums.get(each.variant, 0.0) + each.share
+        whole = sum(sums.values())
+        return {variant: share / whole if whole else 0.0 for variant, share in sums.items()}
 
     def knows(self, model: str) -> bool:
         """Whether a model has or had a replica, or is named in the settings."""
@@ -310,6 +329,17 @@ class Fleet:
         if name not in self._models:
             self._models[name] = _Model(line=Line(rule=self._settings.queue))
         return self._models[name]
+
+    def _weigh(self) -> None:
+        """Give every replica its part of its variant's share."""
+        for model, known in self._models.items():
+            sizes: dict[str, float] = {}
+            for each in known.replicas:
+                if each.serving:
+                    sizes[each.variant] = sizes.get(each.variant, 0.0) + each.size
+            worth = worth_of(sizes, self._shares.get(model))
+            for each in known.replicas:
+                each.share = each.size * worth.get(each.variant, 0.0)
 
     def _forget_the_removed(self) -> None:
         gone = [url for url, replica in self._replicas.items() if replica.removed and replica.in_flight == 0]

@@ -65,6 +65,9 @@ class Metrics:
         self.waiting = self._gauge("waiting", "Requests in the gateway's line.", ("model",))
         self.slots = self._gauge("slots", "Requests that the replicas may hold.", ("model",))
         self.backends = self._gauge("backends", "Replicas, by what they may get.", ("model", "standing"))
+        self.variant_share = self._gauge(
+            "variant_share", "Part of the model's traffic that the variant gets now.", ("model", "variant")
+        )
         self.level = self._gauge("degradation_level", "0 full, 1 shorter, 2 smaller, 3 shed.", ("model",))
 
     def begin(self, model: str, classes: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from inference.gateway.routing import key_of
 class Replica:
     """The mutable record of one backend; it outlives its line in the file until its last request is over."""
 
-    __slots__ = ("backend", "health", "in_flight", "removed", "seed", "share", "slots", "variant")
+    __slots__ = ("backend", "health", "in_flight", "removed", "seed", "share", "size", "slots", "variant")
 
     def __init__(self, backend: Backend, *, slots_per_capacity: int, copies: int) -> None:
         self.health: Health = NEW
@@ -30,7 +30,8 @@ class Replica:
             self.health, self.removed = NEW, False
         self.backend = backend
         self.variant = backend.served_model
-        self.share = backend.capacity * backend.weight
+        self.size = backend.capacity * backend.weight
+        self.share = self.size
         self.slots = max(1, math.ceil(slots_per_capacity * backend.capacity / copies))
 
     @property
@@ -51,6 +52,7 @@ class Replica:
             "serves": self.variant,
             "pool": self.backend.pool,
             "weight": self.backend.weight,
+            "share": self.share,
             "capacity": self.backend.capacity,
             "state": "removed" if self.removed else self.backend.state.value,
             "in_flight": self.in_flight,

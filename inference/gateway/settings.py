@@ -54,13 +54,35 @@ class Dns:
     """What clients ask for."""
     port: int = 8000
     pool: str = "default"
+    serves: str | None = None
+    """The name that the replicas themselves give their model, where it is another: one of its variants."""
 
     def __post_init__(self) -> None:
         check_bounds(self, port=(1, 65_535))
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", self.name):
             raise ValueError(f"name = {self.name!r} is no host name")
-        if not MODEL_NAME.fullmatch(self.model):
-            raise ValueError(f"{self.model!r} is no model name; use letters, digits and . / : @ _ -")
+        for name in (self.model, self.serves):
+            if name is not None and not MODEL_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no model name; use letters, digits and . / : @ _ -")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharesSource:
+    """Where the shares of a model's variants are asked for: the daemon that switches between them."""
+
+    url: str
+    """Such as "http://headstart.headstart.svc:8080/api/v1/shares"."""
+    token_file: Path | None = None
+    """File that holds the daemon's token, where it wants one."""
+    ask_every_s: float = 1.0
+    timeout_s: float = 2.0
+    """No answer by then, and the last shares stay."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, ask_every_s=(0.05, 600), timeout_s=(0.05, 60))
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname or address.username or address.password:
+            raise ValueError("url is no address; write one such as http://headstart:8080/api/v1/shares")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +96,8 @@ class Sources:
     """How often the file is looked at."""
     resolve_every_s: float = 5.0
     """How often names are resolved."""
+    shares: SharesSource | None = None
+    """Who says how the traffic is shared between a model's variants; without one their weights say it."""
 
     def __post_init__(self) -> None:
         if self.file is None and not self.dns:
@@ -246,7 +270,13 @@ def secret(path: Path) -> str:
     return text
 
 
-_PATHS = (("backends", "file"), ("tenants_file",), ("cache", "redis_url_file"), ("upstream", "api_key_file"))
+_PATHS = (
+    ("backends", "file"),
+    ("backends", "shares", "token_file"),
+    ("tenants_file",),
+    ("cache", "redis_url_file"),
+    ("upstream", "api_key_file"),
+)
 
 
 def _with_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:

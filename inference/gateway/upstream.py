@@ -17,6 +17,7 @@ KEEP_ALIVE_S = 4.0
 would have to be sent again."""
 
 _READ_BUFFER_BYTES = 65_536
+_MOST_DOCUMENT_BYTES = 1_048_576
 
 
 class Failure(StrEnum):
@@ -87,6 +88,23 @@ class Client:
                 return answer.status == 200
         except FAILURES:
             return False
+
+    async def fetch(self, url: str, *, token: str | None, timeout_s: float) -> str:
+        """A document of another server's; raises `OSError` with what is wrong where there is none."""
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    raise OSError(f"it answers {answer.status}")
+                body = bytearray()
+                async for part in answer.content.iter_chunked(_READ_BUFFER_BYTES):
+                    body += part
+                    if len(body) > _MOST_DOCUMENT_BYTES:
+                        raise OSError(f"it answers more than {_MOST_DOCUMENT_BYTES} bytes")
+                return body.decode("utf-8")
+        except FAILURES as error:
+            raise OSError(f"no answer: {type(error).__name__}") from error
 
     async def close(self) -> None:
         """End every connection."""

@@ -37,6 +37,7 @@ def selectors_of(config: Config) -> tuple[WorkloadSelector, ...]:
 def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
     """How one workload's series are found. `ValueError` names a setting that no query can be made of."""
     selector = config.selectors[policy.workload]
+    groups = config.fleet.variants
     return WorkloadSelector(
         workload=policy.workload,
         namespace=selector.namespace,
@@ -47,6 +48,7 @@ def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
         class_label=selector.class_label,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
+        service=next((g.name for g in groups if policy.workload in (each.workload for each in g.workloads)), ""),
         rate_window_s=round(policy.latency.rate_window.total_seconds()),
     )
 

@@ -24,6 +24,7 @@ from scaler.adapters.usage import Usage
 from scaler.policy import control, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
+from scaler.policy.explain_variants import place_text
 from scaler.policy.lead_time import in_short
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Control, DemandForecast, LeadTime, ReplicaState
@@ -40,6 +41,8 @@ def workloads_document(view: View | None, settings: SettingsStatus | None = None
     at = None if view is None else _time(view.at)
     leader = None if view is None else _leader(view)
     document = {"apiVersion": API_VERSION, "kind": "WorkloadList", "at": at, "leader": leader, "items": items}
+    if view is not None and view.report.variants:
+        document["variants"] = _variants(view)
     return document if settings is None else {**document, "settings": _settings(settings)}
 
 
@@ -55,6 +58,49 @@ def _settings(settings: SettingsStatus) -> Document:
         "problem": settings.problem,
         "needs_restart": list(settings.needs_restart),
     }
+
+
+def shares_document(view: View) -> Document:
+    """For gateways: what part of each model's traffic its variants get, by the names that their replicas give them.
+
+    A daemon that does not lead has no say, and one that only observes has none of that model.
+    """
+    models = [
+        {
+            "model": each.group.name,
+            "shares": {
+                member.served: each.shares[member.workload]
+                for member in each.group.workloads
+                if member.workload in each.shares
+            },
+        }
+        for each in view.report.variants
+        if each.acts
+    ]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Shares",
+        "at": _time(view.at),
+        "leads": view.report.leads,
+        "models": models,
+    }
+
+
+def _variants(view: View) -> list[Document]:
+    """The groups of variants: who serves, with which shares, and why."""
+    return [
+        {
+            "name": each.group.name,
+            "gpus": each.group.gpus,
+            "chosen": each.chosen,
+            "reason": each.reason.value,
+            "detail": each.detail,
+            "shares": dict(each.shares),
+            "ready": dict(each.ready),
+            "followed": each.acts and view.report.leads,
+        }
+        for each in view.report.variants
+    ]
 
 
 def workload_document(view: View, record: DecisionRecord) -> Document:
@@ -103,6 +149,7 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
             *view.notes.get(policy.workload, ()),
             *_target_notes(policy),
             *_control_notes(record, view.statuses.get(policy.workload)),
+            *([] if snapshot.variant is None else [f"variant: {place_text(snapshot.variant, policy.workload)}"]),
         ],
     }
 

@@ -86,6 +86,11 @@ def _of_movement(record: DecisionRecord) -> list[Violation]:
         found.append(_violation("I5", record, f"the fleet granted {record.grant}"))
     if _ordered(record):
         return found
+    place = record.snapshot.variant
+    if place is not None and place.most is not None and target > max(place.most, current):
+        found.append(_violation("I5", record, f"its group left it {place.most}"))
+    if Reason.VARIANT_SWITCH in reasons or Reason.VARIANT_GPUS in reasons:
+        return found
     if decision.action is Action.IN and Reason.AT_MAX not in reasons:
         if target < max((each.keep for each in decision.proposals), default=0):
             found.append(_violation("I3", record, "below what a rule keeps"))
@@ -114,6 +119,9 @@ def _within_bounds(record: DecisionRecord) -> bool:
         return False
     # The fleet's budget may cut a growth below the minimum: it grants no GPU that is not there.
     floor = least if record.grant is None else min(least, record.grant)
+    place = record.snapshot.variant
+    if place is not None and place.most is not None:  # a variant that another stands in for sleeps below its minimum
+        floor = min(floor, place.most)
     return floor <= target <= most
 
 

@@ -229,6 +229,24 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Since when the settings in force are in force: the last start or reload.",
     ),
     MetricSpec(
+        name="variant_chosen",
+        kind="gauge",
+        labels=("model", *_WORKLOAD),
+        meaning="1 for the variant of a model that serves, or takes over, 0 for its others.",
+    ),
+    MetricSpec(
+        name="variant_share",
+        kind="gauge",
+        labels=("model", *_WORKLOAD),
+        meaning="Share of the model's traffic that the variant should get, 0 to 1.",
+    ),
+    MetricSpec(
+        name="variant_switches_total",
+        kind="counter",
+        labels=("model",),
+        meaning="Times that another variant of the model was chosen.",
+    ),
+    MetricSpec(
         name="gpu_budget_used_ratio",
         kind="gauge",
         labels=(),

@@ -60,6 +60,7 @@ class Telemetry:
         self._decisions: Counter[tuple[str, str, str]] = Counter()
         self._violations: Counter[str] = Counter(dict.fromkeys(INVARIANTS, 0))
         self._job_failures: Counter[str] = Counter()
+        self._switches: Counter[str] = Counter()
         self._journal_errors = 0
         self._last_success_s = 0.0
         self._train: tuple[str, float] | None = None
@@ -94,6 +95,8 @@ class Telemetry:
             for key in [key for key in self._decisions if key[0] not in present]:
                 del self._decisions[key]
             self._violations.update(violation.invariant for violation in broken)
+            switches = {each.group.name: int(each.switched) for each in report.variants}
+            self._switches = Counter({name: self._switches[name] + count for name, count in switches.items()})
             self._journal_errors += bool(report.journal_error)
 
     def queried(self, duration_s: float) -> None:
@@ -166,6 +169,7 @@ class Telemetry:
             last_success_s, train, models = self._last_success_s, self._train, self._models
             drifted, drift_refits = self._drifted, self._drift_refits
             dropped, skew_s = dict(self._dropped), self._skew_s
+            switches = dict(self._switches)
         total = _counter("decision_total")
         for (workload, action, reason), count in decisions.items():
             total.add_metric((*_split(workload), action, reason), count)
@@ -198,6 +202,10 @@ class Telemetry:
         skew = _gauge("clock_skew_seconds")
         if skew_s is not None:
             skew.add_metric((), skew_s)
+        switched = _counter("variant_switches_total")
+        for model, count in switches.items():
+            switched.add_metric((model,), count)
+        yield switched
         yield from (total, broken, failed, lost, success, took, age, drifting, refits, leader, unsound, skew)
 
 
@@ -219,6 +227,7 @@ class _TickCollector(Collector):
         yield from _of_signals(view)
         yield from _of_forecasts(view)
         yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
+        yield from _of_variants(view)
         yield _budget_used(view)
 
 
@@ -337,6 +346,16 @@ def _of_usage(view: View, usage: Usage) -> Iterator[Metric]:
                 if held is not None:
                     amount.add_metric((*labels, each.request_class, each.signal, source), held)
     yield from (ahead, amount)
+
+
+def _of_variants(view: View) -> Iterator[Metric]:
+    chosen, share = _gauge("variant_chosen"), _gauge("variant_share")
+    for each in view.report.variants:
+        for member in each.group.workloads:
+            labels = (each.group.name, *_split(member.workload))
+            chosen.add_metric(labels, float(member.workload == each.chosen))
+            share.add_metric(labels, each.shares.get(member.workload, 0.0))
+    yield from (chosen, share)
 
 
 def _shown(

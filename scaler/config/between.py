@@ -90,3 +90,46 @@ def target_key(workload: str, target: Any) -> tuple[str, str, str]:
     namespace, _, name = workload.partition("/")
     given = target if isinstance(target, dict) else {}
     return namespace, str(given.get("kind") or "Deployment"), str(given.get("name") or name)
+
+
+def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIssue]:
+    """Variants are workloads that there are, each in one group, that we scale ourselves and that fit its GPUs."""
+    issues: list[ConfigIssue] = []
+    entries = {str(each.get("workload")): each for each in _entries(root) if isinstance(each.value, dict)}
+    groups, grouped, named = root.child("variants"), dict[str, str](), set[str]()
+    for index, group in enumerate(groups.value if groups and isinstance(groups.value, tuple) else ()):
+        setting, name, members = f"variants[{index}]", group.get("name"), group.child("workloads")
+        if name in named:
+            text = f"{shown(name)} already stands above; one model has one group of variants"
+            issues.append(issue_at(group.place, f"{setting}.name", text))
+        named.add(str(name))
+        for place, member in enumerate(members.value if members and isinstance(members.value, tuple) else ()):
+            workload = member.child("workload")
+            if workload is None or not isinstance(workload.value, str):
+                continue
+            text = _variant_problem(workload.value, group.get("gpus"), workloads, entries, grouped)
+            if text:
+                issues.append(issue_at(workload.place, f"{setting}.workloads[{place}].workload", text))
+            grouped.setdefault(workload.value, str(name))
+    return issues
+
+
+def _variant_problem(
+    workload: str, gpus: Any, workloads: Mapping[str, Place], entries: Mapping[str, Node], grouped: Mapping[str, str]
+) -> str:
+    """Why a workload cannot be a variant of a group with so many GPUs; "" if it can."""
+    if workload not in workloads:
+        hint = did_you_mean(workload, workloads) or "it must stand under workloads"
+        return f"names {shown(workload)}, which is no workload; {hint}"
+    if workload in grouped:
+        return f"{workload} is a variant of {grouped[workload]} already: it can serve for one group only"
+    entry = entries[workload]
+    mode = entry.get("mode")
+    if mode in ("floor", "publish"):
+        return f"is in mode {mode}, and another autoscaler cannot be handed over to; use active or observe"
+    profile = entry.child("profile")
+    needed = profile.get("gpus") if profile is not None and isinstance(profile.value, dict) else None
+    needed = needed if isinstance(needed, int) else 1
+    if isinstance(gpus, int) and needed > gpus:
+        return f"needs {needed} GPUs a replica, and the group has {gpus}; raise gpus or take the variant out"
+    return ""

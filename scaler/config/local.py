@@ -42,6 +42,8 @@ class ServerEntry:
     """Variables beside those that the daemon itself was started with."""
     model: str = ""
     """The model's name for the gateway; the variant's, or else the workload's own name, if empty."""
+    serves: str = ""
+    """The name that the server itself gives its model, where it is another than model; the variant's own if empty."""
     pool: str = "default"
     """The gateway's pool that they belong to."""
     capacity: float = 1.0

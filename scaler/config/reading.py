@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from scaler.config.between import local_issues, placeholder_issues, target_key
+from scaler.config.between import local_issues, placeholder_issues, target_key, variant_issues
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.local import LocalConfig, ServerEntry
@@ -370,14 +370,23 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
             text = f"scales the same {target[1]} as {targets[target]}: two workloads would fight over it"
             issues.append(issue_at(name.place, setting, text))
         targets.setdefault(target, name.value)
-    return [*issues, *placeholder_issues(root, names, targets), *local_issues(root, names)]
+    return [
+        *issues,
+        *placeholder_issues(root, names, targets),
+        *local_issues(root, names),
+        *variant_issues(root, names),
+    ]
 
 
 def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
     """The checked file as the program's values: paths resolved, moments in UTC, settings by workload."""
     return Config(
         path=path,
-        fleet=Fleet(workloads=tuple(_policy(entry, file.tick) for entry in file.workloads), budget=file.budget),
+        fleet=Fleet(
+            workloads=tuple(_policy(entry, file.tick) for entry in file.workloads),
+            budget=file.budget,
+            variants=file.variants,
+        ),
         targets={entry.workload: _named(entry.target, entry.workload) for entry in file.workloads},
         selectors={entry.workload: entry.selector for entry in file.workloads},
         prometheus=_relative_to(file.prometheus, path.parent),

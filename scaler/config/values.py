@@ -25,6 +25,7 @@ from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.placeholders import PlaceholderRule
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Mode
+from scaler.policy.variant_groups import VariantGroup
 
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
@@ -381,6 +382,9 @@ class ConfigFile:
     deletion_cost: bool = False
     """Before a Deployment is scaled in, mark the pods that should go: idle ones first. Needs `patch` on pods."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig)
+    variants: tuple[VariantGroup, ...] = ()
+    """Workloads that run variants of one model, of which one serves at a time: a smaller one while the larger cannot
+    cope. None by default."""
 
     def __post_init__(self) -> None:
         if not self.workloads and not self.discover.namespaces:

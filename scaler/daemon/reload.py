@@ -100,6 +100,7 @@ def change_between(running: Config, wanted: Config) -> Change:
         or running.holidays.get(name) != wanted.holidays.get(name)
     )
     settings = [] if running.fleet.budget == wanted.fleet.budget else ["budget"]
+    settings += [] if running.fleet.variants == wanted.fleet.variants else ["variants"]
     for section in ("prometheus", "forecast", "discover"):
         settings += _differing(section, getattr(running, section), getattr(wanted, section))
     restart: list[str] = []

@@ -26,6 +26,7 @@ from scaler.policy import (
     scheduled,
     steering,
     trust,
+    variant_place,
     writers,
 )
 from scaler.policy.budget import grant
@@ -57,6 +58,7 @@ def decide(
     An empty `state` holds the present scale until a full look-back has been seen; growth is allowed at once.
     """
     state = memory.carry(state, tick=policy.tick, now=now)
+    state = replace(state, variant=None if snapshot.variant is None else snapshot.variant.state)
     replicas = snapshot.replicas
     if isinstance(replicas, Blind):
         blind = Decision(workload=snapshot.workload, at=now, current=None, target=None, reason=Reason.BLIND_REPLICAS)
@@ -67,7 +69,8 @@ def decide(
     state = memory.observe_model(state, snapshot, now=now)
     hand, state = overruling.last_word(snapshot, state, policy, replicas, now=now)
     state = overruling.leaders_zero(snapshot, state, policy, replicas)
-    if overruling.switched_off(replicas, state, policy):
+    # Of a variant a zero is the group's: one that another stands in for has none. Who wants it off pauses it.
+    if snapshot.variant is None and overruling.switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
     moment = _Moment.of(snapshot, policy, replicas, hand, state, now=now)
     state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
@@ -75,7 +78,7 @@ def decide(
     proposals, state = _propose(moment, state)
     state = _remember(moment, state, proposals)
     target, adjustments, reason = overruling.overruled(
-        hand, _compose(moment, state, proposals), current=moment.current, least=moment.least, most=moment.most
+        hand, _in_its_place(moment, state, proposals), current=moment.current, least=moment.least, most=moment.most
     )
     decision = Decision(
         workload=snapshot.workload,
@@ -202,6 +205,8 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts_in_force)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh:
         return state
+    if snapshot.variant is not None and snapshot.variant.share < 1.0:  # what it misses, another variant may have served
+        return state
     if not policy.mode.counts:  # what an observed workload misses is somebody else's doing
         return state
     if state.disabled_since is not None:
@@ -310,6 +315,30 @@ def _compose(
     return target, adjustments, _main_reason(current, target, adjustments, reason)
 
 
+def _in_its_place(
+    moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ...]
+) -> tuple[int, tuple[Adjustment, ...], Reason]:
+    """What the rules and bounds come to, within the workload's place among the variants of its model."""
+    target, adjustments, reason = _compose(moment, state, proposals)
+    place = moment.snapshot.variant
+    if place is None:
+        return target, adjustments, reason
+    target, trace = variant_place.placed(
+        target, place, current=moment.current, most=moment.most, held_by=_no_release(moment, state)
+    )
+    if not trace:
+        return target, adjustments, reason
+    adjustments += trace
+    return target, adjustments, _main_reason(moment.current, target, adjustments, reason)
+
+
+def _no_release(moment: _Moment, state: PolicyState) -> Reason | None:
+    """What forbids any release, of a limit's making too: blindness, and the look-back after it (I2)."""
+    if state.known_since is None:
+        return Reason.BLIND_DEMAND
+    return Reason.REWARM if moment.now - state.known_since < guard.look_back(moment.lead_time) else None
+
+
 def _release(moment: _Moment, state: PolicyState, keep: int) -> tuple[int, tuple[Adjustment, ...]]:
     """Put the release down to `keep` before the guard."""
     window = guard.look_back(moment.lead_time)
@@ -335,12 +364,8 @@ def _bound(moment: _Moment, state: PolicyState, target: int) -> tuple[int, tuple
     bounded, trace = limits.clamp(target, least=moment.least, most=moment.most)
     if bounded >= moment.current or target < moment.current:
         return bounded, trace
-    window = guard.look_back(moment.lead_time)
-    if state.known_since is None:
-        hold = Reason.BLIND_DEMAND
-    elif moment.now - state.known_since < window:
-        hold = Reason.REWARM
-    else:
+    hold = _no_release(moment, state)
+    if hold is None:
         return bounded, trace
     kept = Adjustment(
         rule=guard.RULE,

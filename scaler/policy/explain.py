@@ -16,6 +16,7 @@ from forecaster.types import HORIZONS, LEVEL_Z, LEVELS, STEP, Blind, BlindReason
 from scaler.policy import guard, lead_time, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain_people import BY_HAND, next_by_hand, ordered
+from scaler.policy.explain_variants import variant_lines
 from scaler.policy.latency import LatencyRule
 from scaler.policy.types import (
     Action,
@@ -60,6 +61,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.GPU_BUDGET: "the fleet's GPU budget is used up",
     Reason.FLEET_CHANGE: "so much of the fleet at once may go, and no more",
     Reason.UNSCHEDULABLE: "pods find no GPU, so ordering more would only lengthen the queue",
+    Reason.VARIANT_SWITCH: "one variant of the model serves at a time, and hands over step by step",
+    Reason.VARIANT_GPUS: "the model's variants together may hold no more GPUs",
     Reason.HANDS_OFF: "somebody scaled it to zero, and it stays so until somebody scales it up",
     Reason.PAUSED: "somebody paused it: nothing is written until it is resumed",
     Reason.OVERRIDE: "somebody ordered so many until a stated time",
@@ -125,6 +128,7 @@ def explain(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, afte
         *_ahead(decision, snapshot, policy, after),
         *_rules(decision),
         *_clamps(decision, policy),
+        *(Line(part="variant", topic=topic, text=text) for topic, text in variant_lines(decision, snapshot)),
         *(Line(part="people", topic=topic, text=text) for topic, text in ordered(decision, snapshot, policy, after)),
         Line(part="result", topic="", text=_result(decision, policy, standby=snapshot.standby)),
         *(Line(part="next", topic="", text=text) for text in _next(decision, snapshot, policy, after)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scaler.policy.types import RELEASES_KEPT, At, OutageState, PolicyState, ReplicaState, Snapshot
+from scaler.policy.types import RELEASES_KEPT, At, OutageState, PolicyState, ReplicaState, Snapshot, VariantState
 
 
 def carry(state: PolicyState, *, tick: timedelta, now: datetime) -> PolicyState:
@@ -52,6 +52,9 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
             fell_at=_not_after(state.outage.fell_at, now),
             silent_since=_not_after(state.outage.silent_since, now),
         ),
+        variant=None
+        if state.variant is None
+        else VariantState(chosen=state.variant.chosen, changed_at=_not_after(state.variant.changed_at, now)),
     )
 
 

@@ -81,6 +81,8 @@ class Reason(StrEnum):
     GPU_BUDGET = "gpu_budget"
     FLEET_CHANGE = "fleet_change"
     UNSCHEDULABLE = "unschedulable"
+    VARIANT_SWITCH = "variant_switch"
+    VARIANT_GPUS = "variant_gpus"
     # people and other writers
     HANDS_OFF = "hands_off"
     PAUSED = "paused"
@@ -252,13 +254,59 @@ NO_CONTROL = Control()
 """Nobody ordered anything."""
 
 
+# ── Variants of one model ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class VariantReason(StrEnum):
+    """Why this variant serves. Add, don't rename."""
+
+    FIRST = "first"
+    COPES = "copes"
+    TOO_SLOW = "too_slow"
+    WAITS_DOWN = "waits_down"
+    ROOM = "room"
+    WAITS_UP = "waits_up"
+    NOTHING_COPES = "nothing_copes"
+    BLIND_DEMAND = "blind_demand"
+    FROZEN = "frozen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantState:
+    """What is remembered of a group: the choice, and since when another one would have been better."""
+
+    chosen: str = ""
+    short_since: datetime | None = None
+    roomy_since: datetime | None = None
+    changed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantPlace:
+    """What a workload may have at this tick as one of several variants of a model, whatever its own rules want.
+
+    `least` replicas are ordered for a variant that takes over, above `most` it gives back what the others need; None
+    leaves it alone. `share` of the traffic is its, 0 to 1. `state` is the group's, for the next tick.
+    """
+
+    group: str
+    chosen: str
+    reason: VariantReason
+    share: float
+    state: VariantState
+    least: int = 0
+    most: int | None = None
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know about one workload at one tick.
 
     `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
     grow by and never to release by. `standby` says that another daemon carries out its decisions instead of ours.
-    `lead_time` tells where `lead_time_s` comes from; nothing decides by it.
+    `lead_time` tells where `lead_time_s` comes from; nothing decides by it. `variant` is the workload's place among
+    the variants of its model, None where it is the only one.
     """
 
     workload: str
@@ -272,6 +320,7 @@ class Snapshot:
     control: Control = NO_CONTROL
     lead_time: LeadTime | None = None
     requests_running: Reading = NOT_READ
+    variant: VariantPlace | None = None
 
     @property
     def demand_known(self) -> bool:
@@ -413,7 +462,8 @@ class PolicyState:
 
     `own` is the scale in which the last tick found or left the workload, None where it writes nothing; `pending` one
     that was ordered and whose write nobody confirmed; `foreign` the recent changes by others; `heeded` the last
-    override seen; `by_hand_at` the last tick at which people or other writers had their way.
+    override seen; `by_hand_at` the last tick at which people or other writers had their way. `variant` is the memory of
+    the group of variants that the workload belongs to.
     """
 
     last_tick_at: datetime | None = None
@@ -441,6 +491,7 @@ class PolicyState:
     by_hand_at: datetime | None = None
     released: tuple[At, ...] = ()
     outage: OutageState = field(default_factory=OutageState)
+    variant: VariantState | None = None
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:

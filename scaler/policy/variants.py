@@ -4,7 +4,7 @@ A variant copes if its replicas for the present and the foreseen demand fit the 
 requests are late; up comes late and with room, because each switch costs starts. A switch is blue/green: the new
 variant's replicas are Ready before any traffic is theirs, the old one's go as theirs is taken over, and neither is
 ever unloaded to load the other (measured elsewhere: 2.3 s and 4.2 % errors each time). It knows variants from its own
-settings, moves nothing itself, and changes nothing while demand is unknown. Not wired into `decide`.
+settings, moves nothing itself, and changes nothing while demand is unknown.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from scaler.policy.capacity import CapacityProfile, replicas_for
-from scaler.policy.types import in_words
+from scaler.policy.types import VariantReason, VariantState, in_words
 
 RULE = "variants"
 
@@ -26,6 +25,8 @@ class VariantOption:
 
     name: str
     profile: CapacityProfile
+    most: int | None = None
+    """Replicas that it may have at most, whatever fits the GPUs; None for no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,36 +62,21 @@ class VariantRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What the choice looks at: demand by class (None: not known), GPUs of the pool, Ready replicas by variant."""
+    """What the choice looks at: demand by class (None: not known), GPUs of the pool, Ready replicas by variant.
+
+    `held` are the replicas that each is asked to have, Ready or not; those that are Ready where nothing is said.
+    """
 
     demand_rps: Mapping[str, float] | None
     gpus: int
     ready: Mapping[str, int] = field(default_factory=dict)
     foreseen_rps: Mapping[str, float] | None = None
     """The highest demand that a trusted forecast sees within a start; None without one."""
+    held: Mapping[str, int] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantState:
-    """What is remembered: the choice, and since when another one would have been better."""
-
-    chosen: str = ""
-    short_since: datetime | None = None
-    roomy_since: datetime | None = None
-    changed_at: datetime | None = None
-
-
-class VariantReason(StrEnum):
-    """Why this variant."""
-
-    FIRST = "first"
-    COPES = "copes"
-    TOO_SLOW = "too_slow"
-    WAITS_DOWN = "waits_down"
-    ROOM = "room"
-    WAITS_UP = "waits_up"
-    NOTHING_COPES = "nothing_copes"
-    BLIND_DEMAND = "blind_demand"
+    def has(self, name: str) -> int:
+        """Replicas that the variant is asked to have."""
+        return max(self.held.get(name, 0), self.ready.get(name, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +103,7 @@ def choose(
         # A stretch must be seen whole: what happened meanwhile may have been anything.
         held = replace(state, short_since=None, roomy_since=None)
         return Choice(variant=state.chosen or rule.variants[0].name, reason=VariantReason.BLIND_DEMAND), held
-    coping = next((each for each in rule.variants if gpus_for(each, situation, rule) <= situation.gpus), None)
+    coping = next((each for each in rule.variants if _copes(each, situation, rule)), None)
     wanted = coping or rule.variants[-1]
     if current is None:
         first = VariantState(chosen=wanted.name, changed_at=now)
@@ -126,9 +112,7 @@ def choose(
     if rule.variants.index(wanted) > place:
         return _down(current, wanted, situation, rule, state, now=now)
     room = 1.0 + rule.room_ratio
-    better = next(
-        (each for each in rule.variants[:place] if gpus_for(each, situation, rule, times=room) <= situation.gpus), None
-    )
+    better = next((each for each in rule.variants[:place] if _copes(each, situation, rule, times=room)), None)
     if better is not None:
         return _up(current, better, situation, rule, state, now=now)
     reason = VariantReason.COPES if coping is not None else VariantReason.NOTHING_COPES
@@ -140,6 +124,11 @@ def gpus_for(option: VariantOption, situation: Situation, rule: VariantRule, *, 
     """GPUs that a variant needs for the larger of present and foreseen demand, `times` over; at least one replica's."""
     loads = [option.profile.load(each) for each in (situation.demand_rps, situation.foreseen_rps) if each is not None]
     return option.profile.gpus * max(1, replicas_for(times * max(loads, default=0.0), utilisation=rule.utilisation))
+
+
+def _copes(option: VariantOption, situation: Situation, rule: VariantRule, *, times: float = 1.0) -> bool:
+    needed = gpus_for(option, situation, rule, times=times)
+    return needed <= situation.gpus and (option.most is None or needed <= option.most * option.profile.gpus)
 
 
 def _down(
@@ -206,16 +195,26 @@ def hand_over(situation: Situation, rule: VariantRule, chosen: str) -> HandOver:
     """
     option = rule.option(chosen)
     if option is None or situation.demand_rps is None:
-        return HandOver(replicas=dict(situation.ready), shares=_by_capacity(situation, rule))
-    old = {each.name: each for each in rule.variants if each is not option and situation.ready.get(each.name, 0) > 0}
-    ready, wanted = situation.ready.get(chosen, 0), gpus_for(option, situation, rule) // option.profile.gpus
-    aim = min(wanted, situation.gpus // option.profile.gpus)
-    share = _share(option, situation, rule, ready=ready, aim=aim) if old else 1.0
-    kept = {name: _kept(each, situation, rule, left=1.0 - share) for name, each in old.items()}
+        held = {each.name: situation.has(each.name) for each in rule.variants if situation.has(each.name)}
+        return HandOver(replicas=held, shares=shares_by_capacity(situation, rule))
+    old = {each.name: each for each in rule.variants if each is not option and situation.has(each.name) > 0}
+    serving = tuple(name for name in old if situation.ready.get(name, 0) > 0)
+    ready, aim = situation.ready.get(chosen, 0), _aim(option, situation, rule)
+    share = _share(option, situation, rule, ready=ready, aim=aim) if serving else 1.0
+    kept = {name: _kept(each, situation, rule, left=1.0 - share) for name, each in old.items() if name in serving}
+    # Of those that do not serve none is needed beside one that does; where nobody serves, they may be about to.
+    kept |= {name: 0 if serving or ready else situation.has(name) for name in old if name not in serving}
     target, stuck = _within(option, aim, ready, old, kept, situation.gpus)
-    rest = _by_capacity(situation, rule, among=tuple(old))
+    rest = shares_by_capacity(situation, rule, among=serving)
     shares = {chosen: share, **{name: (1.0 - share) * part for name, part in rest.items()}}
     return HandOver(replicas={chosen: target, **kept}, shares=shares, stuck=stuck)
+
+
+def _aim(option: VariantOption, situation: Situation, rule: VariantRule) -> int:
+    """Replicas of the chosen one with which it has taken over: what it needs, as far as it may and can have it."""
+    wanted = gpus_for(option, situation, rule) // option.profile.gpus
+    fitting = min(wanted, situation.gpus // option.profile.gpus)
+    return fitting if option.most is None else min(fitting, option.most)
 
 
 def _share(option: VariantOption, situation: Situation, rule: VariantRule, *, ready: int, aim: int) -> float:
@@ -231,7 +230,7 @@ def _kept(option: VariantOption, situation: Situation, rule: VariantRule, *, lef
     if left <= 0.0:
         return 0
     needed = replicas_for(left * option.profile.load(situation.demand_rps or {}), utilisation=rule.utilisation)
-    return min(situation.ready[option.name], max(1, needed))
+    return min(situation.has(option.name), max(1, needed))
 
 
 def _within(
@@ -253,7 +252,9 @@ def _within(
     return max(fitting, min(ready, aim)), stuck
 
 
-def _by_capacity(situation: Situation, rule: VariantRule, *, among: tuple[str, ...] | None = None) -> dict[str, float]:
+def shares_by_capacity(
+    situation: Situation, rule: VariantRule, *, among: tuple[str, ...] | None = None
+) -> dict[str, float]:
     """Shares of the Ready variants as their capacity: by what one replica carries of its slowest class."""
     weights = {
         each.name: situation.ready.get(each.name, 0) * min(one.max_rps for one in each.profile.classes)

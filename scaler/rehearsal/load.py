@@ -51,6 +51,8 @@ class Shot:
     ttft_s: float | None = None
     e2e_s: float | None = None
     chunks: int = 0
+    answered_by: str = ""
+    """The model that answered, as the gateway says."""
     problem: str = "not over"
 
     @property
@@ -142,6 +144,7 @@ class Shooter:
         try:
             async with client.stream("POST", "/v1/chat/completions", json=self._body(shot, nonce)) as answer:
                 shot.status = answer.status_code
+                shot.answered_by = answer.headers.get("x-headstart-model", "")
                 if answer.status_code != httpx.codes.OK:
                     problem = f"status {answer.status_code}: {(await answer.aread())[:200].decode(errors='replace')}"
                     return

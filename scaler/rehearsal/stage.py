@@ -132,6 +132,17 @@ class Stage:
         rows = (self._json(self.plan.ports.gateway, "/backends") or {}).get("backends", [])
         return {str(row["url"]): float(row["in_flight"]) for row in rows}
 
+    def page(self, path: str) -> str:
+        """A page of the daemon's, as text; "" where it does not answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.plan.ports.daemon, timeout=30)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            return ""
+        finally:
+            connection.close()
+
     def log(self, name: str) -> str:
         """What a part has said."""
         path = self.folder / f"{name}.log"

@@ -3,6 +3,7 @@
 /metrics                                         for Prometheus
 /healthz                                         200 while ticks finish, else 503 with the reason and since when
 /readyz                                          200 once a first tick has finished
+/api/v1/shares                                   for gateways: each variant's part of a model's traffic
 /api/v1/workloads                                every workload with its state
 /api/v1/workloads/{namespace}/{name}             one, with its readings
 /api/v1/workloads/{namespace}/{name}/explain     the last decision, or with ?at=TIME the one in force then
@@ -32,7 +33,13 @@ from starlette.routing import Route
 from scaler.adapters.accounts import Account
 from scaler.adapters.board import Board, View
 from scaler.adapters.control_desk import ControlDesk
-from scaler.adapters.documents import decision_document, forecast_document, workload_document, workloads_document
+from scaler.adapters.documents import (
+    decision_document,
+    forecast_document,
+    shares_document,
+    workload_document,
+    workloads_document,
+)
 from scaler.adapters.watchdog import Health
 from scaler.ports import DecisionRecord, Outcome
 from scaler.web.access import AccessGuard
@@ -73,6 +80,7 @@ def create_app(sources: Sources, *, hosts: Iterable[str] = (), token_file: Path 
             Route("/metrics", pages.metrics),
             Route("/healthz", pages.healthz),
             Route("/readyz", pages.readyz),
+            Route("/api/v1/shares", pages.shares),
             Route("/api/v1/workloads", pages.workloads),
             Route(workload, pages.workload),
             Route(f"{workload}/explain", pages.explain),
@@ -117,6 +125,12 @@ class _Pages:
     async def workloads(self, request: Request) -> Response:
         board = self._sources.board
         return JSONResponse(await run_in_threadpool(workloads_document, board.view(), board.settings()))
+
+    async def shares(self, request: Request) -> Response:
+        view = self._sources.board.view()
+        if view is None:
+            raise HTTPException(503, "the first tick has not finished")
+        return JSONResponse(shares_document(view))
 
     async def workload(self, request: Request) -> Response:
         view, record = self._found(request)

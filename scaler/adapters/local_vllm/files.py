@@ -85,6 +85,8 @@ class Listed:
     pool: str
     capacity: float
     host: str
+    serves: str = ""
+    """What the servers call their model; "" where it is `model`."""
 
     def url(self, server: Server) -> str:
         """A server's address."""
@@ -97,6 +99,7 @@ def backends(servers: Sequence[Server], listed: Mapping[str, Listed]) -> bytes:
         {
             "url": listed[each.workload].url(each),
             "model": listed[each.workload].model,
+            **({"serves": listed[each.workload].serves} if listed[each.workload].serves else {}),
             "pool": listed[each.workload].pool,
             "weight": 1.0,
             "capacity": listed[each.workload].capacity,

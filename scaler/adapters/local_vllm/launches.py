@@ -92,6 +92,7 @@ def kind_of(entry: ServerEntry, local: LocalConfig) -> Kind:
             pool=entry.pool,
             capacity=entry.capacity,
             host=local.host,
+            serves=entry.serves or (variant.api_model if variant is not None else ""),
         ),
         patience=Patience(
             start_timeout=entry.start_timeout,

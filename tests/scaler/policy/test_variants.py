@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaler.policy.capacity import CapacityProfile, ClassCapacity
+from scaler.policy.types import VariantReason, VariantState
 from scaler.policy.variants import (
     HandOver,
     Situation,
     VariantOption,
-    VariantReason,
     VariantRule,
-    VariantState,
     choose,
     gpus_for,
     hand_over,
