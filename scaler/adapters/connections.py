@@ -45,6 +45,7 @@ def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
         deployment_label=selector.deployment_label,
         pod_pattern=selector.pod_pattern,
         class_label=selector.class_label,
+        classes=selector.classes,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
         rate_window_s=round(policy.latency.rate_window.total_seconds()),

@@ -21,6 +21,7 @@ from scaler.config.between import local_issues, placeholder_issues, target_key
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.local import LocalConfig, ServerEntry
+from scaler.config.pools import pool_issues
 from scaler.config.values import (
     ConfigFile,
     DiscoverConfig,
@@ -370,7 +371,7 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
             text = f"scales the same {target[1]} as {targets[target]}: two workloads would fight over it"
             issues.append(issue_at(name.place, setting, text))
         targets.setdefault(target, name.value)
-    return [*issues, *placeholder_issues(root, names, targets), *local_issues(root, names)]
+    return [*issues, *placeholder_issues(root, names, targets), *local_issues(root, names), *pool_issues(root)]
 
 
 def _placed(file: ConfigFile, path: Path, defaults: Node | None) -> Config:
