@@ -180,7 +180,7 @@ def _same_backends(root: Node, pools: Mapping[str, _Pool]) -> Iterator[ConfigIss
             continue
         setting = f"workloads[{pool.index}].spills_to"
         if ours[0] != theirs[0]:
-            text = f"leads to servers of model {theirs[0]}, and its own are of {ours[0]}: the gateway sends nothing there"
+            text = f"leads to servers of model {theirs[0]} from those of {ours[0]}: the gateway sends nothing there"
             yield issue_at(pool.spills_to.place, setting, f"{text}; give both the same local.servers[].model")
         elif ours[1] == theirs[1]:
             text = f"leads to servers of the same gateway pool {ours[1]!r}: there nothing spills over"
