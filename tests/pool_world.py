@@ -13,7 +13,6 @@ from datetime import timedelta
 from forecaster.types import HORIZONS, Blind, Forecast, Known, Reading
 from policy_cases import GOOD, MINUTE, NOON
 from scaler.loop import Fleet, Ports, TickReport, tick
-from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.types import ClassReadings, DemandForecast, LeadTime, PolicyState
 from scaler.ports import WorkloadSignals
 from virtual_world import VirtualWorkload, VirtualWorld
@@ -27,10 +26,14 @@ class Pool(VirtualWorkload):
     """A workload that reads several classes."""
 
     rates: dict[str, Reading] = field(default_factory=dict)
+    overloaded: bool = False
 
     def signals(self) -> WorkloadSignals:
-        """What the metrics source says."""
-        readings = (ClassReadings(request_class=name, demand_rps=rate) for name, rate in self.rates.items())
+        """What the metrics source says; latencies of the pool's own replicas, whoever sent the requests."""
+        late = Known(value=3.0 if self.overloaded else 0.5)
+        readings = (
+            ClassReadings(request_class=name, demand_rps=rate, e2e_p95_s=late) for name, rate in self.rates.items()
+        )
         return WorkloadSignals(classes=tuple(readings), demand_partial=self.partial)
 
 
@@ -73,6 +76,8 @@ class PoolCourse:
     reads: Mapping[str, tuple[str, ...]]
     """The classes of each pool."""
     start_minutes: Mapping[str, int]
+    routes: Mapping[str, str]
+    """The gateway's order of pools: where a request goes that finds no slot. The scaler is told of it or not."""
     forecasts: bool = True
     pools: dict[str, Pool] = field(default_factory=dict)
     states: dict[str, PolicyState] = field(default_factory=dict)
@@ -124,24 +129,20 @@ class PoolCourse:
         """Whether demand finds no Ready replica, in its own pool or along the chain behind it."""
         policies = {each.workload: each for each in self.fleet.workloads}
         coming: dict[str, dict[str, float]] = {name: {} for name in policies}
-        for policy in (each for each in _senders_first(policies)):
+        missed = False
+        for policy in policies.values():  # the stories list senders first
             demand = dict(coming[policy.workload])
             for each in self.reads[policy.workload]:
                 demand[each] = demand.get(each, 0.0) + self.day[each][self.minute]
             load = policy.profile.load(demand)
             over = max(0.0, load - self.pools[policy.workload].ready)
+            self.pools[policy.workload].overloaded = over > 1e-9
             if over <= 1e-9:
                 continue
-            behind = policy.spills_to or self.routes.get(policy.workload)
+            behind = self.routes.get(policy.workload)
             if behind is None:
-                return True
+                missed = True
+                continue
             for name, rate in demand.items():
                 coming[behind][name] = coming[behind].get(name, 0.0) + rate * over / load
-        return False
-
-    routes: Mapping[str, str] = field(default_factory=dict)
-    """The gateway's own order of pools, where the scaler is not told of it."""
-
-
-def _senders_first(policies: Mapping[str, WorkloadPolicy]) -> list[WorkloadPolicy]:
-    return list(policies.values())  # the stories list them so
+        return missed
