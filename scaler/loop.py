@@ -30,6 +30,7 @@ from scaler.policy.types import (
     Snapshot,
 )
 from scaler.policy.variant_groups import GroupView, Member, VariantGroup, arranged
+from scaler.pools import Spilling, in_spill_order
 from scaler.ports import (
     Controls,
     DecisionRecord,
@@ -121,7 +122,7 @@ def tick(
     forecasts = ports.forecasts.latest(now=now)
     lead_times = _lead_times(fleet, ports.lead_times, now=now)
     seen = []
-    for configured in fleet.workloads:
+    for configured in in_spill_order(fleet.workloads):
         ordered = ports.controls.of(configured.workload, now=now)
         policy = _governed(configured, ordered)
         snapshot = replace(
@@ -131,16 +132,20 @@ def tick(
         )
         seen.append((policy, snapshot))
     seen, groups = _in_groups(fleet.variants, seen, states, now=now)
+    spilling = Spilling(now=now, free_gpus=_free_gpus(fleet, replicas, states))
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy, snapshot in seen:
         before = states.get(policy.workload, PolicyState())
+        snapshot = spilling.onto(snapshot, before)
         try:
             decision, after = decide(snapshot, before, policy, now=now)
         except Exception as error:
             # A defect, told as one by the shell; it must not take the other workloads' decisions with it (I10).
             failed[policy.workload], next_states[policy.workload] = error, before
             wishes.append(_held(policy, before))
+            spilling.failed(policy)
         else:
+            spilling.decided(snapshot, policy, decision, after)
             decided.append((policy, snapshot, before, decision, after))
             wishes.append(_wish(policy, snapshot, before, decision, after))
     allowed = {**grants(wishes, fleet.budget), **releases(wishes, fleet.budget, now=now)}
@@ -249,6 +254,22 @@ def _wish(
         refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
         unseen=0,
     )
+
+
+def _free_gpus(
+    fleet: Fleet, replicas: Mapping[str, ReplicaState | Blind], states: Mapping[str, PolicyState]
+) -> int | None:
+    """GPUs of the budget that nobody holds as the round begins; None without a budget."""
+    if fleet.budget.gpus is None:
+        return None
+    held = 0
+    for policy in fleet.workloads:
+        seen = replicas.get(policy.workload, _UNREAD)
+        if isinstance(seen, ReplicaState):
+            held += policy.profile.gpus * seen.taken
+        elif seen.reason is not BlindReason.NOT_FOUND:
+            held += policy.profile.gpus * _held(policy, states.get(policy.workload, PolicyState())).current
+    return fleet.budget.gpus - held
 
 
 def _most(policy: WorkloadPolicy, decision: Decision) -> int | None:

@@ -46,6 +46,7 @@ VALUES: dict[str, set[str]] = {
     "quantile": {"0.5", "0.9", "0.95", "0.99"},
     "horizon": {"lead", "5m", "15m", "30m"},
     "model": {"headstart", "last-value", "lstm"},
+    "at": {"now", "planned"},
     "source": {"measured", "forecast", "profile", "own", "same_gpus", "configured"},
 }
 

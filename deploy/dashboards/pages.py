@@ -186,6 +186,21 @@ WORKLOAD = Dashboard(
             stepped=True,
         ),
         panel(
+            "Spill-over from other pools",
+            "Requests per second that come over now, and those that this pool makes ready for.",
+            (
+                f"max by (sender, request_class, at) (headstart_spill_rps{{{ONE}}})",
+                "{{request_class}} {{at}}: {{sender}}",
+            ),
+            unit="reqps",
+        ),
+        panel(
+            "Replicas that the other pools may have",
+            "By their limits; what is beyond them spills over to this pool.",
+            (f"max by (sender) (headstart_spill_sender_reach_replicas{{{ONE}}})", "{{sender}}"),
+            stepped=True,
+        ),
+        panel(
             "Rounds by reason",
             "The reason of each decision, in rounds per hour.",
             (

@@ -55,19 +55,24 @@ class Batch:
 
 
 def candidates_of(signal: Signal, selector: WorkloadSelector) -> tuple[Candidate, ...]:
-    """The signal's metrics for this workload, best first: one named in the selector goes before all."""
-    if signal.name != DEMAND or selector.demand_metric is None:
-        return signal.candidates
-    known = next((c for c in signal.candidates if c.metric == selector.demand_metric and not c.in_flight), None)
-    named = known or Candidate(metric=selector.demand_metric, origin=Origin.FRONT_DOOR)
-    return (named, *(c for c in signal.candidates if c != named))
+    """The signal's metrics for this workload, best first: one named in the selector goes before all.
+
+    A workload that takes some request classes only has no use for a metric that does not tell them apart: what its
+    engines complete is other pools' traffic as well, and lacks what went to other pools.
+    """
+    candidates = signal.candidates
+    if signal.name == DEMAND and selector.demand_metric is not None:
+        known = next((c for c in candidates if c.metric == selector.demand_metric and not c.in_flight), None)
+        named = known or Candidate(metric=selector.demand_metric, origin=Origin.FRONT_DOOR)
+        candidates = (named, *(c for c in candidates if c != named))
+    if not selector.classes or signal.name not in TOLD_APART:
+        return candidates
+    return tuple(each for each in candidates if promql.class_label(each, selector) is not None)
 
 
 def class_label_of(signal: Signal, candidate: Candidate, selector: WorkloadSelector) -> str | None:
     """The label that tells request classes apart in this metric: of a front door, in what comes with requests."""
-    if signal.name not in TOLD_APART or candidate.origin is Origin.ENGINE:
-        return None
-    return selector.class_label or candidate.class_label
+    return promql.class_label(candidate, selector) if signal.name in TOLD_APART else None
 
 
 class Scoping:
@@ -82,7 +87,8 @@ class Scoping:
     def of(self, members: Sequence[WorkloadSelector], choice: Choice, models: Mapping[str, str]) -> tuple[Scope, ...]:
         """`promql.scopes` of these."""
         named = tuple(models[each.workload] for each in members) if choice.reach is Reach.MODEL else ()
-        alike = (choice.reach, choice.candidate.model_label, named, tuple(map(id, members)))
+        told_apart = (choice.candidate.origin, choice.candidate.class_label)
+        alike = (choice.reach, choice.candidate.model_label, told_apart, named, tuple(map(id, members)))
         if alike not in self._made:
             self._made[alike] = promql.scopes(members, choice, models)
         return self._made[alike]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from forecaster.sources.catalogue import Candidate, Kind, Origin, Signal
@@ -165,8 +165,31 @@ def one_of(label: str, values: Iterable[str]) -> str:
 # ── Scopes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def class_label(candidate: Candidate, selector: WorkloadSelector) -> str | None:
+    """The label in which a metric tells request classes apart for this workload: a front door's alone does."""
+    if candidate.origin is not Origin.FRONT_DOOR:
+        return None
+    return selector.class_label or candidate.class_label
+
+
 def scopes(selectors: Sequence[WorkloadSelector], choice: Choice, models: Mapping[str, str]) -> tuple[Scope, ...]:
-    """The fewest scopes that cover these workloads. `models` maps a workload to the model name it serves."""
+    """The fewest scopes that cover these workloads. `models` maps a workload to the model name it serves.
+
+    Workloads that take some classes only have a scope for each set of them: pools of one model have all else in
+    common.
+    """
+    alike: dict[str, list[WorkloadSelector]] = defaultdict(list)
+    for each in selectors:
+        label = class_label(choice.candidate, each) if each.classes else None
+        alike[f",{one_of(label, each.classes)}" if label is not None else ""].append(each)
+    return tuple(
+        replace(scope, matchers=scope.matchers + of_classes)
+        for of_classes, members in alike.items()
+        for scope in _scopes(members, choice, models)
+    )
+
+
+def _scopes(selectors: Sequence[WorkloadSelector], choice: Choice, models: Mapping[str, str]) -> tuple[Scope, ...]:
     match choice.reach:
         case Reach.OWN:
             return _own_scopes(selectors)

@@ -44,6 +44,9 @@ class WorkloadSelector:
     """RE2 expression that the whole `pod` label must match."""
     class_label: str | None = None
     """Label of the demand metric that tells request classes apart; None takes the metric's usual one."""
+    classes: tuple[str, ...] = ()
+    """Request classes that are this workload's, of those that its front door tells apart; all of them if empty. A
+    metric that tells none apart is then not one of its demand."""
     demand_metric: str | None = None
     """A counter of arrivals that goes before the catalogue's, such as nginx_ingress_controller_requests."""
     demand_labels: tuple[tuple[str, str], ...] = ()
@@ -82,13 +85,20 @@ class WorkloadSelector:
                 raise ValueError(f"selector of {self.workload}: a label is given twice")
 
     def _check_values(self) -> None:
-        for value in (self.workload, self.namespace, *(v for _, v in (*self.labels, *self.demand_labels))):
+        for value in (
+            self.workload,
+            self.namespace,
+            *self.classes,
+            *(v for _, v in (*self.labels, *self.demand_labels)),
+        ):
             # A lone surrogate cannot be sent as UTF-8; refused here, it cannot fail every workload's query later.
             if any(0xD800 <= ord(character) <= 0xDFFF for character in value):
                 raise ValueError(f"selector of {self.workload!r}: {value!r} is not valid Unicode")
         for _, value in (*self.labels, *self.demand_labels):
             if not value:
                 raise ValueError(f"selector of {self.workload}: an empty label value would match every series")
+        if not all(self.classes) or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"selector of {self.workload}: classes must name each class once, and none that is empty")
         if self.pod_pattern is not None:
             _check_pattern(self.pod_pattern, self.workload)
 

@@ -60,6 +60,7 @@ class Forwarder:
             taken_s = self._clock()
             exchange.queued_s += taken_s - began_s
             exchange.replica, exchange.variant = replica, replica.variant
+            self._count_spill(exchange, replica)
             try:
                 ask = without(ask, replica)
                 may_retry = self._fleet.could_serve(ask)
@@ -77,6 +78,12 @@ class Forwarder:
             finally:
                 self._fleet.served(replica, seconds=self._clock() - taken_s)
                 self._fleet.give_back(replica)
+
+    def _count_spill(self, exchange: Exchange, replica: Replica) -> None:
+        """Note that the first pool of the request's class had no slot for it."""
+        rule = exchange.request_class
+        if rule.pools and replica.backend.pool != rule.pools[0]:
+            self._metrics.spilled.labels(exchange.model, rule.name, replica.backend.pool).inc()
 
     def _ask(self, exchange: Exchange, body: Body) -> Ask:
         deadline_s = self._settings.queue.deadline_s

@@ -53,6 +53,11 @@ class Metrics:
         self.cache = self._counter("cache", "Look-ups of answers, by outcome.", ("model", "outcome"))
         self.cache_errors = self._counter("cache_errors", "Calls to Redis that failed.", ())
         self.retries = self._counter("retries", "Requests tried on a further replica.", ("model",))
+        self.spilled = self._counter(
+            "spilled",
+            "Requests that went to a pool behind the first of their class.",
+            ("model", "request_class", "pool"),
+        )
         self.ejections = self._counter("ejections", "Replicas taken out after failures.", ("model",))
         self.degraded = self._counter("degraded", "Answers that degradation changed, by how.", ("model", "change"))
         self.reloads = self._counter("reloads", "Reads of backends and tenants.", ("source", "outcome"))

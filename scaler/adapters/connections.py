@@ -46,6 +46,7 @@ def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
         deployment_label=selector.deployment_label,
         pod_pattern=selector.pod_pattern,
         class_label=selector.class_label,
+        classes=selector.classes,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
         service=next((g.name for g in groups if policy.workload in (each.workload for each in g.workloads)), ""),

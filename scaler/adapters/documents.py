@@ -24,10 +24,11 @@ from scaler.adapters.usage import Usage
 from scaler.policy import control, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
+from scaler.policy.explain_spill import inflow_text
 from scaler.policy.explain_variants import place_text
 from scaler.policy.lead_time import in_short
 from scaler.policy.scheduled import ScheduledRule
-from scaler.policy.types import Control, DemandForecast, LeadTime, ReplicaState
+from scaler.policy.types import Control, DemandForecast, Inflow, LeadTime, ReplicaState
 from scaler.ports import DecisionRecord, Outcome
 
 API_VERSION = "headstart/v1"
@@ -137,6 +138,7 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
             "max": policy.bounds.max_replicas,
         },
         "demand_rps": {each.request_class: value_of(each.demand_rps) for each in snapshot.classes},
+        "spill": _spill(view, record),
         "lead_time_s": snapshot.lead_time_s,
         "lead_time": _lead_time(snapshot.lead_time, policy),
         "action": decision.action.value,
@@ -150,6 +152,32 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
             *_target_notes(policy),
             *_control_notes(record, view.statuses.get(policy.workload)),
             *([] if snapshot.variant is None else [f"variant: {place_text(snapshot.variant, policy.workload)}"]),
+            *(f"takes over from {each.sender}: {inflow_text(each)}" for each in snapshot.inflows),
+        ],
+    }
+
+
+def _spill(view: View, record: DecisionRecord) -> Document | None:
+    """What goes over to the next pool and what comes from others, in requests per second by class; null for none."""
+    policy = record.policy
+    behind = None if policy.spills_to is None else view.record(policy.spills_to)
+    going = () if behind is None else behind.snapshot.inflows
+    out = [_inflow(each) for each in going if each.sender == policy.workload]
+    coming = [_inflow(each) for each in record.snapshot.inflows]
+    if policy.spills_to is None and not coming:
+        return None
+    return {"to": policy.spills_to, "out": out[0] if out else None, "in": coming}
+
+
+def _inflow(each: Inflow) -> Document:
+    return {
+        "from": each.sender,
+        "reach": each.reach,
+        "limit": each.limit.value,
+        "blind": each.blind,
+        "classes": [
+            {"request_class": one.request_class, "now_rps": one.now_rps, "planned_rps": one.planned_rps}
+            for one in each.classes
         ],
     }
 

@@ -73,6 +73,19 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Demand in requests per second as the last tick read it. Absent while blind, 0 only by evidence.",
     ),
     MetricSpec(
+        name="spill_rps",
+        kind="gauge",
+        labels=(*_WORKLOAD, "sender", "request_class", "at"),
+        meaning="Requests per second that come over from the pool sender: now (beyond what is Ready there), or planned "
+        "(beyond what it may come to have: what this pool makes ready for). Absent where nothing spills over.",
+    ),
+    MetricSpec(
+        name="spill_sender_reach_replicas",
+        kind="gauge",
+        labels=(*_WORKLOAD, "sender"),
+        meaning="Replicas that the pool sender may come to have by its limits: what is beyond them spills over.",
+    ),
+    MetricSpec(
         name="decision_total",
         kind="counter",
         labels=(*_WORKLOAD, "action", "reason"),

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from forecaster.types import Blind, BlindReason
 from scaler.loop import TickReport
-from scaler.policy import control, guard, outage, trust, writers
+from scaler.policy import control, guard, outage, spill, trust, writers
 from scaler.policy.types import Mode, PolicyState, Reason, Trust, demand_of
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
@@ -83,6 +83,10 @@ def blind_demand(record: DecisionRecord) -> Blind | None:
     if demand_of(record.snapshot.classes) is not None:
         if record.snapshot.demand_partial:
             return Blind(reason=BlindReason.PARTIAL, detail="of the front door's targets some are down")
+        unseen = [each.sender for each in record.snapshot.inflows if each.blind]
+        if unseen:
+            detail = f"what spills over from {', '.join(unseen)} cannot be told"
+            return Blind(reason=BlindReason.PARTIAL, detail=detail)
         return None
     for readings in record.snapshot.classes:
         if isinstance(readings.demand_rps, Blind):
@@ -180,7 +184,11 @@ def _trusted_state(
         return State.REACTIVE_ONLY, after.disabled_since, cause, "ends by itself when forecasts improve"
     found, predictive = record.decision.trust, record.policy.predictive.enabled
     cause = _FORECAST_CAUSES.get(found, "")
-    doubt = trust.judge(record.snapshot, record.policy.trust, now=record.at).doubt if predictive else 0.0
+    doubt = (
+        trust.judge(spill.with_inflows(record.snapshot), record.policy.trust, now=record.at).doubt
+        if predictive
+        else 0.0
+    )
     if doubt >= 1.0 or (last is State.REACTIVE_ONLY and doubt > trust.ENABLED_AGAIN):
         if learning:
             return State.LEARNING, None, f"{cause}: less than a day of history", "a day of history"

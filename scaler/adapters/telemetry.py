@@ -27,6 +27,7 @@ from scaler.adapters.metrics import SPECS
 from scaler.adapters.usage import Usage
 from scaler.loop import TickReport
 from scaler.policy.latency import SIGNALS as LATENCIES
+from scaler.policy.spill import with_inflows
 from scaler.policy.trust import judge
 from scaler.ports import DecisionRecord
 
@@ -225,6 +226,7 @@ class _TickCollector(Collector):
         yield from _of_decisions(view, in_force=self._telemetry.in_force())
         yield from _of_lead_times(view)
         yield from _of_signals(view)
+        yield from _of_spill(view)
         yield from _of_forecasts(view)
         yield from _of_usage(view, self._board.usage() or Usage(at=view.at))
         yield from _of_variants(view)
@@ -293,6 +295,21 @@ def _of_signals(view: View) -> Iterator[Metric]:
     yield from (demand, blind)
 
 
+def _of_spill(view: View) -> Iterator[Metric]:
+    """What each pool takes over from others, by the pool that it comes from."""
+    rate, reach = _gauge("spill_rps"), _gauge("spill_sender_reach_replicas")
+    for record in view.report.records:
+        labels = _split(record.policy.workload)
+        for inflow in record.snapshot.inflows:
+            for each in inflow.classes:
+                of_class = (*labels, inflow.sender, each.request_class)
+                rate.add_metric((*of_class, "now"), each.now_rps)
+                rate.add_metric((*of_class, "planned"), each.planned_rps)
+            if inflow.reach is not None:
+                reach.add_metric((*labels, inflow.sender), inflow.reach)
+    yield from (rate, reach)
+
+
 def blind_signals(record: DecisionRecord) -> set[tuple[str, str]]:
     """Signals that could not be read, with their reason; optional ones that nobody asked for are left out."""
     snapshot = record.snapshot
@@ -316,7 +333,7 @@ def _of_forecasts(view: View) -> Iterator[Metric]:
         labels = _split(record.policy.workload)
         horizons = (("lead", timedelta(seconds=record.snapshot.lead_time_s)), *SHOWN_HORIZONS)
         if record.policy.predictive.enabled:
-            verdict = judge(record.snapshot, record.policy.trust, now=record.at)
+            verdict = judge(with_inflows(record.snapshot), record.policy.trust, now=record.at)
             doubt.add_metric((*labels, verdict.trust.value), verdict.doubt)
         for each in record.snapshot.forecasts:
             forecast, quality = each.forecast, each.quality

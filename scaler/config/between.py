@@ -72,7 +72,7 @@ def local_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIssue
             continue
         text = "belongs to a cluster, and local.servers scales this machine; remove one of the two"
         issues.append(issue_at(root.key_place(section), section, text))
-    for index, entry in enumerate(_entries(root)):
+    for index, entry in enumerate(entries_of(root)):
         mode = entry.child("mode")
         if mode is not None and mode.value == "floor":
             text = "is floor, and no autoscaler has one on this machine; use active"
@@ -80,7 +80,8 @@ def local_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIssue
     return issues
 
 
-def _entries(root: Node) -> tuple[Node, ...]:
+def entries_of(root: Node) -> tuple[Node, ...]:
+    """The entries of `workloads`, complete as they are after defaults and profiles were put in."""
     workloads = root.child("workloads")
     return workloads.value if workloads is not None and isinstance(workloads.value, tuple) else ()
 
@@ -95,7 +96,7 @@ def target_key(workload: str, target: Any) -> tuple[str, str, str]:
 def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIssue]:
     """Variants are workloads that there are, each in one group, that we scale ourselves and that fit its GPUs."""
     issues: list[ConfigIssue] = []
-    entries = {str(each.get("workload")): each for each in _entries(root) if isinstance(each.value, dict)}
+    entries = {str(each.get("workload")): each for each in entries_of(root) if isinstance(each.value, dict)}
     groups, grouped, named = root.child("variants"), dict[str, str](), set[str]()
     for index, group in enumerate(groups.value if groups and isinstance(groups.value, tuple) else ()):
         setting, name, members = f"variants[{index}]", group.get("name"), group.child("workloads")

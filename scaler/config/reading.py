@@ -21,6 +21,7 @@ from scaler.config.between import local_issues, placeholder_issues, target_key, 
 from scaler.config.check import check, did_you_mean, issue_at, shown
 from scaler.config.document import Node, Place, join, merged, parse_document, places_in, read_document
 from scaler.config.local import LocalConfig, ServerEntry
+from scaler.config.pools import pool_issues
 from scaler.config.values import (
     ConfigFile,
     DiscoverConfig,
@@ -375,6 +376,7 @@ def _between_workloads(root: Node) -> list[ConfigIssue]:
         *placeholder_issues(root, names, targets),
         *local_issues(root, names),
         *variant_issues(root, names),
+        *pool_issues(root),
     ]
 
 

@@ -28,6 +28,8 @@ from scaler.policy.types import Mode
 from scaler.policy.variant_groups import VariantGroup
 
 _LABEL_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+CLASS_LABEL: Final = "request_class"
+"""The label in which the gateway tells request classes apart."""
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
 _WORKLOAD: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 _LEASE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
@@ -265,6 +267,9 @@ class SelectorConfig:
     """Regular expression (RE2) that the whole pod label must match."""
     class_label: str | None = None
     """Label of the demand metric that tells request classes apart."""
+    classes: tuple[str, ...] = ()
+    """Request classes that are this workload's, where several pools serve one model, such as [gui, html]; all if
+    empty. Each is forecast by itself."""
     demand_metric: str | None = None
     """A counter of arrivals that goes before the built-in ones, such as nginx_ingress_controller_requests."""
     demand_labels: Mapping[str, str] = field(default_factory=dict)
@@ -281,6 +286,11 @@ class SelectorConfig:
         for where, label in (("deployment_label", self.deployment_label), ("class_label", self.class_label)):
             if label is not None:
                 self._check_label(where, label)
+        if not all(self.classes) or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must name each class once, and none that is empty, got {list(self.classes)}")
+        label = self.class_label or CLASS_LABEL
+        if self.classes and label in self.demand_labels:
+            raise ValueError(f"demand_labels.{label} and classes say the same; keep classes")
         if self.demand_metric is not None and not _METRIC_NAME.fullmatch(self.demand_metric):
             raise ValueError(f"demand_metric must be the name of one counter, got {self.demand_metric!r}")
         if self.pod_pattern is not None:
@@ -335,6 +345,8 @@ class WorkloadEntry(WorkloadPolicy):
         WorkloadPolicy.__post_init__(self)
         if not _WORKLOAD.fullmatch(self.workload):
             raise ValueError(f"workload must be namespace/name in Kubernetes' spelling, got {self.workload!r}")
+        if self.spills_to is not None and not _WORKLOAD.fullmatch(self.spills_to):
+            raise ValueError(f"spills_to must be namespace/name in Kubernetes' spelling, got {self.spills_to!r}")
         if not timedelta(seconds=15) <= self.latency.rate_window <= timedelta(hours=1):
             raise ValueError(f"latency.rate_window must lie between 15s and 1h, got {self.latency.rate_window}")
         if self.mode is Mode.FLOOR and self.target.floor.kind is FloorKind.HPA and self._least() == 0:

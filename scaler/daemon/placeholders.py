@@ -22,6 +22,7 @@ from scaler.config import Config
 from scaler.loop import TickReport
 from scaler.policy import scheduled
 from scaler.policy.placeholders import UNKNOWN, Outlook, PlaceholderRule, PlaceholderState, grows, outlook, size
+from scaler.policy.spill import with_inflows
 from scaler.policy.types import Action, Decision, Mode, ReplicaState
 from scaler.ports import DecisionRecord, Outcome, OutcomeKind
 
@@ -120,7 +121,7 @@ def _outlook(rule: PlaceholderRule, record: DecisionRecord, *, gpus: int, now: d
     bounds = policy.bounds
     _, most = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
     return outlook(
-        record.snapshot,
+        with_inflows(record.snapshot),
         policy.profile,
         rule,
         z=decision.z,

@@ -24,6 +24,7 @@ from scaler.policy import (
     overruling,
     predictive,
     scheduled,
+    spill,
     steering,
     trust,
     variant_place,
@@ -57,7 +58,7 @@ def decide(
 
     An empty `state` holds the present scale until a full look-back has been seen; growth is allowed at once.
     """
-    state = memory.carry(state, tick=policy.tick, now=now)
+    state = spill.remember(memory.carry(state, tick=policy.tick, now=now), snapshot)
     state = replace(state, variant=None if snapshot.variant is None else snapshot.variant.state)
     replicas = snapshot.replicas
     if isinstance(replicas, Blind):
@@ -67,15 +68,18 @@ def decide(
         return blind, replace(state, last_tick_at=now, known_since=None, calm_since=None, ready=None)
     state = memory.observe_replicas(state, replicas, period=policy.step.period, now=now)
     state = memory.observe_model(state, snapshot, now=now)
+    own, snapshot = snapshot, spill.with_inflows(snapshot)
     hand, state = overruling.last_word(snapshot, state, policy, replicas, now=now)
     state = overruling.leaders_zero(snapshot, state, policy, replicas)
     # Of a variant a zero is the group's: one that another stands in for has none. Who wants it off pauses it.
     if snapshot.variant is None and overruling.switched_off(replicas, state, policy):
         return _hands_off(snapshot, state, current=max(0, replicas.desired), now=now)
-    moment = _Moment.of(snapshot, policy, replicas, hand, state, now=now)
+    moment = _Moment.of(snapshot, policy, replicas, hand, state, own=own, now=now)
     state = replace(state, disabled_since=trust.disabled_since(state.disabled_since, moment.verdict, now=now))
     state = _steer(moment, state)
     proposals, state = _propose(moment, state)
+    kept = spill.propose(moment.own, policy.profile)
+    proposals = proposals if kept is None else (*proposals, kept)
     state = _remember(moment, state, proposals)
     target, adjustments, reason = overruling.overruled(
         hand, _in_its_place(moment, state, proposals), current=moment.current, least=moment.least, most=moment.most
@@ -111,6 +115,9 @@ class _Moment:
     """What every step of one decision looks at: the inputs, and what follows from them alone."""
 
     snapshot: Snapshot
+    """What was read, with what spills over from other pools."""
+    own: Snapshot
+    """The same without it."""
     policy: WorkloadPolicy
     replicas: ReplicaState
     hand: Hand | None
@@ -131,6 +138,7 @@ class _Moment:
         hand: Hand | None,
         state: PolicyState,
         *,
+        own: Snapshot,
         now: datetime,
     ) -> _Moment:
         bounds = policy.bounds
@@ -139,6 +147,7 @@ class _Moment:
         enabled = policy.predictive.enabled
         return cls(
             snapshot=snapshot,
+            own=own,
             policy=policy,
             replicas=replicas,
             hand=hand,
@@ -167,10 +176,10 @@ class _Moment:
         return steering.score(self.lasting_z(state), state.missed_share, self.policy.steering)
 
     def foreseen(self) -> float | None:
-        """Load that the forecast's median sees in a few minutes; None without a forecast."""
+        """Load that the median of its own forecasts sees in a few minutes; None without a forecast."""
         usable = [
             each.forecast
-            for each in self.snapshot.forecasts_in_force
+            for each in self.own.forecasts_in_force
             if not each.forecast.expired(now=self.now) and each.forecast.plausible
         ]
         if not usable:
@@ -268,13 +277,15 @@ def _remember(moment: _Moment, state: PolicyState, proposals: tuple[Proposal, ..
     given_back = moment.hand is None and state.by_hand_at is not None and state.by_hand_at == state.last_tick_at
     calm_since = None if given_back else state.calm_since
     window = guard.look_back(moment.lead_time)
+    # Its own demand alone: what spills over ends all at once whenever the other pool gets its replicas.
+    own_rps = demand_of(moment.own.classes) or {}
     seen = outage.Seen(
-        known=known,
-        load=moment.policy.profile.load(moment.demand_rps or {}),
+        known=moment.own.own_demand_known,
+        load=moment.policy.profile.load(own_rps),
         current=moment.current,
         foreseen=moment.foreseen(),
         expected=max((each.want for each in proposals if each.rule == predictive.RULE), default=0),
-        arrivals_rps=sum((moment.demand_rps or {}).values()),
+        arrivals_rps=sum(own_rps.values()),
     )
     return replace(
         state,

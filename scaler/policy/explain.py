@@ -16,6 +16,7 @@ from forecaster.types import HORIZONS, LEVEL_Z, LEVELS, STEP, Blind, BlindReason
 from scaler.policy import guard, lead_time, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain_people import BY_HAND, next_by_hand, ordered
+from scaler.policy.explain_spill import foreseen_texts, inflow_text
 from scaler.policy.explain_variants import variant_lines
 from scaler.policy.latency import LatencyRule
 from scaler.policy.types import (
@@ -43,6 +44,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROFILE_DOUBTED: "a latency broke its SLO although the load fits: the capacity profile promises too much",
     Reason.DOUBT_REMEMBERED: "so many kept the SLO at a load that the profile gives to fewer",
     Reason.SCHEDULED: "a scheduled event needs so many",
+    Reason.SPILL: "so many serve what comes over from another pool until that has its own",
     Reason.STEADY: "no rule wants more, and none allows less",
     Reason.BLIND_DEMAND: "the demand is unknown or seen only in part, so nothing is released",
     Reason.BLIND_REPLICAS: "the cluster could not be read",
@@ -215,6 +217,8 @@ def _read(snapshot: Snapshot, policy: WorkloadPolicy) -> Iterator[Line]:
         yield Line(part="read", topic=f"demand {name}", text=text)
         for line in _latency_texts(readings, policy.latency):
             yield Line(part="read", topic=f"latency {name}", text=line)
+    for inflow in snapshot.inflows:
+        yield Line(part="read", topic=f"spill-over {inflow.sender}", text=inflow_text(inflow))
     if not _is_unread(snapshot.requests_waiting):
         yield Line(part="read", topic="waiting", text=reading_text(snapshot.requests_waiting, " requests"))
 
@@ -263,6 +267,8 @@ def _ahead(decision: Decision, snapshot: Snapshot, policy: WorkloadPolicy, after
     for each in snapshot.forecasts:
         topic = "stand-in" if each.stand_in else "forecast"
         yield Line(part="ahead", topic=topic, text=_forecast_text(each, ready_at, now=decision.at))
+    for text in (text for inflow in snapshot.inflows for text in foreseen_texts(inflow, ready_at)):
+        yield Line(part="ahead", topic="spill-over", text=text)
     verdict = TRUSTS[decision.trust] if policy.predictive.enabled else "switched off (predictive.enabled is false)"
     yield Line(part="ahead", topic="trust", text=f"the forecast is {verdict}" if snapshot.forecasts else verdict)
     if after.disabled_since is not None and policy.predictive.enabled:
@@ -443,7 +449,10 @@ def _stands_in_the_way(
     if Reason.AFTER_OUTAGE in reasons and after.outage.back is not None:
         yield f"more from {_clock(after.outage.back.at + policy.outage.surge)} on if it is still wanted then"
     if Reason.AT_MAX in reasons:
-        yield "more than the maximum is wanted: raise bounds.max_replicas, or accept what does not fit"
+        if policy.spills_to is None:
+            yield "more than the maximum is wanted: raise bounds.max_replicas, or accept what does not fit"
+        else:
+            yield f"more than the maximum is wanted: {policy.spills_to} makes ready for what does not fit"
     if Reason.GPU_BUDGET in reasons:
         yield "more when other workloads give GPUs back, or budget.gpus or the priority is raised"
     if Reason.FLEET_CHANGE in reasons:

@@ -27,6 +27,13 @@ class LoadRule:
             raise ValueError(f"load.target_utilisation must lie in (0, 1], got {self.target_utilisation}")
 
 
+def planned_utilisation(rule: LoadRule, *, doubt: float, margin_ratio: float = 1.0) -> float:
+    """ρ, the share of a replica's capacity that is filled: 1 where the forecast carries the margin, see `propose`."""
+    full = rule.target_utilisation
+    alone = full / (full + margin_ratio * (1.0 - full))
+    return 1.0 - doubt * (1.0 - alone)
+
+
 def propose(
     snapshot: Snapshot, rule: LoadRule, profile: CapacityProfile, *, doubt: float, margin_ratio: float = 1.0
 ) -> Proposal | None:
@@ -40,9 +47,7 @@ def propose(
     demand_rps = demand_of(snapshot.classes)
     if demand_rps is None:
         return None
-    full = rule.target_utilisation
-    alone = full / (full + margin_ratio * (1.0 - full))
-    utilisation = 1.0 - doubt * (1.0 - alone)
+    utilisation = planned_utilisation(rule, doubt=doubt, margin_ratio=margin_ratio)
     load = profile.load(demand_rps)
     replicas = replicas_for(load, utilisation=utilisation)
     return Proposal(

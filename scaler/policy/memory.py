@@ -46,6 +46,7 @@ def begun_anew(state: PolicyState, *, now: datetime) -> PolicyState:
         foreign=tuple(each for each in state.foreign if each.at <= now),
         heeded=state.heeded,
         by_hand_at=_not_after(state.by_hand_at, now),
+        inflows=state.inflows,
         released=tuple(each for each in state.released if timedelta(0) <= now - each.at < RELEASES_KEPT),
         outage=OutageState(
             heard_since=_not_after(state.outage.heard_since, now),

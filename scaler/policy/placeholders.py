@@ -129,7 +129,7 @@ def outlook(
     if not usable or not snapshot.demand_known:
         return Outlook(held_gpus=held_gpus, coming_gpus=None)
     load = max(
-        profile.load({each.request_class: each.quantile(moment, z=z) for each in usable})
+        sum(profile.load({each.request_class: each.quantile(moment, z=z)}) for each in usable)
         for moment in usable[0].grid_between(now, now + rule.ahead)
     )
     wanted = min(most, replicas_for(load))

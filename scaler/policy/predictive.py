@@ -53,7 +53,8 @@ def propose(
         return None
 
     def load_at(moment: datetime, score: float) -> float:
-        return profile.load({each.request_class: each.quantile(moment, z=score) for each in usable})
+        # Forecast by forecast: of one class there may be two, its own and what spills over of it.
+        return sum(profile.load({each.request_class: each.quantile(moment, z=score)}) for each in usable)
 
     arrival = now + timedelta(seconds=snapshot.lead_time_s)
     ordered = ((load_at(moment, z), moment) for moment in usable[0].grid_between(arrival, arrival + EARLY))

@@ -145,16 +145,27 @@ def propose(snapshot: Snapshot, rule: ScheduledRule, profile: CapacityProfile, *
     return Proposal(rule=RULE, want=replicas, keep=replicas, reason=Reason.SCHEDULED, detail=f"event {name!r}")
 
 
+def announced(rule: ScheduledRule, profile: CapacityProfile, *, lead: timedelta, now: datetime) -> dict[str, float]:
+    """Requests per second by class that the largest near event makes ready for, `lead` ahead; empty without one."""
+    near = [(profile.load(rates), rates) for event in rule.events if (rates := _expected(event, lead, now=now))]
+    return max(near, key=lambda each: each[0])[1] if near else {}
+
+
 def _floor(event: ScheduledEvent, profile: CapacityProfile, lead: timedelta, *, now: datetime) -> int:
     """Replicas that one event asks for now.
 
     The order goes out a lead time ahead of both moments, so that the pods are Ready at them: with a 3-minute start
     and one hour of warm-up, half is ordered 63 minutes before the start, the rest 3 minutes before.
     """
+    return replicas_for(profile.load(_expected(event, lead, now=now)))
+
+
+def _expected(event: ScheduledEvent, lead: timedelta, *, now: datetime) -> dict[str, float]:
+    """The share of the expected peak that is made ready for now, requests per second by class."""
     if now >= event.end or now < event.start - event.warm_up - lead:
-        return 0
+        return {}
     share = 1.0 if now >= event.start - lead else event.warm_up_ratio
-    return replicas_for(share * profile.load({each.request_class: each.rps for each in event.expected_peak}))
+    return {each.request_class: share * each.rps for each in event.expected_peak}
 
 
 def usual_multiple(rule: ScheduledRule, *, at: datetime) -> float:

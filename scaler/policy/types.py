@@ -62,6 +62,7 @@ class Reason(StrEnum):
     PROFILE_DOUBTED = "profile_doubted"
     DOUBT_REMEMBERED = "doubt_remembered"
     SCHEDULED = "scheduled"
+    SPILL = "spill"
     # why it holds, or why less moves than proposed
     STEADY = "steady"
     BLIND_DEMAND = "blind_demand"
@@ -300,13 +301,44 @@ class VariantPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpilledClass:
+    """What of one request class another pool cannot carry, in requests per second.
+
+    `planned_rps` is what this pool is to be ready for: beyond all that the other one may come to have. `now_rps` is
+    what comes over at this moment, for what the other one has ordered and is not Ready yet too. `forecast` is the
+    part of the other pool's forecast beyond what it may come to have; None where it has none that may speak.
+    """
+
+    request_class: str
+    planned_rps: float
+    now_rps: float
+    forecast: DemandForecast | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inflow:
+    """What spills over from the pool `sender`, and why it cannot have more than `reach` replicas.
+
+    `blind` says that this cannot be told now: what it spilled last counts, and nothing is released on the word of it.
+    `reach` is None where it cannot be told.
+    """
+
+    sender: str
+    classes: tuple[SpilledClass, ...] = ()
+    reach: int | None = None
+    limit: Reason = Reason.AT_MAX
+    blind: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything `decide` may know about one workload at one tick.
 
     `demand_partial` says that some of what counts the demand is down: the readings are a lower bound, good enough to
     grow by and never to release by. `standby` says that another daemon carries out its decisions instead of ours.
     `lead_time` tells where `lead_time_s` comes from; nothing decides by it. `variant` is the workload's place among
-    the variants of its model, None where it is the only one.
+    the variants of its model, None where it is the only one. `classes` and `forecasts` are the workload's own;
+    `inflows` is what spills over from other pools beside them.
     """
 
     workload: str
@@ -321,10 +353,17 @@ class Snapshot:
     lead_time: LeadTime | None = None
     requests_running: Reading = NOT_READ
     variant: VariantPlace | None = None
+    inflows: tuple[Inflow, ...] = ()
 
     @property
     def demand_known(self) -> bool:
-        """Whether demand is measured in full: only then may anything be released or learnt."""
+        """Whether demand is measured in full, what spills over included: only then may anything be released or
+        learnt."""
+        return self.own_demand_known and not any(each.blind for each in self.inflows)
+
+    @property
+    def own_demand_known(self) -> bool:
+        """Whether the demand of its own classes is measured in full."""
         return demand_of(self.classes) is not None and not self.demand_partial
 
     @property
@@ -462,8 +501,8 @@ class PolicyState:
 
     `own` is the scale in which the last tick found or left the workload, None where it writes nothing; `pending` one
     that was ordered and whose write nobody confirmed; `foreign` the recent changes by others; `heeded` the last
-    override seen; `by_hand_at` the last tick at which people or other writers had their way. `variant` is the memory of
-    the group of variants that the workload belongs to.
+    override seen; `by_hand_at` the last tick at which people or other writers had their way; `variant` is the memory of
+    the group of variants that the workload belongs to; `inflows` what spilled over at the last tick, without forecasts.
     """
 
     last_tick_at: datetime | None = None
@@ -492,16 +531,20 @@ class PolicyState:
     released: tuple[At, ...] = ()
     outage: OutageState = field(default_factory=OutageState)
     variant: VariantState | None = None
+    inflows: tuple[Inflow, ...] = ()
 
 
 def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
-    """Requests per second by class, or None as soon as one class cannot be told (unknown is not zero)."""
+    """Requests per second by class, or None as soon as one class cannot be told (unknown is not zero).
+
+    A class that is there twice, its own and what spills over of it, counts with both.
+    """
     demand: dict[str, float] = {}
     for readings in classes:
         value = value_of(readings.demand_rps)
         if value is None:
             return None
-        demand[readings.request_class] = value
+        demand[readings.request_class] = demand.get(readings.request_class, 0.0) + value
     return demand or None
 
 

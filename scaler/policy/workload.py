@@ -40,6 +40,9 @@ class WorkloadPolicy:
     """Time between two decisions."""
     priority: int = 0
     """Who grows first when the GPU budget is short, and releases last when the change budget is: higher first."""
+    spills_to: str | None = None
+    """The pool of the same service that takes what this one cannot carry at its limits, as "namespace/name"; it grows
+    for that ahead of time, in its own units."""
     load: LoadRule = field(default_factory=LoadRule)
     predictive: PredictiveRule = field(default_factory=PredictiveRule)
     latency: LatencyRule = field(default_factory=LatencyRule)
@@ -59,6 +62,8 @@ class WorkloadPolicy:
             raise ValueError(f"tick of {self.workload} must be above 0, got {self.tick}")
         if self.start_time < timedelta(0):
             raise ValueError(f"start_time of {self.workload} must be at least 0, got {self.start_time}")
+        if self.spills_to == self.workload:
+            raise ValueError(f"spills_to of {self.workload} names itself; name another pool, or leave it out")
         if self.cost is not None and self.steering.missed_target_ratio != MISSED_TARGET_RATIO:
             raise ValueError("cost and steering.missed_target_ratio exclude each other; keep one")
 

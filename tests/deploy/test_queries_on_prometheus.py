@@ -33,6 +33,7 @@ OTHERS = {
     "namespace": {"llm"},
     "workload": {"chat", "code"},
     "request_class": {"default"},
+    "sender": {"llm/gui"},
     "rule": {"load", "predictive"},
     "part": {"image", "load"},
     "job": {"forecast"},
