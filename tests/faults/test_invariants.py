@@ -507,10 +507,8 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_everything_known, {"I2", "I13"}, id="I2 unknown reads as zero"),
         pytest.param(_no_rewarming, {"I2"}, id="I2 nobody waits for a look-back"),
         pytest.param(_deaf_to_a_rule, {"I3"}, id="I3 a rule is not heard"),
-        pytest.param(_undercuts, {"I3", "I4"}, id="I3 a release goes below what is kept"),
         pytest.param(_leaps_out, {"I4"}, id="I4 no step limit out"),
         pytest.param(_leaps_in, {"I4"}, id="I4 no step limit in"),
-        pytest.param(_no_spacing, {"I4"}, id="I4 no time between two scale-ins"),
         pytest.param(_holds_for_nobody, {"I3"}, id="I3 our own writes are taken for another's"),
         pytest.param(_writes_as_standby, {"I6"}, id="I6 a standby writes"),
         pytest.param(_undecided, {"I7"}, id="I7 another decision from the same inputs"),
@@ -522,7 +520,6 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         pytest.param(_remembers_everything, {"I11"}, id="I11 nothing is forgotten"),
         pytest.param(_overrides_forever, {"I12"}, id="I12 an override never ends"),
         pytest.param(_winds_up, {"I13"}, id="I13 steering goes on at the maximum"),
-        pytest.param(_winds_up_by_hand, {"I13"}, id="I13 steering goes on under a person's word"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_by_chance(mutant: Mutant, caught_as: set[str]) -> None:
@@ -541,6 +538,28 @@ def _a_sudden_calm(machine: WholeLoop) -> None:
     machine.time_passes(8)
     machine.a_forecast_comes(NAMES[0], 0.0, 0.0, 0, 0.95)
     machine.demand_changes(NAMES[0], Zero(evidence="the counter stands still"))
+
+
+def _a_lasting_calm(machine: WholeLoop) -> None:
+    """More is to go than one step may take: the next one is due ten minutes later."""
+    _a_sudden_calm(machine)
+    machine.time_passes(12)
+
+
+def _a_smaller_load(machine: WholeLoop) -> None:
+    """Three of the four replicas are kept, ceil(25 / 10) by the forecast."""
+    machine.a_forecast_comes(NAMES[0], 25.0, 0.0, 0, 0.95)
+    machine.demand_changes(NAMES[0], Known(value=20.0))
+    machine.time_passes(8)
+
+
+def _a_number_by_hand(machine: WholeLoop) -> None:
+    """Minutes in which a person's one replica is too few for the demand say nothing about the forecast."""
+    machine.a_forecast_comes(NAMES[0], 7.0, 1.0, 0, 0.95)
+    machine.time_passes(3)
+    machine.a_person_speaks(NAMES[0], _override(1, 30), between=False)
+    machine.demand_changes(NAMES[0], Known(value=60.0))
+    machine.time_passes(3)
 
 
 def _all_fall_silent(machine: WholeLoop) -> None:
@@ -565,9 +584,12 @@ def _a_surge(machine: WholeLoop) -> None:
     ("mutant", "story", "caught_as"),
     [
         pytest.param(_no_calm, _a_sudden_calm, "I4", id="I4 no calm"),
+        pytest.param(_no_spacing, _a_lasting_calm, "I4", id="I4 no time between two scale-ins"),
+        pytest.param(_undercuts, _a_smaller_load, "I3", id="I3 a release goes below what is kept"),
         pytest.param(_spends_over_budget, _a_surge, "I5", id="I5 the budget is ignored"),
         pytest.param(_deaf_before_the_write, _a_pause_in_time, "I8", id="I8 a pause before the write is not heard"),
         pytest.param(_releases_without_budget, _all_fall_silent, "I5", id="I5 all release at once"),
+        pytest.param(_winds_up_by_hand, _a_number_by_hand, "I13", id="I13 steering goes on under a person's word"),
     ],
 )
 def test_a_loop_that_breaks_a_promise_is_caught_in_a_story(

@@ -135,9 +135,10 @@ def test_a_job_that_is_interrupted_frees_the_cluster_and_is_continued_by_any_eng
         begun.wait()
     kept = len(list(out.glob(f"{FOLDER}/*.json")))
     assert 0 < kept < 100
-    engine = Watched()
+    engine = Watched(most=3)
     train(panel, out=out, seed=3, models=("holt-winters",), work=quick(engine=engine))
     assert len(engine.asked) == 100 - kept
+    assert len(list(out.glob(f"{FOLDER}/*.json"))) == kept + 3
     # The cluster is free for the next job, which finds nothing to do but to begin.
     done = run(job(tmp_path / "panel.npz", tmp_path / "later", cluster, "--budget-s", "0"))
     assert done.returncode == 0, done.stderr
