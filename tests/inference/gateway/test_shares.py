@@ -156,7 +156,7 @@ class Daemon:
         told = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 — the library's name
+            def do_GET(self) -> None:
                 told.asked += 1
                 told.tokens.add(self.headers.get("authorization"))
                 body = told.body.encode()
