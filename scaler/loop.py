@@ -249,7 +249,7 @@ def _wish(
         held,
         current=replicas.taken,
         target=decision.target if asks and decision.target is not None else replicas.taken,
-        most=_most(policy, decision),
+        most=_most(policy, snapshot, decision),
         counted=policy.mode.counts and replicas.held is None,
         refused=last is not None and last.at == ordered and replicas.desired >= last.replicas,
         unseen=0,
@@ -272,14 +272,18 @@ def _free_gpus(
     return fleet.budget.gpus - held
 
 
-def _most(policy: WorkloadPolicy, decision: Decision) -> int | None:
-    """What lies above it goes whatever the others released: a person's own number, or the maximum in force."""
+def _most(policy: WorkloadPolicy, snapshot: Snapshot, decision: Decision) -> int | None:
+    """What lies above it goes whatever the others released: a person's own number, the maximum in force, or what a
+    variant keeps that hands over. Its release is no fall: another variant is Ready to carry it, or gets its GPU."""
     if decision.reason is Reason.OVERRIDE:
         return decision.target
     bounds = policy.bounds
     _, most = scheduled.bounds_at(
         policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=decision.at
     )
+    place = snapshot.variant
+    if place is not None and place.most is not None and place.chosen != policy.workload:
+        return min(most, place.most)
     return most
 
 

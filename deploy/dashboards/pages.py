@@ -136,6 +136,20 @@ FLEET = Dashboard(
             ),
         ),
         panel(
+            "Variants: share of the traffic",
+            "Part of a model's traffic that each of its variants should get. It moves as replicas become Ready.",
+            ("max by (model, namespace, workload) (headstart_variant_share)", "{{model}}: {{workload}}"),
+            unit="percentunit",
+            stacked=True,
+        ),
+        panel(
+            "Variants: who serves",
+            "1 for the variant of a model that serves or takes over, and how often that changed within an hour.",
+            ("max by (model, namespace, workload) (headstart_variant_chosen)", "{{model}}: {{workload}}"),
+            ("sum by (model) (increase(headstart_variant_switches_total[1h]))", "{{model}}: switches"),
+            stepped=True,
+        ),
+        panel(
             "What holds workloads back",
             "Share of the last 15 minutes' rounds that ended with such a reason.",
             (

@@ -212,9 +212,9 @@ class Gateway:
         if source is None:
             return None
 
-        async def fetch() -> str:
+        async def fetch(url: str) -> str:
             token = secret(source.token_file) if source.token_file is not None else None
-            return await parts.client.fetch(source.url, token=token, timeout_s=source.timeout_s)
+            return await parts.client.fetch(url, token=token, timeout_s=source.timeout_s)
 
         return AskedShares(url=source.url, fetch=fetch, use=parts.fleet.share, told=told)
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from inference.errors import DocumentError
 from inference.gateway.backends import Backend
@@ -103,31 +104,57 @@ class ResolvedName:
 
 @dataclass(slots=True, kw_only=True)
 class AskedShares:
-    """Shares that are asked for again and again. A writer that does not lead, or is gone, changes nothing."""
+    """Shares that are asked for again and again, of every daemon that the name stands for: the one that leads knows.
+
+    One that does not lead, or is gone, changes nothing.
+    """
 
     url: str
-    fetch: Callable[[], Awaitable[str]]
-    """Raises `OSError` where there is no answer, and says what is wrong."""
+    fetch: Callable[[str], Awaitable[str]]
+    """The document at an address; raises `OSError` where there is none, and says what is wrong."""
     use: Callable[[Shares], object]
     told: Told
     _known: Shares | None = field(default=None)
     _said: str = field(default="")
 
     async def look(self) -> bool:
-        """Ask once; whether there was an answer."""
+        """Ask once; whether one that leads answered."""
+        problem, shares = "", None
         try:
-            shares = parse_shares(await self.fetch(), source=self.url)
-        except (OSError, UnicodeDecodeError, DocumentError) as error:
-            problem = str(error) or type(error).__name__
-            if problem != self._said:
+            for url in await each_address(self.url):
+                try:
+                    shares = parse_shares(await self.fetch(url), source=url)
+                except (OSError, UnicodeDecodeError, DocumentError) as error:
+                    problem = problem or str(error) or type(error).__name__
+                if shares is not None:
+                    break
+        except OSError as error:
+            problem = str(error)
+        if shares is None:
+            if problem and problem != self._said:
                 self._said = problem
                 self.told(self.url, "kept", f"{problem}; the last shares are still in use")
             return False
-        if shares is not None and (shares != self._known or self._said):
+        if shares != self._known or self._said:
             self._known, self._said = shares, ""
             self.use(shares)
             self.told(self.url, "read", "")
         return True
+
+
+async def each_address(url: str) -> tuple[str, ...]:
+    """`url` with each address of its host in the host's place, sorted. Raises `OSError` where it has none.
+
+    A daemon answers to its own address and to no name, against pages that rebind one; and of several behind a headless
+    Service only one leads. A certificate names the host, so an https address stays as it is.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname is None:
+        return (url,)
+    port = parts.port or 80
+    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    hosts = sorted({_url(str(address[0]), port).removeprefix("http://") for *_, address in found})
+    return tuple(urlunsplit(parts._replace(netloc=host)) for host in hosts)
 
 
 def _url(address: str, port: int) -> str:

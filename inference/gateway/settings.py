@@ -71,7 +71,7 @@ class SharesSource:
     """Where the shares of a model's variants are asked for: the daemon that switches between them."""
 
     url: str
-    """Such as "http://headstart.headstart.svc:8080/api/v1/shares"."""
+    """Such as "http://headstart.headstart.svc:8090/api/v1/shares"; of several addresses the one that leads is heard."""
     token_file: Path | None = None
     """File that holds the daemon's token, where it wants one."""
     ask_every_s: float = 1.0
@@ -82,7 +82,7 @@ class SharesSource:
         check_bounds(self, ask_every_s=(0.05, 600), timeout_s=(0.05, 60))
         address = urlsplit(self.url)
         if address.scheme not in ("http", "https") or not address.hostname or address.username or address.password:
-            raise ValueError("url is no address; write one such as http://headstart:8080/api/v1/shares")
+            raise ValueError("url is no address; write one such as http://headstart.headstart.svc:8090/api/v1/shares")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

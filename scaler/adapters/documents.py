@@ -25,7 +25,7 @@ from scaler.policy import control, scheduled
 from scaler.policy.decide import WorkloadPolicy
 from scaler.policy.explain import target_text
 from scaler.policy.explain_spill import inflow_text
-from scaler.policy.explain_variants import place_text
+from scaler.policy.explain_variants import WHY
 from scaler.policy.lead_time import in_short
 from scaler.policy.scheduled import ScheduledRule
 from scaler.policy.types import Control, DemandForecast, Inflow, LeadTime, ReplicaState
@@ -95,6 +95,7 @@ def _variants(view: View) -> list[Document]:
             "gpus": each.group.gpus,
             "chosen": each.chosen,
             "reason": each.reason.value,
+            "why": WHY[each.reason],
             "detail": each.detail,
             "shares": dict(each.shares),
             "ready": dict(each.ready),
@@ -151,7 +152,6 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
             *view.notes.get(policy.workload, ()),
             *_target_notes(policy),
             *_control_notes(record, view.statuses.get(policy.workload)),
-            *([] if snapshot.variant is None else [f"variant: {place_text(snapshot.variant, policy.workload)}"]),
             *(f"takes over from {each.sender}: {inflow_text(each)}" for each in snapshot.inflows),
         ],
     }

@@ -96,7 +96,7 @@ class Telemetry:
             for key in [key for key in self._decisions if key[0] not in present]:
                 del self._decisions[key]
             self._violations.update(violation.invariant for violation in broken)
-            switches = {each.group.name: int(each.switched) for each in report.variants}
+            switches = {each.group.name: int(each.switched and report.leads) for each in report.variants}
             self._switches = Counter({name: self._switches[name] + count for name, count in switches.items()})
             self._journal_errors += bool(report.journal_error)
 

@@ -46,12 +46,24 @@ def put_workloads(document: Document) -> None:
     put_table(_COLUMNS, rows, right=("MIN-MAX", "DEMAND/s", "START"))
     notes = [f"{item['workload']}: {note}" for item in items for note in item.get("notes", ())]
     ways = [f"{item['workload']}: {_way(item)}" for item in items if item.get("way_out") and _is_trouble(item)]
-    for line in (*ways, *notes, *_about_settings(document.get("settings") or {})):
+    groups = map(_about_variants, document.get("variants") or ())
+    for line in (*ways, *notes, *groups, *_about_settings(document.get("settings") or {})):
         put(line)
     leader = document.get("leader")
     if leader and not leader["leads"]:
         put(f"standby: {leader['holder'] or 'nobody'} leads; this daemon decides in shadow and writes nothing")
     put(f"last tick {datetime.fromisoformat(document['at']):%F %T} UTC")
+
+
+def _about_variants(group: dict[str, Any]) -> str:
+    """Which variant of a model serves, how the traffic is shared, and why."""
+    shares = ", ".join(f"{100.0 * share:.0f} % {name}" for name, share in group["shares"].items())
+    detail = f" ({group['detail']})" if group["detail"] else ""
+    only_shown = "" if group["followed"] else "; only shown, nothing follows it"
+    return (
+        f"variants of {group['name']}: {group['chosen'] or 'none'} serves because {group['why']}{detail}; "
+        f"traffic: {shares or 'none is Ready'}{only_shown}"
+    )
 
 
 def _about_settings(settings: dict[str, Any]) -> Iterator[str]:

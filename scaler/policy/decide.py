@@ -340,6 +340,8 @@ def _in_its_place(
     if not trace:
         return target, adjustments, reason
     adjustments += trace
+    if trace[-1].before == moment.current:  # the rules would have held: what moves it is the place
+        return target, adjustments, trace[-1].reason
     return target, adjustments, _main_reason(moment.current, target, adjustments, reason)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from scaler.policy.types import Decision, Snapshot, VariantPlace, VariantReason
+from scaler.policy.types import Decision, Snapshot, VariantReason
 
 WHY: Final[dict[VariantReason, str]] = {
     VariantReason.FIRST: "it is the first choice: the best that copes, or the one that carries most",
@@ -26,12 +26,8 @@ def variant_lines(decision: Decision, snapshot: Snapshot) -> Iterator[tuple[str,
     place = snapshot.variant
     if place is None:
         return
-    yield place.group, place_text(place, decision.workload)
-
-
-def place_text(place: VariantPlace, workload: str) -> str:
-    """A workload's place in one sentence."""
-    who = "this variant serves" if place.chosen == workload else f"{place.chosen or 'none'} serves"
+    who = "this variant serves" if place.chosen == decision.workload else f"{place.chosen or 'none'} serves"
     detail = f" ({place.detail})" if place.detail else ""
     bounds = "" if place.most is None else f", {place.least} to {place.most} replicas for now"
-    return f"{who} because {WHY[place.reason]}{detail}; {100.0 * place.share:.0f} % of the traffic is here{bounds}"
+    text = f"{who} because {WHY[place.reason]}{detail}; {100.0 * place.share:.0f} % of the traffic is here{bounds}"
+    yield place.group, text

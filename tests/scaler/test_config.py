@@ -662,10 +662,10 @@ def test_a_shown_duration_is_read_back(ms: int) -> None:
 
 
 def test_the_selector_has_the_fields_of_the_one_that_builds_queries() -> None:
-    """`rate_window_s` comes from the latency rule and `workload` from the entry, so that neither is set twice."""
+    """`rate_window_s` comes from the latency rule and `workload` from the entry, so that neither is set twice; `service` from `variants`."""
     ours = {each.name for each in dataclasses.fields(SelectorConfig)}
     theirs = {each.name for each in dataclasses.fields(WorkloadSelector)}
-    assert theirs - ours == {"workload", "rate_window_s"}
+    assert theirs - ours == {"workload", "rate_window_s", "service"}
     assert ours <= theirs
 
 
@@ -687,6 +687,48 @@ def test_every_setting_has_a_kind_that_the_reader_knows() -> None:
                 seen.append(inner)
             else:
                 assert typing.get_origin(inner) is not None or isinstance(inner, type), hint
+
+
+VARIANTS = """\
+apiVersion: headstart/v1
+kind: Config
+variants:
+  - {group}
+workloads:
+  - {{workload: llm/chat-8b, profile: qwen3-vl-2b-24gb}}
+  - {{workload: llm/chat-4b, profile: {{name: two, gpus: 2, classes: [{{name: default, max_rps: 1}}]}}}}
+  - {{workload: llm/floor, mode: floor, profile: qwen3-vl-2b-24gb}}
+"""
+BOTH = "workloads: [{workload: llm/chat-8b}, {workload: llm/chat-4b}]"
+
+
+@pytest.mark.parametrize(
+    ("group", "place", "text"),
+    [
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/chat-4}]}", "4:75", 'names "llm/chat-4", which is no workload; did you mean llm/chat-4b?', id="no such workload"),
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/floor}]}", "4:75", "is in mode floor, and another autoscaler cannot be handed over to; use active or observe", id="a floor"),
+        pytest.param("{name: chat, gpus: 1, " + BOTH + "}", "4:75", "needs 2 GPUs a replica, and the group has 1; raise gpus or take the variant out", id="no room for one"),
+        pytest.param("{name: a, gpus: 4, " + BOTH + "}\n  - {name: b, gpus: 4, workloads: [{workload: llm/chat-8b, serves: x}, {workload: llm/chat-4b, serves: y}]}", "5:47", "llm/chat-8b is a variant of a already: it can serve for one group only", id="two groups"),
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}]}", "4:38", "workloads of chat must list at least two variants, got 1", id="only one"),
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b, serves: a}, {workload: llm/chat-4b, serves: a}]}", "4:38", "workloads of chat serve the same name twice: a, a", id="one name"),
+        pytest.param("{name: chat, gpus: 0, " + BOTH + "}", "4:24", "gpus of chat must be at least 1, got 0", id="no GPU"),
+        pytest.param("{name: chat, gpus: 4, utilisation: 1.2, " + BOTH + "}", "4:40", "utilisation of chat must lie in (0, 1], got 1.2", id="utilisation"),
+    ],
+)  # fmt: skip
+def test_variants_are_checked_against_the_workloads(group: str, place: str, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_config(VARIANTS.format(group=group), Path("headstart.yaml"))
+    issue = error.value.issues[0]
+    assert (issue.text, f"{issue.line}:{issue.column}") == (text, place)
+
+
+def test_variants_belong_to_the_fleet() -> None:
+    config = parse_config(VARIANTS.format(group="{name: chat, gpus: 4, " + BOTH + "}"), Path("headstart.yaml"))
+    (group,) = config.fleet.variants
+    assert [(each.workload, each.served) for each in group.workloads] == [
+        ("llm/chat-8b", "chat-8b"),
+        ("llm/chat-4b", "chat-4b"),
+    ]
 
 
 PLACEHOLDERS = """\

@@ -232,11 +232,11 @@ def test_a_switch_that_is_interrupted_stops_where_it_is_and_goes_on_after(
 ) -> None:
     service.demand_rps = 12.0
     service.until(lambda: service.world.workloads[SMALL].ready == 1)
-    before = service.scales()
     fault(service)
+    held = service.minutes(2) and service.scales()
     service.minutes(10)
-    assert service.scales()[0] >= 1
-    assert before[0] >= service.scales()[0] - 0
+    assert service.scales() == held
+    assert held[0] >= 1
     service.demand_rps = 12.0
     service.world.controls.clear()
     service.world.workloads[SMALL].readable = True
@@ -277,10 +277,20 @@ def test_a_variant_that_sleeps_is_not_taken_for_one_that_was_switched_off(servic
     assert service.decided(SMALL) == (0, Reason.VARIANT_SWITCH)
 
 
-def test_a_fleet_budget_slows_the_switch_and_breaks_nothing(service: Service) -> None:
-    service.budget = BudgetRule(gpus=4, most_inward_ratio=0.2)
+def test_a_change_budget_that_is_spent_does_not_hold_the_old_variant(service: Service) -> None:
+    """Both ways within ten minutes: with the fleet's fifth long spent, the small one would hold its GPUs on and on."""
+    service.budget = BudgetRule(gpus=4, most_inward_ratio=0.01)
     service.demand_rps = 12.0
-    service.until(lambda: service.scales() == (0, 3))
+    service.until(lambda: service.scales() == (0, 3), within=16)
+
+
+def test_a_release_while_the_demand_is_unknown_waits_for_a_look_back(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.world.workloads[SMALL].ready == 1)
+    service.demand_rps = None
+    service.minutes(3)
+    service.demand_rps, held = 12.0, service.scales()[0]
+    assert service.until(lambda: service.scales()[0] < held) >= 5
 
 
 # ── What is recorded ──────────────────────────────────────────────────────────────────────────────────────────

@@ -197,6 +197,24 @@ def test_two_selectors_that_say_the_same_are_ambiguous(fleet: Fleet, now: dateti
     assert blind(of(readings, "green", "requests_running")).reason is BlindReason.AMBIGUOUS
 
 
+def test_variants_of_one_service_both_have_its_arrivals(fleet: Fleet, now: datetime):
+    front_door = {"demand_labels": (("model", "chat"),), "service": "chat"}
+    readings = read(fleet, workload("blue", **front_door), workload("green", **front_door), now=now)
+    seen = {
+        name: {
+            key.request_class: reading
+            for key, reading in readings.values.items()
+            if key.signal == "demand_rps" and key.workload.endswith(f"/{name}")
+        }
+        for name in ("blue", "green")
+    }
+    assert seen["blue"]
+    assert all(isinstance(each, Known) for each in seen["blue"].values())
+    assert {name: known(each) for name, each in seen["blue"].items()} == {
+        name: known(each) for name, each in seen["green"].items()
+    }
+
+
 def test_old_samples_are_stale(fleet: Fleet, now: datetime):
     reading = blind(of(read(fleet, workload("stale"), now=now), "stale", "requests_running"))
     assert reading.reason is BlindReason.STALE
