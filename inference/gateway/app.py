@@ -133,8 +133,12 @@ class Gateway:
         metrics, fleet = parts.metrics, parts.fleet
         classes = [rule.name for rule in self._settings.classes] or [DEFAULT.name]
         metrics.variant_share.clear()  # of a variant that has left nothing is shown
+        pooled = any(rule.pools for rule in self._settings.classes)
         for model in fleet.models:
-            if not fleet.is_up(model):
+            if pooled:
+                # Each pool is scaled by its own classes: one that nobody asks for is no demand, and not an unknown one.
+                metrics.begin(model, dict.fromkeys([*classes, DEFAULT.name]))
+            elif not fleet.is_up(model):
                 metrics.begin(model, classes)
             in_flight, slots = fleet.load(model)
             metrics.in_flight.labels(model).set(in_flight)

@@ -76,8 +76,8 @@ class Metrics:
         self.level = self._gauge("degradation_level", "0 full, 1 shorter, 2 smaller, 3 shed.", ("model",))
 
     def begin(self, model: str, classes: Iterable[str]) -> None:
-        """Show the demand of a model that sleeps as 0 before its first request: a rate cannot see the one with which a
-        series begins, and here that one is the reason to wake it."""
+        """Show demand as 0 before its first request, of a model that sleeps or whose classes have pools: a rate cannot
+        see the one with which a series begins, and here that one is the reason to wake it."""
         for request_class in classes:
             for priority in Priority:
                 self.requests.labels(model, request_class, priority.value)

@@ -124,6 +124,7 @@ def _signals(config: Config, source: PrometheusSource, chosen: Sequence[str], se
     from forecaster.sources.plan import DEMAND
     from scaler.adapters.connections import selectors_of
     from scaler.doctor.metrics import judge_demand, judge_edges, judge_signal
+    from scaler.doctor.pools import judge_pools
 
     selectors, now = selectors_of(config), datetime.now(UTC)
     checks = [check for check in source.check(selectors, now=now) if check.workload in chosen]
@@ -138,6 +139,7 @@ def _signals(config: Config, source: PrometheusSource, chosen: Sequence[str], se
         seen.demand[key.workload][key.request_class] = reading
     for workload, by_class in seen.demand.items():
         yield from judge_demand(workload, tuple(by_class.values()))
+    yield from judge_pools(config, seen.demand, chosen)
 
 
 def _demand_of(readings: Mapping[SeriesKey, Reading], live: set[str]) -> Iterator[tuple[SeriesKey, Reading]]:

@@ -44,7 +44,7 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.PROFILE_DOUBTED: "a latency broke its SLO although the load fits: the capacity profile promises too much",
     Reason.DOUBT_REMEMBERED: "so many kept the SLO at a load that the profile gives to fewer",
     Reason.SCHEDULED: "a scheduled event needs so many",
-    Reason.SPILL: "so many serve what comes over from another pool until that has its own",
+    Reason.SPILL: "so many serve what comes over from another pool at this moment",
     Reason.STEADY: "no rule wants more, and none allows less",
     Reason.BLIND_DEMAND: "the demand is unknown or seen only in part, so nothing is released",
     Reason.BLIND_REPLICAS: "the cluster could not be read",

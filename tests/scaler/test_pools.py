@@ -87,7 +87,7 @@ def test_the_next_pool_grows_before_the_peak_and_late_where_nobody_tells_it(fore
     told.run(200)
     untold.run(200)
     assert told.missed == 0
-    assert untold.missed >= 10  # the latency rule alone sees it, four minutes of start after each breach
+    assert untold.missed >= 10  # the latency rule alone sees it, and against the load it orders one more at most
     assert max(told.scales["llm/gui"]) == max(untold.scales["llm/gui"]) == 3
 
 

@@ -143,6 +143,31 @@ def test_a_front_door_named_in_the_selector_goes_first(fleet: Fleet, now: dateti
     assert known(of(read(fleet, nginx, now=now), "chat-large", "demand_rps")) == pytest.approx(12, rel=0.2)
 
 
+def a_pool(name: str, *classes: str, **settings: object) -> WorkloadSelector:
+    return workload(name, classes=classes, **{"demand_labels": (("model", "chat"),), **settings})
+
+
+def test_pools_of_one_model_read_their_own_classes_each(fleet: Fleet, now: datetime):
+    readings = read(fleet, a_pool("chat", "gui"), a_pool("few", "html", "never-asked"), now=now)
+    assert known(of(readings, "chat", "demand_rps", "gui")) == pytest.approx(30, rel=0.15)
+    assert known(of(readings, "few", "demand_rps", "html")) == pytest.approx(8, rel=0.25)
+    assert known(of(readings, "few", "prompt_tokens_per_s", "html")) == pytest.approx(8 * 6000, rel=0.2)
+    told = {(key.workload, key.request_class) for key in readings.values if key.signal == "demand_rps"}
+    assert told == {("llm/chat", "gui"), ("llm/few", "html")}
+    # What the pool's own engines tell is read by their pods, whatever classes they serve.
+    assert known(of(readings, "chat", "requests_running")) == 12
+
+
+def test_a_pool_is_found_by_the_model_that_its_pods_serve(fleet: Fleet, now: datetime):
+    by_model = workload("chat", classes=("html",), namespace="llm")
+    assert known(of(read(fleet, by_model, now=now), "chat", "demand_rps", "html")) == pytest.approx(8, rel=0.25)
+
+
+def test_a_pool_whose_front_door_tells_no_classes_is_blind_and_not_everybodys(fleet: Fleet, now: datetime):
+    pool = a_pool("few", "gui", demand_labels=(("model", "few"),))
+    assert blind(of(read(fleet, pool, now=now), "few", "demand_rps")).reason is BlindReason.NO_SERIES
+
+
 def test_an_older_metric_name_is_still_found(fleet: Fleet, now: datetime):
     source = PrometheusSource(fleet.connection)
     by_signal = {check.signal: check for check in source.check([workload("few")], now=now)}

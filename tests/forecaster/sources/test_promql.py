@@ -236,3 +236,45 @@ def test_terms_are_joined_in_pairs_and_none_is_lost(terms: int) -> None:
     depth = max((bare[:at].count("(") - bare[:at].count(")") for at in range(len(bare) + 1)), default=0)
     assert 2**depth >= terms / 2
     assert depth <= 6
+
+
+# ── Pools by class ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def a_pool(name: str, *classes: str, **settings: object) -> WorkloadSelector:
+    labels = {"demand_labels": (("model", "chat"),), **settings}
+    return WorkloadSelector(workload=f"llm/{name}", classes=classes, **labels)  # type: ignore[arg-type]
+
+
+def test_pools_of_one_model_have_scopes_of_their_own():
+    candidate = plan.candidates_of(CATALOGUE[0], a_pool("gui", "gui"))[0]
+    choice = Choice(candidate=candidate, reach=Reach.DEMAND_LABELS)
+    found = promql.scopes([a_pool("gui", "gui"), a_pool("text", "html", "text")], choice, {})
+    assert {scope.matchers: dict(scope.owners) for scope in found} == {
+        'model="chat",request_class="gui"': {("chat",): ("llm/gui",)},
+        'model="chat",request_class=~"html|text"': {("chat",): ("llm/text",)},
+    }
+
+
+def test_pools_of_many_models_with_the_same_classes_share_one_expression():
+    pools = [a_pool(f"w{i}", "gui", demand_labels=(("model", f"m{i}"),)) for i in range(200)]
+    choice = Choice(candidate=plan.candidates_of(CATALOGUE[0], pools[0])[0], reach=Reach.DEMAND_LABELS)
+    (scope,) = promql.scopes(pools, choice, {})
+    assert len(scope.owners) == 200
+
+
+def test_what_tells_no_classes_apart_is_no_demand_of_a_pool():
+    found = [each.metric for each in plan.candidates_of(CATALOGUE[0], a_pool("gui", "gui"))]
+    assert found == ["headstart_gateway_requests_total"]
+    named = a_pool("gui", "gui", demand_metric="nginx_requests_total", class_label="kind")
+    assert plan.candidates_of(CATALOGUE[0], named)[0].metric == "nginx_requests_total"
+
+
+@given(texts)
+def test_a_hostile_class_widens_no_query(name: str):
+    choice = Choice(candidate=plan.candidates_of(CATALOGUE[0], a_pool("gui", "gui"))[0], reach=Reach.DEMAND_LABELS)
+    for classes in ((name,), (name, "gui-of-mine")):
+        if len(set(classes)) == len(classes):
+            (scope,) = promql.scopes([a_pool("gui", *classes)], choice, {})
+            selector = promql_parser.parse(f"up{{{scope.matchers}}}")
+            assert [each.name for each in selector.matchers.matchers] == ["model", "request_class"]
