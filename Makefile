@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
+# The tests start hundreds of daemons and commands: each would compile every module again, pytest every test of every run.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check servers format coverage mutants lock demo-model vllm-env locust-env demo-vllm e2e bench soak fleet tables laws clean
 
@@ -26,12 +29,14 @@ $(VENV)/.all: $(VENV)/.core
 demo: $(VENV)/.core ## a simulated week, no cluster, no GPU: a table and headstart-demo/report.html
 	@$(BIN)/headstart demo
 
-# Stories told by real servers run alone: a scrape that waits for a core is a failed scrape. The CPU build of vLLM is
-# fetched while the checks run; where it cannot be had its stories are skipped, and say why.
+# The CPU build of vLLM is fetched while the checks run; where it cannot be had its stories are skipped, and say why.
+# Stories told by real servers mostly wait, so two go on at a time, each file's in one process, for what they share; the
+# slow ones have the machine to themselves. The decision's own tests run once, under coverage.
 test: $(VENV)/.all servers ## every check and every test, with real vLLM servers where they can be built
 	@tests/inference/vllm_env.sh --or-without & $(MAKE) --no-print-directory check; checked=$$?; wait; exit $$checked
-	$(BIN)/pytest -n 2 --dist worksteal -q -m "not server" --ignore=tests/benchmarks
-	$(BIN)/pytest -n 0 -q -m server --ignore=tests/benchmarks
+	$(BIN)/pytest -n 2 --dist worksteal -q -m "not server" --ignore=tests/benchmarks --ignore=tests/scaler/policy
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "server and not slow" --ignore=tests/benchmarks
+	$(BIN)/pytest -n 0 -q -m "server and slow" --ignore=tests/benchmarks
 	@$(MAKE) --no-print-directory coverage
 
 check: $(VENV)/.all ## lint, types, import contracts: under a minute
@@ -45,7 +50,7 @@ servers:
 	@tests/setup/chart_tools.sh
 
 coverage: $(VENV)/.all ## branch coverage of the decision
-	$(BIN)/pytest tests/scaler/policy -q -n 0 --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(BIN)/pytest tests/scaler/policy -q -n 2 --dist worksteal --cov=scaler/policy --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 soak: $(VENV)/.all servers ## the long sizes of the fault tests, and a week of ticks, a million requests (two hours and a half)
 	HEADSTART_SOAK=1 $(BIN)/pytest tests/faults -q -n 0 --timeout 7200
