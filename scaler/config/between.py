@@ -115,6 +115,16 @@ def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIss
     return issues
 
 
+def groups_of(root: Node) -> dict[str, str]:
+    """The group of variants that each workload belongs to, by workload."""
+    groups, found = root.child("variants"), dict[str, str]()
+    for group in groups.value if groups is not None and isinstance(groups.value, tuple) else ():
+        members = group.child("workloads")
+        for member in members.value if members is not None and isinstance(members.value, tuple) else ():
+            found.setdefault(str(member.get("workload")), str(group.get("name")))
+    return found
+
+
 def _variant_problem(
     workload: str, gpus: Any, workloads: Mapping[str, Place], entries: Mapping[str, Node], grouped: Mapping[str, str]
 ) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaler.config.between import entries_of
+from scaler.config.between import entries_of, groups_of
 from scaler.config.check import did_you_mean, issue_at, shown
 from scaler.config.document import Node
 from scaler.errors import ConfigIssue
@@ -80,10 +80,12 @@ def pool_issues(root: Node) -> list[ConfigIssue]:
     pools = {pool.name: pool for pool in _pools(root)}
     discover = root.child("discover")
     discovered = discover is not None and bool(discover.get("namespaces"))
+    groups = groups_of(root)
     issues = [issue for pool in pools.values() for issue in _target_issues(pool, pools, discovered=discovered)]
+    issues += [issue for pool in pools.values() for issue in _variant_issues(pool, groups)]
     if not issues:
         issues += [issue for pool in pools.values() for issue in _unprofiled(pool, pools)]
-    return [*issues, *_counted_twice(list(pools.values())), *_same_backends(root, pools)]
+    return [*issues, *_counted_twice(list(pools.values()), groups), *_same_backends(root, pools)]
 
 
 def _pools(root: Node) -> Iterator[_Pool]:
@@ -113,6 +115,14 @@ def _target_issues(pool: _Pool, pools: Mapping[str, _Pool], *, discovered: bool)
         yield issue_at(pool.spills_to.place, setting, text)
 
 
+def _variant_issues(pool: _Pool, groups: Mapping[str, str]) -> Iterator[ConfigIssue]:
+    """Variants hand over to each other within their own GPUs: what one lacks is another's, not the next pool's."""
+    at_fault = next((name for name in (pool.name, pool.next_name) if name in groups), None)
+    if pool.spills_to is not None and at_fault is not None:
+        text = f"{at_fault} is a variant of {groups[at_fault]}, and nothing spills from or to one; leave spills_to out"
+        yield issue_at(pool.spills_to.place, f"workloads[{pool.index}].spills_to", text)
+
+
 def _chain(pool: _Pool, pools: Mapping[str, _Pool]) -> list[_Pool]:
     """The pool and those behind it, each once."""
     chain, seen = [pool], {pool.name}
@@ -135,8 +145,11 @@ def _unprofiled(pool: _Pool, pools: Mapping[str, _Pool]) -> Iterator[ConfigIssue
             yield issue_at(pool.spills_to.place, f"workloads[{pool.index}].spills_to", text)
 
 
-def _counted_twice(pools: Sequence[_Pool]) -> Iterator[ConfigIssue]:
-    """One class of one service that two workloads read would be forecast, and carried, twice."""
+def _counted_twice(pools: Sequence[_Pool], groups: Mapping[str, str]) -> Iterator[ConfigIssue]:
+    """One class of one service that two workloads read would be forecast, and carried, twice.
+
+    Variants of one model all read the whole of its demand: the group sees to it that it is carried once.
+    """
     of_service: dict[tuple[Any, ...], list[_Pool]] = {}
     for pool in pools:
         if pool.service is not None:
@@ -146,7 +159,8 @@ def _counted_twice(pools: Sequence[_Pool]) -> Iterator[ConfigIssue]:
             continue  # plain workloads: series that two selectors claim are told as ambiguous when they are read
         for at, pool in enumerate(members):
             for earlier in members[:at]:
-                yield from _overlap(pool, earlier)
+                if pool.name not in groups or groups[pool.name] != groups.get(earlier.name):
+                    yield from _overlap(pool, earlier)
 
 
 def _overlap(pool: _Pool, earlier: _Pool) -> Iterator[ConfigIssue]:

@@ -152,5 +152,43 @@ def test_on_one_machine_the_gateways_pools_are_known(model: str, pool: str, said
         assert any(said in line for line in problems(text))
 
 
+VARIANTS = """\
+variants:
+  - name: chat
+    gpus: 4
+    workloads: [{workload: llm/large}, {workload: llm/small}]
+"""
+
+
+def test_variants_of_one_model_read_the_same_classes() -> None:
+    text = pools(a_pool("large", "gui, html"), a_pool("small", "gui, html"), more=VARIANTS)
+    assert len(parse_config(text, Path("h.yaml")).fleet.variants) == 1
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        pytest.param(
+            (a_pool("large", "gui", to="llm/text"), a_pool("small", "gui"), a_pool("text", "text")),
+            "workloads[0].spills_to: llm/large is a variant of chat, and nothing spills from or to one",
+            id="from a variant",
+        ),
+        pytest.param(
+            (a_pool("large", "gui"), a_pool("small", "gui"), a_pool("text", "text", to="llm/small")),
+            "workloads[2].spills_to: llm/small is a variant of chat, and nothing spills from or to one",
+            id="to a variant",
+        ),
+        pytest.param(
+            (a_pool("large", "gui"), a_pool("small", "gui"), a_pool("other", "gui")),
+            "workloads[2].selector: reads gui, which llm/large reads of the same service: it would count twice",
+            id="and who is none reads their class",
+        ),
+    ],
+)
+def test_variants_and_pools(entries: tuple[str, ...], said: str) -> None:
+    found = problems(pools(*entries, more=VARIANTS))
+    assert any(said in line for line in found), found
+
+
 def test_one_mistake_is_told_once() -> None:
     assert len(problems(pools(a_pool("gui", "gui", to="llm/txt"), a_pool("text", "text")))) == 1
