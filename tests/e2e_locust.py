@@ -53,7 +53,7 @@ class Recurring:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Offered, and at the end everything that was sent is waited for."""
+        """Offered; what is under way at the end is given up, and no shot."""
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 self._command,

@@ -289,7 +289,7 @@ class Gateway:
         well = await parts.client.probe(replica.backend.url, rule.path, timeout_s=rule.probe_timeout_s)
         if well:
             parts.fleet.probed(replica)
-        else:
+        elif well is False:
             parts.fleet.failed(replica, answered=False)
 
 

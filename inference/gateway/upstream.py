@@ -5,6 +5,7 @@ aiohttp's client rather than httpx's: a streamed answer costs it a fifth of the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -15,6 +16,14 @@ from inference.gateway.settings import Upstream
 KEEP_ALIVE_S = 4.0
 """Below the five seconds after which uvicorn, and so vLLM, closes an idle connection: a request that meets the close
 would have to be sent again."""
+
+STOOD_STILL_S = 0.25
+"""A timer that fires so long after its time says that this process stood still, not that a replica did: on a machine
+without a free core the connection may have come long ago. Three such failures at once would take a replica out, and
+every replica with it. A loop that runs is late by a few milliseconds."""
+
+STALLS = 3
+"""So often a connection is made again after one; a process that never runs in time must say so at last."""
 
 _READ_BUFFER_BYTES = 65_536
 _MOST_DOCUMENT_BYTES = 1_048_576
@@ -60,6 +69,7 @@ class Client:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=rule.connect_timeout_s, sock_read=rule.silence_timeout_s
         )
+        self._connect_timeout_s = rule.connect_timeout_s
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._session = aiohttp.ClientSession(
             # No limit here: how many requests a replica holds is the fleet's business.
@@ -73,19 +83,28 @@ class Client:
 
     async def ask(self, url: str, path: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a request; answers once status and headers are there. Raises `UpstreamError`."""
-        try:
-            return await self._session.post(
-                url.rstrip("/") + path, data=body, headers={**headers, **self._headers}, allow_redirects=False
-            )
-        except FAILURES as error:
-            raise translated(error) from error
+        stalls_left = STALLS
+        while True:
+            began_s = time.monotonic()
+            try:
+                return await self._session.post(
+                    url.rstrip("/") + path, data=body, headers={**headers, **self._headers}, allow_redirects=False
+                )
+            except FAILURES as error:
+                unheard = isinstance(error, aiohttp.ConnectionTimeoutError)
+                if not (unheard and stalls_left and _stood_still(began_s, self._connect_timeout_s)):
+                    raise translated(error) from error
+                stalls_left -= 1  # the replica never saw the request, so it may be sent again
 
-    async def probe(self, url: str, path: str, *, timeout_s: float) -> bool:
-        """Whether a replica says that it is well."""
+    async def probe(self, url: str, path: str, *, timeout_s: float) -> bool | None:
+        """Whether a replica says that it is well; None: this process stood still and cannot tell."""
+        began_s = time.monotonic()
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             async with self._session.get(url.rstrip("/") + path, timeout=timeout, allow_redirects=False) as answer:
                 return answer.status == 200
+        except TimeoutError:
+            return None if _stood_still(began_s, timeout_s) else False
         except FAILURES:
             return False
 
@@ -109,3 +128,8 @@ class Client:
     async def close(self) -> None:
         """End every connection."""
         await self._session.close()
+
+
+def _stood_still(began_s: float, timeout_s: float) -> bool:
+    """Whether a timer that began then was heard long after its time."""
+    return time.monotonic() - began_s > timeout_s + STOOD_STILL_S
