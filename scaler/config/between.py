@@ -103,15 +103,40 @@ def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIss
             text = f"{shown(name)} already stands above; one model has one group of variants"
             issues.append(issue_at(group.place, f"{setting}.name", text))
         named.add(str(name))
+        first: tuple[str, Any] | None = None
         for place, member in enumerate(members.value if members and isinstance(members.value, tuple) else ()):
             workload = member.child("workload")
             if workload is None or not isinstance(workload.value, str):
                 continue
             text = _variant_problem(workload.value, group.get("gpus"), workloads, entries, grouped)
+            if not text:
+                seen = _demand_seen(entries[workload.value])
+                first = first or (workload.value, seen)
+                text = _demand_problem(workload.value, seen, first)
             if text:
                 issues.append(issue_at(workload.place, f"{setting}.workloads[{place}].workload", text))
             grouped.setdefault(workload.value, str(name))
     return issues
+
+
+def _demand_seen(entry: Node) -> dict[str, Any]:
+    """What of an entry says whose arrivals are its."""
+    selector = entry.get("selector")
+    given = selector if isinstance(selector, dict) else {}
+    return {key: given.get(key) for key in ("demand_labels", "demand_metric", "class_label")}
+
+
+def _demand_problem(workload: str, seen: dict[str, Any], first: tuple[str, dict[str, Any]]) -> str:
+    """Why a variant does not see the service's demand; "" if it does."""
+    if not seen["demand_labels"]:
+        return (
+            f"{workload} has no selector.demand_labels: every variant must see the whole service's demand; "
+            "write those of the model that clients ask for, such as {model: chat}"
+        )
+    if seen != first[1]:
+        differing = ", ".join(f"selector.{key}" for key, value in seen.items() if value != first[1][key])
+        return f"{workload} and {first[0]} differ in {differing}: variants must see one demand, the whole service's"
+    return ""
 
 
 def _variant_problem(
