@@ -116,7 +116,30 @@ def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIss
             if text:
                 issues.append(issue_at(workload.place, f"{setting}.workloads[{place}].workload", text))
             grouped.setdefault(workload.value, str(name))
+        issues += _room_issues(group, setting, entries)
     return issues
+
+
+def _room_issues(group: Node, setting: str, entries: Mapping[str, Node]) -> list[ConfigIssue]:
+    """Two variants whose replicas do not fit beside each other cannot hand over without a gap."""
+    gpus, members = group.child("gpus"), group.get("workloads")
+    names = [str(each.get("workload")) for each in members or () if isinstance(each, dict)]
+    sizes = {name: _gpus_of(entries[name]) for name in names if name in entries}
+    if gpus is None or not isinstance(gpus.value, int) or len(sizes) < 2:
+        return []
+    (first, one), (second, other) = sorted(sizes.items(), key=lambda each: -each[1])[:2]
+    if one > gpus.value or one + other <= gpus.value:  # one that does not fit alone is refused by itself
+        return []
+    text = (
+        f"is {gpus.value}, and a replica of {first} ({one} GPUs) beside one of {second} ({other}) needs {one + other}"
+    )
+    return [issue_at(gpus.place, f"{setting}.gpus", f"{text}: without both there is no switch without a gap")]
+
+
+def _gpus_of(entry: Node) -> int:
+    profile = entry.child("profile")
+    gpus = profile.get("gpus") if profile is not None and isinstance(profile.value, dict) else None
+    return gpus if isinstance(gpus, int) else 1
 
 
 def _demand_seen(entry: Node) -> dict[str, Any]:
@@ -152,9 +175,7 @@ def _variant_problem(
     mode = entry.get("mode")
     if mode in ("floor", "publish"):
         return f"is in mode {mode}, and another autoscaler cannot be handed over to; use active or observe"
-    profile = entry.child("profile")
-    needed = profile.get("gpus") if profile is not None and isinstance(profile.value, dict) else None
-    needed = needed if isinstance(needed, int) else 1
+    needed = _gpus_of(entry)
     if isinstance(gpus, int) and needed > gpus:
         return f"needs {needed} GPUs a replica, and the group has {gpus}; raise gpus or take the variant out"
     return ""

@@ -74,6 +74,19 @@ def test_a_forecast_that_8b_will_not_cope_brings_4b_ahead(service: Service) -> N
     assert (service.chosen(), service.reason()) == (SMALL, VariantReason.TOO_SLOW)
 
 
+def test_a_surge_while_the_better_one_starts_is_carried_by_the_one_that_serves(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.scales() == (0, 3))
+    service.demand_rps, service.gpus, service.start_ticks = 3.0, 6, 60
+    service.until(lambda: service.scales()[1] < 3)
+    service.until(lambda: service.chosen() == BIG and service.scales()[0] > 0)
+    service.demand_rps = 12.0
+    held = service.scales()[1]
+    service.minutes(2)
+    assert service.chosen() == BIG, "8B copes with it, once it is there"
+    assert service.scales()[1] > held
+
+
 # ── What stays put ────────────────────────────────────────────────────────────────────────────────────────────
 
 
