@@ -157,6 +157,15 @@ def test_a_restart_goes_on_with_the_variant_that_serves(service: Service) -> Non
     service.until(lambda: service.chosen() == BIG)
 
 
+def test_a_restart_half_way_goes_on_with_the_switch(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.world.workloads[SMALL].ready == 1)
+    service.now += timedelta(minutes=20)
+    service.minute()
+    assert (service.chosen(), service.scales()[0] > service.scales()[1]) == (SMALL, True)
+    service.until(lambda: service.scales() == (0, 3))
+
+
 def test_what_is_only_observed_is_shown_and_nobody_follows_it() -> None:
     made = Service(policies=(a_variant(BIG, mode=Mode.OBSERVE), a_variant(SMALL, mode=Mode.OBSERVE)))
     made.demand_rps = 12.0
@@ -182,10 +191,13 @@ def test_a_variant_that_sleeps_is_not_taken_for_one_that_was_switched_off(servic
 
 
 def test_a_change_budget_that_is_spent_does_not_hold_the_old_variant(service: Service) -> None:
-    """Both ways within ten minutes: with the fleet's fifth long spent, the small one would hold its GPUs on and on."""
-    service.budget = BudgetRule(gpus=4, most_inward_ratio=0.01)
+    """8B gave its four GPUs back within the period; the small one must not hold its own on for the rest of it."""
+    service.budget = BudgetRule(inward_period=timedelta(hours=1))
     service.demand_rps = 12.0
-    service.until(lambda: service.scales() == (0, 3), within=16)
+    service.until(lambda: service.scales() == (0, 3))
+    service.demand_rps = 5.0
+    service.until(lambda: service.chosen() == BIG)
+    service.until(lambda: service.scales()[1] == 0, within=20)
 
 
 def test_a_release_while_the_demand_is_unknown_waits_for_a_look_back(service: Service) -> None:
