@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from forecaster.sources.connection import Connection
@@ -31,13 +32,22 @@ def connection_of(prometheus: PrometheusConfig) -> Connection:
 
 def selectors_of(config: Config) -> tuple[WorkloadSelector, ...]:
     """How each workload's series are found, in the order of the fleet."""
-    return tuple(selector_of(config, policy) for policy in config.fleet.workloads)
+    services = services_of(config)
+    return tuple(selector_of(config, policy, services) for policy in config.fleet.workloads)
 
 
-def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
-    """How one workload's series are found. `ValueError` names a setting that no query can be made of."""
+def services_of(config: Config) -> dict[str, str]:
+    """The model of each workload that is one of its variants: they share its arrivals."""
+    return {each.workload: group.name for group in config.fleet.variants for each in group.workloads}
+
+
+def selector_of(config: Config, policy: WorkloadPolicy, services: Mapping[str, str] | None = None) -> WorkloadSelector:
+    """How one workload's series are found. `ValueError` names a setting that no query can be made of.
+
+    `services` is `services_of`, for whoever asks for many.
+    """
+    services = services_of(config) if services is None else services
     selector = config.selectors[policy.workload]
-    groups = config.fleet.variants
     return WorkloadSelector(
         workload=policy.workload,
         namespace=selector.namespace,
@@ -49,7 +59,7 @@ def selector_of(config: Config, policy: WorkloadPolicy) -> WorkloadSelector:
         classes=selector.classes,
         demand_metric=selector.demand_metric,
         demand_labels=tuple(sorted(selector.demand_labels.items())),
-        service=next((g.name for g in groups if policy.workload in (each.workload for each in g.workloads)), ""),
+        service=services.get(policy.workload, ""),
         rate_window_s=round(policy.latency.rate_window.total_seconds()),
     )
 

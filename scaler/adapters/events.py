@@ -55,10 +55,25 @@ def events_of(
         wish = _wish(record, report)
         if record.changes and (wish[-1] is OutcomeKind.SCALED or wish != wished.get(name)):
             yield _change(record, report)
+    yield from _of_variants(report)
     yield from _of_the_journal(report, failed_before=previous is not None and bool(previous.journal_error))
     for violation in broken:
         keys = {"invariant": violation.invariant, "workload": violation.workload, "detail": violation.detail}
         yield LogEvent(level="critical", name="invariant_violated", keys=keys)
+
+
+def _of_variants(report: TickReport) -> Iterator[LogEvent]:
+    """Another variant of a model is to serve."""
+    for each in report.variants:
+        if each.switched and report.leads:
+            keys = {
+                "model": each.group.name,
+                "chosen": each.chosen,
+                "reason": each.reason.value,
+                "detail": each.detail,
+                "carried_out": each.acts,
+            }
+            yield LogEvent(level="info", name="variant_switched", keys=keys)
 
 
 def _of_the_journal(report: TickReport, *, failed_before: bool) -> Iterator[LogEvent]:

@@ -104,14 +104,20 @@ def variant_issues(root: Node, workloads: Mapping[str, Place]) -> list[ConfigIss
             text = f"{shown(name)} already stands above; one model has one group of variants"
             issues.append(issue_at(group.place, f"{setting}.name", text))
         named.add(str(name))
+        first: tuple[str, Any] | None = None
         for place, member in enumerate(members.value if members and isinstance(members.value, tuple) else ()):
             workload = member.child("workload")
             if workload is None or not isinstance(workload.value, str):
                 continue
             text = _variant_problem(workload.value, group.get("gpus"), workloads, entries, grouped)
+            if not text:
+                seen = _demand_seen(entries[workload.value])
+                first = first or (workload.value, seen)
+                text = _demand_problem(workload.value, seen, first)
             if text:
                 issues.append(issue_at(workload.place, f"{setting}.workloads[{place}].workload", text))
             grouped.setdefault(workload.value, str(name))
+        issues += _room_issues(group, setting, entries)
     return issues
 
 
@@ -123,6 +129,48 @@ def groups_of(root: Node) -> dict[str, str]:
         for member in members.value if members is not None and isinstance(members.value, tuple) else ():
             found.setdefault(str(member.get("workload")), str(group.get("name")))
     return found
+
+
+def _room_issues(group: Node, setting: str, entries: Mapping[str, Node]) -> list[ConfigIssue]:
+    """Two variants whose replicas do not fit beside each other cannot hand over without a gap."""
+    gpus, members = group.child("gpus"), group.get("workloads")
+    names = [str(each.get("workload")) for each in members or () if isinstance(each, dict)]
+    sizes = {name: _gpus_of(entries[name]) for name in names if name in entries}
+    if gpus is None or not isinstance(gpus.value, int) or len(sizes) < 2:
+        return []
+    (first, one), (second, other) = sorted(sizes.items(), key=lambda each: -each[1])[:2]
+    if one > gpus.value or one + other <= gpus.value:  # one that does not fit alone is refused by itself
+        return []
+    text = (
+        f"is {gpus.value}, and a replica of {first} ({one} GPUs) beside one of {second} ({other}) needs {one + other}"
+    )
+    return [issue_at(gpus.place, f"{setting}.gpus", f"{text}: without both there is no switch without a gap")]
+
+
+def _gpus_of(entry: Node) -> int:
+    profile = entry.child("profile")
+    gpus = profile.get("gpus") if profile is not None and isinstance(profile.value, dict) else None
+    return gpus if isinstance(gpus, int) else 1
+
+
+def _demand_seen(entry: Node) -> dict[str, Any]:
+    """What of an entry says whose arrivals are its."""
+    selector = entry.get("selector")
+    given = selector if isinstance(selector, dict) else {}
+    return {key: given.get(key) for key in ("demand_labels", "demand_metric", "class_label", "classes")}
+
+
+def _demand_problem(workload: str, seen: dict[str, Any], first: tuple[str, dict[str, Any]]) -> str:
+    """Why a variant does not see the service's demand; "" if it does."""
+    if not seen["demand_labels"]:
+        return (
+            f"{workload} has no selector.demand_labels: every variant must see the whole service's demand; "
+            "write those of the model that clients ask for, such as {model: chat}"
+        )
+    if seen != first[1]:
+        differing = ", ".join(f"selector.{key}" for key, value in seen.items() if value != first[1][key])
+        return f"{workload} and {first[0]} differ in {differing}: variants must see one demand, the whole service's"
+    return ""
 
 
 def _variant_problem(
@@ -138,9 +186,7 @@ def _variant_problem(
     mode = entry.get("mode")
     if mode in ("floor", "publish"):
         return f"is in mode {mode}, and another autoscaler cannot be handed over to; use active or observe"
-    profile = entry.child("profile")
-    needed = profile.get("gpus") if profile is not None and isinstance(profile.value, dict) else None
-    needed = needed if isinstance(needed, int) else 1
+    needed = _gpus_of(entry)
     if isinstance(gpus, int) and needed > gpus:
         return f"needs {needed} GPUs a replica, and the group has {gpus}; raise gpus or take the variant out"
     return ""

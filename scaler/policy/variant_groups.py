@@ -206,14 +206,15 @@ def _limits(
     """Least and most replicas of one member.
 
     GPUs count as held until they are given back: 4 GPUs hold 8B, whose place is 3 now, and 4B may have its first
-    replica at the next tick, once 3 are all that 8B asks for.
+    replica at the next tick, once 3 are all that 8B asks for. And one that may be ordered for another is not free.
     """
     have = situation.has(member.name)
     if member.name != chosen:
         return 0, step.replicas.get(member.name, 0) if moves else have
     size = member.policy.profile.gpus
     others = [each for each in members if each.name != chosen]
-    taken = sum(situation.has(each.name) * each.policy.profile.gpus for each in others)
+    places = {each.name: max(situation.has(each.name), step.replicas.get(each.name, 0)) for each in others}
+    taken = sum(places[each.name] * each.policy.profile.gpus for each in others)
     fitting = max(min(have, situation.gpus // size), (situation.gpus - taken) // size)
     # Alone it is its own rules' business how many there are; beside others it must be brought to where it can serve.
     return (min(step.replicas.get(chosen, 0), fitting) if moves and taken else 0), fitting

@@ -187,7 +187,7 @@ class HandOver:
 def hand_over(situation: Situation, rule: VariantRule, chosen: str) -> HandOver:
     """One step of blue/green towards `chosen`: asked at every tick, it ends with that variant alone.
 
-    The chosen one gets as much traffic as its Ready replicas carry, the others what is left, and they keep the replicas
+    The chosen one gets as much traffic as its Ready replicas carry, the others what is left, and they have the replicas
     for it. The GPUs are never exceeded: where all are held, old replicas are given up for one new at a time, and the
     last old one only once it has no traffic. Four GPUs hold 8B and 4B is chosen at 12/s: 8B 4 → 3, one 4B; it is Ready
     and gets 0.85 · 6 / 12 = 42 %; the rest is 6.9/s, which keep three 8B; the next one goes for the next 4B, until
@@ -226,11 +226,14 @@ def _share(option: VariantOption, situation: Situation, rule: VariantRule, *, re
 
 
 def _kept(option: VariantOption, situation: Situation, rule: VariantRule, *, left: float) -> int:
-    """Replicas that a variant on its way out needs for the traffic that is left to it; never more than it has."""
+    """Replicas that a variant on its way out needs for the traffic that is left to it: more than it has only where the
+    others hold GPUs for that, as in a surge while a better variant starts."""
     if left <= 0.0:
         return 0
     needed = replicas_for(left * option.profile.load(situation.demand_rps or {}), utilisation=rule.utilisation)
-    return min(situation.has(option.name), max(1, needed))
+    others = sum(situation.has(each.name) * each.profile.gpus for each in rule.variants if each is not option)
+    room = max(situation.has(option.name), (situation.gpus - others) // option.profile.gpus)
+    return min(room, max(1, needed))
 
 
 def _within(

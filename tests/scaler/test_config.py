@@ -695,9 +695,13 @@ kind: Config
 variants:
   - {group}
 workloads:
-  - {{workload: llm/chat-8b, profile: qwen3-vl-2b-24gb}}
-  - {{workload: llm/chat-4b, profile: {{name: two, gpus: 2, classes: [{{name: default, max_rps: 1}}]}}}}
+  - {{workload: llm/chat-8b, profile: qwen3-vl-2b-24gb, selector: {{demand_labels: {{model: chat}}}}}}
+  - workload: llm/chat-4b
+    profile: {{name: two, gpus: 2, classes: [{{name: default, max_rps: 1}}]}}
+    selector: {{demand_labels: {{model: chat}}}}
   - {{workload: llm/floor, mode: floor, profile: qwen3-vl-2b-24gb}}
+  - {{workload: llm/blind, profile: qwen3-vl-2b-24gb}}
+  - {{workload: llm/other, profile: qwen3-vl-2b-24gb, selector: {{demand_labels: {{model: other}}}}}}
 """
 BOTH = "workloads: [{workload: llm/chat-8b}, {workload: llm/chat-4b}]"
 
@@ -707,7 +711,10 @@ BOTH = "workloads: [{workload: llm/chat-8b}, {workload: llm/chat-4b}]"
     [
         pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/chat-4}]}", "4:75", 'names "llm/chat-4", which is no workload; did you mean llm/chat-4b?', id="no such workload"),
         pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/floor}]}", "4:75", "is in mode floor, and another autoscaler cannot be handed over to; use active or observe", id="a floor"),
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/blind}]}", "4:75", "llm/blind has no selector.demand_labels: every variant must see the whole service's demand; write those of the model that clients ask for, such as {model: chat}", id="sees only itself"),
+        pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}, {workload: llm/other}]}", "4:75", "llm/other and llm/chat-8b differ in selector.demand_labels: variants must see one demand, the whole service's", id="sees another demand"),
         pytest.param("{name: chat, gpus: 1, " + BOTH + "}", "4:75", "needs 2 GPUs a replica, and the group has 1; raise gpus or take the variant out", id="no room for one"),
+        pytest.param("{name: chat, gpus: 2, " + BOTH + "}", "4:24", "is 2, and a replica of llm/chat-4b (2 GPUs) beside one of llm/chat-8b (1) needs 3: without both there is no switch without a gap", id="no room for both"),
         pytest.param("{name: a, gpus: 4, " + BOTH + "}\n  - {name: b, gpus: 4, workloads: [{workload: llm/chat-8b, serves: x}, {workload: llm/chat-4b, serves: y}]}", "5:47", "llm/chat-8b is a variant of a already: it can serve for one group only", id="two groups"),
         pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b}]}", "4:38", "workloads of chat must list at least two variants, got 1", id="only one"),
         pytest.param("{name: chat, gpus: 4, workloads: [{workload: llm/chat-8b, serves: a}, {workload: llm/chat-4b, serves: a}]}", "4:38", "workloads of chat serve the same name twice: a, a", id="one name"),

@@ -8,129 +8,20 @@ record decides again as it did.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.types import Blind, BlindReason, Known
-from policy_cases import GOOD, MINUTE, NOON, a_forecast, a_policy
-from scaler.adapters.invariants import violations
+from policy_cases import GOOD, NOON, a_forecast
 from scaler.adapters.journal import SqliteJournal, replay
-from scaler.loop import Fleet, TickReport, tick
 from scaler.policy.budget import BudgetRule
-from scaler.policy.capacity import CapacityProfile, ClassCapacity
-from scaler.policy.decide import WorkloadPolicy, decide_within
-from scaler.policy.types import (
-    Control,
-    DemandForecast,
-    Mode,
-    ModeSwitch,
-    Override,
-    Pause,
-    PolicyState,
-    Reason,
-    VariantReason,
-)
-from scaler.policy.variant_groups import VariantGroup, VariantMember
-from virtual_world import VirtualWorkload, VirtualWorld
-
-BIG, SMALL = "llm/chat-8b", "llm/chat-4b"
-MAX_RPS = {BIG: 3.0, SMALL: 6.0}
-
-
-def a_variant(name: str, *, gpus: int = 1, most: int = 8, mode: Mode = Mode.ACTIVE) -> WorkloadPolicy:
-    classes = (ClassCapacity(name="default", max_rps=MAX_RPS[name]),)
-    profile = CapacityProfile(name=name, classes=classes, gpus=gpus)
-    return replace(a_policy(profile=profile, most=most, mode=mode), workload=name)
-
-
-def a_group(gpus: int = 4) -> VariantGroup:
-    members = (VariantMember(workload=BIG), VariantMember(workload=SMALL, serves="small"))
-    return VariantGroup(name="chat", gpus=gpus, workloads=members)
-
-
-@dataclass(kw_only=True)
-class Service:
-    """Two variants behind one door, minute by minute; what is ordered is Ready after `start_ticks`."""
-
-    demand_rps: float | None = 5.0
-    gpus: int = 4
-    start_ticks: int = 3
-    policies: tuple[WorkloadPolicy, ...] = field(default_factory=lambda: (a_variant(BIG), a_variant(SMALL)))
-    world: VirtualWorld = field(
-        default_factory=lambda: VirtualWorld(
-            workloads={BIG: VirtualWorkload(scale=3, ready=3), SMALL: VirtualWorkload(scale=0, ready=0)}
-        )
-    )
-    now: datetime = NOON
-    leads: bool = True
-    budget: BudgetRule = field(default_factory=BudgetRule)
-    states: dict[str, PolicyState] = field(default_factory=dict)
-    orders: dict[str, list[int]] = field(default_factory=lambda: {BIG: [3, 3, 3], SMALL: [0, 0, 0]})
-    reports: list[TickReport] = field(default_factory=list)
-
-    def minute(self) -> TickReport:
-        """One tick, and what came of it; every minute keeps the promises."""
-        self.now += MINUTE
-        seen = Blind(reason=BlindReason.NO_SERIES) if self.demand_rps is None else Known(value=self.demand_rps)
-        for each in self.world.workloads.values():
-            each.demand = seen
-        ready = {name: self.world.workloads[name].counts() for name in self.world.workloads}
-        fleet = Fleet(workloads=self.policies, variants=(a_group(self.gpus),), budget=self.budget)
-        self.world.written.clear()
-        report = tick(fleet, self.states, self.world.ports(), now=self.now, leads=self.leads)
-        self.states = dict(report.states)
-        self.reports.append(report)
-        assert violations(report, mutating_requests=len(self.world.written)) == ()
-        self._check(report, {name: getattr(each, "ready", 0) for name, each in ready.items()})
-        for name, workload in self.world.workloads.items():
-            self.orders[name].append(workload.scale)
-            workload.ready = min(workload.scale, *self.orders[name][-self.start_ticks :])
-        return report
-
-    def _check(self, report: TickReport, ready: dict[str, int]) -> None:
-        (view,) = report.variants
-        sizes = {each.workload: each.profile.gpus for each in self.policies}
-        if sum(self.orders[name][-1] * size for name, size in sizes.items()) <= self.gpus:
-            held = sum(each.scale * sizes[name] for name, each in self.world.workloads.items())
-            assert held <= self.gpus, "GPUs are never exceeded"
-        if any(ready.values()):
-            assert sum(view.shares.values()) == pytest.approx(1.0)
-            assert all(ready[name] > 0 for name in view.shares), "only who is Ready has traffic"
-            if self.leads:
-                assert any(self.world.workloads[name].scale > 0 for name in view.shares), "somebody goes on serving"
-
-    def minutes(self, count: int) -> TickReport:
-        """The last of `count` ticks."""
-        for _ in range(count):
-            self.minute()
-        return self.reports[-1]
-
-    def until(self, found: Callable[[], bool], *, within: int = 90) -> int:
-        """Minutes until something is so."""
-        for passed in range(within):
-            if found():
-                return passed
-            self.minute()
-        pytest.fail(f"not within {within} minutes: {self.scales()}, {self.reports[-1].variants}")
-
-    def scales(self) -> tuple[int, int]:
-        """Replicas that 8B and 4B are asked to have."""
-        return self.world.workloads[BIG].scale, self.world.workloads[SMALL].scale
-
-    def chosen(self) -> str:
-        return self.reports[-1].variants[0].chosen
-
-    def reason(self) -> VariantReason:
-        return self.reports[-1].variants[0].reason
-
-    def decided(self, name: str) -> tuple[int | None, Reason]:
-        decision = next(each.decision for each in self.reports[-1].records if each.policy.workload == name)
-        return decision.target, decision.reason
+from scaler.policy.decide import decide_within
+from scaler.policy.types import Control, DemandForecast, Mode, ModeSwitch, Override, Pause, Reason, VariantReason
+from variant_world import BIG, SMALL, Service, a_variant
+from virtual_world import VirtualWorkload
 
 
 @pytest.fixture
@@ -181,6 +72,19 @@ def test_a_forecast_that_8b_will_not_cope_brings_4b_ahead(service: Service) -> N
         each.forecasts = (ahead,)
     service.minutes(3)
     assert (service.chosen(), service.reason()) == (SMALL, VariantReason.TOO_SLOW)
+
+
+def test_a_surge_while_the_better_one_starts_is_carried_by_the_one_that_serves(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.scales() == (0, 3))
+    service.demand_rps, service.gpus, service.start_ticks = 3.0, 6, 60
+    service.until(lambda: service.scales()[1] < 3)
+    service.until(lambda: service.chosen() == BIG and service.scales()[0] > 0)
+    service.demand_rps = 12.0
+    held = service.scales()[1]
+    service.minutes(2)
+    assert service.chosen() == BIG, "8B copes with it, once it is there"
+    assert service.scales()[1] > held
 
 
 # ── What stays put ────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +157,15 @@ def test_a_restart_goes_on_with_the_variant_that_serves(service: Service) -> Non
     service.until(lambda: service.chosen() == BIG)
 
 
+def test_a_restart_half_way_goes_on_with_the_switch(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.world.workloads[SMALL].ready == 1)
+    service.now += timedelta(minutes=20)
+    service.minute()
+    assert (service.chosen(), service.scales()[0] > service.scales()[1]) == (SMALL, True)
+    service.until(lambda: service.scales() == (0, 3))
+
+
 def test_what_is_only_observed_is_shown_and_nobody_follows_it() -> None:
     made = Service(policies=(a_variant(BIG, mode=Mode.OBSERVE), a_variant(SMALL, mode=Mode.OBSERVE)))
     made.demand_rps = 12.0
@@ -278,10 +191,13 @@ def test_a_variant_that_sleeps_is_not_taken_for_one_that_was_switched_off(servic
 
 
 def test_a_change_budget_that_is_spent_does_not_hold_the_old_variant(service: Service) -> None:
-    """Both ways within ten minutes: with the fleet's fifth long spent, the small one would hold its GPUs on and on."""
-    service.budget = BudgetRule(gpus=4, most_inward_ratio=0.01)
+    """8B gave its four GPUs back within the period; the small one must not hold its own on for the rest of it."""
+    service.budget = BudgetRule(inward_period=timedelta(hours=1))
     service.demand_rps = 12.0
-    service.until(lambda: service.scales() == (0, 3), within=16)
+    service.until(lambda: service.scales() == (0, 3))
+    service.demand_rps = 5.0
+    service.until(lambda: service.chosen() == BIG)
+    service.until(lambda: service.scales()[1] == 0, within=20)
 
 
 def test_a_release_while_the_demand_is_unknown_waits_for_a_look_back(service: Service) -> None:
