@@ -129,8 +129,8 @@ def tick(
             standby=not leads,
         )
         before = states.get(policy.workload, PolicyState())
-        snapshot = spilling.onto(snapshot, before)
         try:
+            snapshot = spilling.onto(snapshot, before)
             decision, after = decide(snapshot, before, policy, now=now)
         except Exception as error:
             # A defect, told as one by the shell; it must not take the other workloads' decisions with it (I10).
