@@ -242,6 +242,7 @@ def test_both_pools_show_it() -> None:
     assert coming["classes"][0]["now_rps"] > 0.0
     assert text["demand_rps"] == {"text": 18.0}  # its own alone: the fleet's demand counts nothing twice
     assert any("takes over from llm/gui" in note for note in text["notes"])
+    assert any("spills over to llm/text: gui" in note for note in gui["notes"])
 
 
 def test_a_workload_without_pools_says_nothing_of_it() -> None:
