@@ -79,7 +79,7 @@ def _supply(
 
 
 def _forecasts(sender: Sender, snapshot: Snapshot, *, now: datetime) -> tuple[DemandForecast, ...]:
-    """The forecasts by which the sending pool itself orders, one a class: none that is off, disabled, expired or absurd."""
+    """The forecasts by which the pool itself orders, one a class: none that is off, disabled, expired or absurd."""
     if not sender.policy.predictive.enabled:
         return ()
     disabled = sender.after.disabled_since is not None

@@ -136,7 +136,7 @@ def _foreseen(burden: Burden, supply: Supply) -> dict[str, DemandForecast]:
 
 
 def added(one: DemandForecast, other: DemandForecast) -> DemandForecast:
-    """Two forecasts of one class as one, on the grid of the first: its own and what spills over of it, or two spills."""
+    """Two forecasts of one class as one, on the grid of the first: a pool's own and what spills over of it."""
     rows = (
         tuple(mine + theirs for mine, theirs in zip(row, other.forecast.levels(starts), strict=True))
         for row, (starts, _) in zip(one.forecast.values, _bins(one.forecast), strict=True)
