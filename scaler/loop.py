@@ -136,8 +136,8 @@ def tick(
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy, snapshot in seen:
         before = states.get(policy.workload, PolicyState())
-        snapshot = spilling.onto(snapshot, before)
         try:
+            snapshot = spilling.onto(snapshot, before)
             decision, after = decide(snapshot, before, policy, now=now)
         except Exception as error:
             # A defect, told as one by the shell; it must not take the other workloads' decisions with it (I10).

@@ -152,6 +152,7 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
             *view.notes.get(policy.workload, ()),
             *_target_notes(policy),
             *_control_notes(record, view.statuses.get(policy.workload)),
+            *(f"spills over to {policy.spills_to}: {inflow_text(each)}" for each in _going(view, record)),
             *(f"takes over from {each.sender}: {inflow_text(each)}" for each in snapshot.inflows),
         ],
     }
@@ -159,14 +160,18 @@ def workload_row(view: View, record: DecisionRecord) -> Document:
 
 def _spill(view: View, record: DecisionRecord) -> Document | None:
     """What goes over to the next pool and what comes from others, in requests per second by class; null for none."""
+    coming = [_inflow(each) for each in record.snapshot.inflows]
+    if record.policy.spills_to is None and not coming:
+        return None
+    out = [_inflow(each) for each in _going(view, record)]
+    return {"to": record.policy.spills_to, "out": out[0] if out else None, "in": coming}
+
+
+def _going(view: View, record: DecisionRecord) -> tuple[Inflow, ...]:
+    """What this pool's receiver was told of it: one at most."""
     policy = record.policy
     behind = None if policy.spills_to is None else view.record(policy.spills_to)
-    going = () if behind is None else behind.snapshot.inflows
-    out = [_inflow(each) for each in going if each.sender == policy.workload]
-    coming = [_inflow(each) for each in record.snapshot.inflows]
-    if policy.spills_to is None and not coming:
-        return None
-    return {"to": policy.spills_to, "out": out[0] if out else None, "in": coming}
+    return () if behind is None else tuple(each for each in behind.snapshot.inflows if each.sender == policy.workload)
 
 
 def _inflow(each: Inflow) -> Document:

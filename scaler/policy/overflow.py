@@ -45,16 +45,15 @@ def inflow_from(sender: Sender, *, receiver_lead_s: float, now: datetime) -> Inf
         replicas = _GONE
     arrival = now + timedelta(seconds=receiver_lead_s)
     reach, limit = _reach(sender, replicas, at=arrival, now=now)
-    classes = spill.outflow(
-        demand_of(snapshot.classes) or {},
-        scheduled.announced(
-            policy.scheduled, policy.profile, lead=max(arrival - now, timedelta(seconds=snapshot.lead_time_s)), now=now
-        ),
-        _forecasts(sender, snapshot, now=now),
-        policy.profile,
-        _supply(sender, replicas, snapshot, arrival=arrival, now=now),
-        arrival=arrival,
+    lead = timedelta(seconds=max(receiver_lead_s, snapshot.lead_time_s))
+    burden = spill.Burden(
+        demand_rps=demand_of(snapshot.classes) or {},
+        announced_rps=scheduled.announced(policy.scheduled, policy.profile, lead=lead, now=now),
+        forecasts=_forecasts(sender, snapshot, now=now),
+        profile=policy.profile,
     )
+    supply = _supply(sender, replicas, snapshot, arrival=arrival, now=now)
+    classes = spill.outflow(burden, supply, arrival=arrival)
     blind = not snapshot.demand_known
     if not classes and not blind:
         return None
@@ -80,15 +79,17 @@ def _supply(
 
 
 def _forecasts(sender: Sender, snapshot: Snapshot, *, now: datetime) -> tuple[DemandForecast, ...]:
-    """The forecasts by which the sending pool itself orders: none that is off, disabled, expired or absurd."""
+    """The forecasts by which the pool itself orders, one a class: none that is off, disabled, expired or absurd."""
     if not sender.policy.predictive.enabled:
         return ()
     disabled = sender.after.disabled_since is not None
-    return tuple(
-        each
-        for each in snapshot.forecasts_in_force
-        if not each.forecast.expired(now=now) and each.forecast.plausible and (each.stand_in or not disabled)
-    )
+    by_class: dict[str, DemandForecast] = {}
+    for each in snapshot.forecasts_in_force:
+        if each.forecast.expired(now=now) or not each.forecast.plausible or (disabled and not each.stand_in):
+            continue
+        name = each.forecast.request_class
+        by_class[name] = spill.added(by_class[name], each) if name in by_class else each
+    return tuple(by_class.values())
 
 
 def _reach(sender: Sender, replicas: ReplicaState, *, at: datetime, now: datetime) -> tuple[int, Reason]:

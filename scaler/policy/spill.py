@@ -36,6 +36,29 @@ by itself: they stay for five calm minutes at least, so for less they would come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Burden:
+    """What the sending pool is to carry, in requests per second by class, and what its replicas do of it.
+
+    `announced_rps` is what an event expects by the time that the receiver can be ready; `forecasts` are those that the
+    pool itself orders by.
+    """
+
+    demand_rps: Mapping[str, float]
+    announced_rps: Mapping[str, float]
+    forecasts: tuple[DemandForecast, ...]
+    profile: CapacityProfile
+
+    def over(self, demand_rps: Mapping[str, float], replicas: float) -> dict[str, float]:
+        """`beyond` by its own profile."""
+        return beyond(demand_rps, self.profile, replicas)
+
+    def load_of(self, level: int, of_classes: Mapping[str, tuple[float, ...]]) -> float:
+        """Load at one quantile level of all classes together; a class without a forecast stays as it is now."""
+        steady = {name: rate for name, rate in self.demand_rps.items() if name not in of_classes}
+        return self.profile.load({**steady, **{name: values[level] for name, values in of_classes.items()}})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Supply:
     """Replicas of the sending pool that carry load: `now` Ready ones, `soon` those that start as well, and from `until`
     on all that it may have at a moment by its limits. `utilisation` is the share of each that its load rule fills."""
@@ -45,6 +68,11 @@ class Supply:
     until: datetime
     reach: Callable[[datetime], float]
     utilisation: float = 1.0
+
+    def at(self, starts: datetime, ends: datetime) -> float:
+        """Replicas that carry a forecast's bin. One that lies in part before `until` counts as after it: a forecast is
+        interpolated, and the bin would speak for that very moment."""
+        return max(0.0, self.soon if ends <= self.until else self.reach(starts))
 
 
 # ── What goes over ────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,29 +90,20 @@ def beyond(demand_rps: Mapping[str, float], profile: CapacityProfile, replicas: 
     return {name: max(0.0, rate) * over / load for name, rate in demand_rps.items()}
 
 
-def outflow(
-    demand_rps: Mapping[str, float],
-    announced_rps: Mapping[str, float],
-    forecasts: Sequence[DemandForecast],
-    profile: CapacityProfile,
-    supply: Supply,
-    *,
-    arrival: datetime,
-) -> tuple[SpilledClass, ...]:
+def outflow(burden: Burden, supply: Supply, *, arrival: datetime) -> tuple[SpilledClass, ...]:
     """What goes over by class, present and foreseen; nothing where nothing does.
 
-    `announced_rps` is what an event expects by then. `arrival` is when a replica that the receiver orders now is Ready:
-    what is planned for is what does not fit then. The margin that the sending pool's load rule keeps and has no room
-    for goes along; the receiver's own rule adds none to that.
+    `arrival` is when a replica that the receiver orders now is Ready: what is planned for is what does not fit then.
+    The margin that the sending pool's load rule keeps and has no room for goes along; the receiver's own rule adds none
+    to that.
     """
     reach = supply.reach(arrival)
-    planned = beyond(demand_rps, profile, supply.utilisation * reach)
-    planned = _more(planned, beyond(announced_rps, profile, reach))
+    planned = burden.over(burden.demand_rps, supply.utilisation * reach)
+    planned = _more(planned, burden.over(burden.announced_rps, reach))
     if arrival < supply.until:
-        planned = _more(planned, beyond(demand_rps, profile, supply.soon))
-    present = beyond(demand_rps, profile, supply.now)
-    foreseen = _foreseen(demand_rps, forecasts, profile, supply)
-    names = dict.fromkeys([*planned, *present, *foreseen])
+        planned = _more(planned, burden.over(burden.demand_rps, supply.soon))
+    present = burden.over(burden.demand_rps, supply.now)
+    foreseen = _foreseen(burden, supply)
     found = (
         SpilledClass(
             request_class=name,
@@ -92,7 +111,7 @@ def outflow(
             now_rps=present.get(name, 0.0),
             forecast=foreseen.get(name),
         )
-        for name in names
+        for name in dict.fromkeys([*planned, *present, *foreseen])
     )
     return tuple(each for each in found if each.planned_rps > 0.0 or each.now_rps > 0.0 or each.forecast is not None)
 
@@ -101,26 +120,28 @@ def _more(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, flo
     return {name: max(one.get(name, 0.0), other.get(name, 0.0)) for name in dict.fromkeys([*one, *other])}
 
 
-def _foreseen(
-    demand_rps: Mapping[str, float], forecasts: Sequence[DemandForecast], profile: CapacityProfile, supply: Supply
-) -> dict[str, DemandForecast]:
+def _foreseen(burden: Burden, supply: Supply) -> dict[str, DemandForecast]:
     """The forecasts beyond the supply, quantile by quantile, of the classes of which anything goes over.
 
     More demand is more overflow, so the 95 % quantile of the one is that of the other: exact for one class; several
-    are added as if they peaked together, as the predictive rule adds them. A class without a forecast stays as it is.
+    are added as if they peaked together, as the predictive rule adds them.
     """
-    told = {each.forecast.request_class for each in forecasts}
-    steady = {name: rate for name, rate in demand_rps.items() if name not in told}
     found: dict[str, DemandForecast] = {}
-    for each in forecasts:
+    for each in burden.forecasts:
         own = each.forecast
-        rows = tuple(
-            _beyond_at(moment, ends, own, [other.forecast for other in forecasts], steady, profile, supply)
-            for moment, ends in _bins(own)
-        )
+        rows = tuple(_beyond_at(own.request_class, bin_of, burden, supply) for bin_of in _bins(own))
         if any(value > 0.0 for row in rows for value in row):
             found[own.request_class] = replace(each, forecast=replace(own, values=rows))
     return found
+
+
+def added(one: DemandForecast, other: DemandForecast) -> DemandForecast:
+    """Two forecasts of one class as one, on the grid of the first: a pool's own and what spills over of it."""
+    rows = (
+        tuple(mine + theirs for mine, theirs in zip(row, other.forecast.levels(starts), strict=True))
+        for row, (starts, _) in zip(one.forecast.values, _bins(one.forecast), strict=True)
+    )
+    return replace(one, forecast=replace(one.forecast, values=tuple(rows)))
 
 
 def _bins(forecast: Forecast) -> list[tuple[datetime, datetime]]:
@@ -130,27 +151,15 @@ def _bins(forecast: Forecast) -> list[tuple[datetime, datetime]]:
     return list(zip(starts, [*starts[1:], starts[-1] + step], strict=True))
 
 
-def _beyond_at(
-    moment: datetime,
-    ends: datetime,
-    own: Forecast,
-    forecasts: Sequence[Forecast],
-    steady: Mapping[str, float],
-    profile: CapacityProfile,
-    supply: Supply,
-) -> tuple[float, ...]:
-    """The levels of one class at one bin, less what the supply carries of them."""
-    # A bin that lies in part before `until` counts as after it: interpolated, it would speak for the moment itself.
-    replicas = supply.soon if ends <= supply.until else supply.reach(moment)
-    of_classes = [each.levels(moment) for each in forecasts]
+def _beyond_at(name: str, bin_of: tuple[datetime, datetime], burden: Burden, supply: Supply) -> tuple[float, ...]:
+    """The levels of one class in one bin, less what the supply carries of them."""
+    starts, ends = bin_of
+    replicas = supply.at(starts, ends)
+    of_classes = {each.forecast.request_class: each.forecast.levels(starts) for each in burden.forecasts}
     levels = []
-    for level, rate in enumerate(own.levels(moment)):
-        at_level = sum(
-            profile.load({each.request_class: values[level]})
-            for each, values in zip(forecasts, of_classes, strict=True)
-        )
-        load = at_level + profile.load(steady)
-        over = load - max(0.0, replicas)
+    for level, rate in enumerate(of_classes[name]):
+        load = burden.load_of(level, of_classes)
+        over = load - replicas
         levels.append(rate * over / load if over > EPSILON * max(1.0, load) else 0.0)
     return tuple(levels)
 

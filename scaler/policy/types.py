@@ -544,7 +544,8 @@ def demand_of(classes: Sequence[ClassReadings]) -> dict[str, float] | None:
         value = value_of(readings.demand_rps)
         if value is None:
             return None
-        demand[readings.request_class] = demand.get(readings.request_class, 0.0) + value
+        name = readings.request_class
+        demand[name] = demand[name] + value if name in demand else value
     return demand or None
 
 

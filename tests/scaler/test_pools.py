@@ -202,6 +202,18 @@ def test_a_defect_of_one_pool_is_blindness_for_the_next(monkeypatch: pytest.Monk
     assert [each.planned_rps for each in found.classes] == [each.planned_rps for each in before.classes]
 
 
+def test_a_defect_in_what_is_told_costs_the_receiver_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Inflow:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("scaler.pools.inflow_from", broken)
+    course = two_pools()
+    reports = course.run(100)
+    assert all(set(each.failed) == {"llm/text"} for each in reports)
+    assert max(course.scales["llm/gui"]) == 3
+    assert set(course.scales["llm/text"]) == {1}  # held as it was
+
+
 def test_pods_without_a_gpu_spill_over_after_a_start() -> None:
     course = two_pools(day={"gui": [12.0] * 60, "text": [18.0] * 60})
     course.pools["llm/gui"].scale, course.pools["llm/gui"].ready = 3, 1
@@ -230,6 +242,7 @@ def test_both_pools_show_it() -> None:
     assert coming["classes"][0]["now_rps"] > 0.0
     assert text["demand_rps"] == {"text": 18.0}  # its own alone: the fleet's demand counts nothing twice
     assert any("takes over from llm/gui" in note for note in text["notes"])
+    assert any("spills over to llm/text: gui" in note for note in gui["notes"])
 
 
 def test_a_workload_without_pools_says_nothing_of_it() -> None:

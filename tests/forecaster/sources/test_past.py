@@ -146,6 +146,21 @@ def test_a_bin_is_measured_over_its_own_interval(source: PrometheusSource):
     assert gui[60:100] == pytest.approx(6.0)
 
 
+def test_a_pool_has_the_past_of_its_own_classes(source: PrometheusSource):
+    pools = [
+        WorkloadSelector(workload=f"llm/{name}", demand_labels=(("model", "a"),), classes=(name,))
+        for name in ("gui", "html")
+    ]
+    until = START + timedelta(hours=1)
+    panel = source.history(pools, "demand_rps", start=START, end=until)
+    both = source.history([selector("a")], "demand_rps", start=START, end=until)
+    assert {(key.workload, key.request_class) for key in panel.keys} == {("llm/gui", "gui"), ("llm/html", "html")}
+    for name in ("gui", "html"):
+        np.testing.assert_array_equal(row(panel, name, name), row(both, "a", name))
+    evidence = source.evidence(pools, start=START, end=until)
+    assert {key.workload for key in evidence.keys} <= {"llm/gui", "llm/html"}
+
+
 def test_a_gap_stays_a_gap(source: PrometheusSource):
     gui = row(source.history([selector("a")], "demand_rps", start=at(90), end=at(120)), "a", "gui")
     unknown = np.flatnonzero(np.isnan(gui)) + 90

@@ -356,6 +356,24 @@ def test_a_chain_hands_on_what_its_middle_cannot_carry() -> None:
     assert {each.request_class: each.now_rps for each in found.classes} == pytest.approx({"text": 9.0, "gui": 9.0})
 
 
+def test_one_class_that_comes_from_two_pools_goes_on_as_one() -> None:
+    def forecast_from(sender: str, rps: float) -> Inflow:
+        told = a_snapshot(forecasts=(a_forecast(rps, request_class="gui"),)).forecasts[0]
+        spilled = SpilledClass(request_class="gui", planned_rps=rps, now_rps=rps, forecast=told)
+        return Inflow(sender=sender, classes=(spilled,), reach=1)
+
+    middle = replace(
+        a_snapshot(rps={"text": 0.0}, desired=2, forecasts=(a_forecast(0.0, request_class="text"),)),
+        inflows=(forecast_from("a/gui", 18.0), forecast_from("b/gui", 12.0)),
+    )
+    found = inflow(middle, replace(a_pool(2), workload="llm/text", spills_to="llm/last"))
+    assert found is not None
+    (of_gui,) = (each for each in found.classes if each.request_class == "gui")
+    assert of_gui.now_rps == pytest.approx(18.0)  # five replicas' worth on two
+    assert of_gui.forecast is not None
+    assert of_gui.forecast.forecast.quantile(NOON + 5 * MINUTE, z=1.0) == pytest.approx(18.0)
+
+
 # ── Properties ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
