@@ -43,6 +43,7 @@ from scaler.ports import (
     Writes,
 )
 
+_UNSEEN = WorkloadSignals(classes=())
 _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer for this workload")
 
 
@@ -121,11 +122,13 @@ def tick(
     for configured in fleet.workloads:
         ordered = ports.controls.of(configured.workload, now=now)
         policy = _governed(configured, ordered)
-        snapshot = replace(
-            _snapshot(policy, signals, replicas, forecasts, lead_times.get(policy.workload)),
-            control=ordered,
-            standby=not leads,
+        seen = _Seen(
+            signals=signals.get(policy.workload, _UNSEEN),
+            replicas=replicas.get(policy.workload, _UNREAD),
+            forecasts=forecasts.get(policy.workload, ()),
+            lead_time=lead_times.get(policy.workload),
         )
+        snapshot = _snapshot(policy, seen, ordered, leads=leads)
         before = states.get(policy.workload, PolicyState())
         try:
             decision, after = decide(snapshot, before, policy, now=now)
@@ -168,26 +171,31 @@ def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:
     return policy if mode is policy.mode else replace(policy, mode=mode)
 
 
-def _snapshot(
-    policy: WorkloadPolicy,
-    signals: Mapping[str, WorkloadSignals],
-    replicas: Mapping[str, ReplicaState | Blind],
-    forecasts: Mapping[str, tuple[DemandForecast, ...]],
-    lead_time: LeadTime | None,
-) -> Snapshot:
-    """What is known of one workload; whatever is missing counts as blind."""
-    name = policy.workload
-    seen = signals.get(name, WorkloadSignals(classes=()))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What the ports told of one workload; whatever is missing counts as blind."""
+
+    signals: WorkloadSignals
+    replicas: ReplicaState | Blind
+    forecasts: tuple[DemandForecast, ...]
+    lead_time: LeadTime | None
+
+
+def _snapshot(policy: WorkloadPolicy, seen: _Seen, ordered: Control, *, leads: bool) -> Snapshot:
+    """What is known of one workload, for its decision."""
+    signals, lead_time = seen.signals, seen.lead_time
     return Snapshot(
-        workload=name,
-        replicas=replicas.get(name, _UNREAD),
-        classes=seen.classes,
+        workload=policy.workload,
+        replicas=seen.replicas,
+        classes=signals.classes,
         lead_time_s=policy.start_time.total_seconds() if lead_time is None else lead_time.seconds,
-        requests_waiting=seen.requests_waiting,
-        forecasts=forecasts.get(name, ()),
-        demand_partial=seen.demand_partial,
+        requests_waiting=signals.requests_waiting,
+        forecasts=seen.forecasts,
+        demand_partial=signals.demand_partial,
         lead_time=lead_time,
-        requests_running=seen.requests_running,
+        requests_running=signals.requests_running,
+        control=ordered,
+        standby=not leads,
     )
 
 
