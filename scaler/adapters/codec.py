@@ -91,16 +91,18 @@ class Codec(Generic[T]):
 
 def to_plain(value: Any) -> Any:
     """`value` as JSON has it: objects, lists, numbers; times as ISO texts, durations as seconds, enums by value."""
-    if type(value) in _PLAIN:  # most of what there is: no chain of questions for each number
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (str, int, float)):  # numpy's float64 is one
         return value
     if isinstance(value, (tuple, list)):
-        return [to_plain(item) for item in value]
+        # Most of what there is are numbers and texts: no call for each of them.
+        return [item if type(item) in _PLAIN else to_plain(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name)) for name in _names(type(value))}
+        fields = ((name, getattr(value, name)) for name in _names(type(value)))
+        return {name: item if type(item) in _PLAIN else to_plain(item) for name, item in fields}
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, (date, time)):
@@ -308,6 +310,12 @@ class _Leaf(_Node):
         to = intern if self._shared else self._to
         return append if to is None else lambda value: append(to(value))
 
+    def writer_of_all(self, columns: Columns, intern: Callable[[Any], int]) -> Callable[[tuple[Any, ...]], None]:
+        """Writes a whole tuple at once."""
+        extend = columns[self._path].extend
+        to = intern if self._shared else self._to
+        return extend if to is None else lambda values: extend(map(to, values))
+
     def reader(self, layout: _Layout, values: Values, resolve: Callable[[int], Any]) -> Read:
         take = values[self._path].__next__
         back = resolve if self._shared else self._back
@@ -358,6 +366,14 @@ class _Many(_Node):
 
     def writer(self, columns: Columns, intern: Callable[[Any], int]) -> Write:
         length = columns[f"{self._path}#"].append
+        if isinstance(self._item, _Leaf):
+            write_all = self._item.writer_of_all(columns, intern)
+
+            def write_leaves(value: tuple[Any, ...]) -> None:
+                length(len(value))
+                write_all(value)
+
+            return write_leaves
         item = self._item.writer(columns, intern)
 
         def write(value: tuple[Any, ...]) -> None:
