@@ -45,6 +45,7 @@ from scaler.ports import (
     Writes,
 )
 
+_UNSEEN = WorkloadSignals(classes=())
 _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer for this workload")
 
 
@@ -121,20 +122,21 @@ def tick(
     replicas = ports.targets.read(now=now)
     forecasts = ports.forecasts.latest(now=now)
     lead_times = _lead_times(fleet, ports.lead_times, now=now)
-    seen = []
+    looked = []
     for configured in in_spill_order(fleet.workloads):
         ordered = ports.controls.of(configured.workload, now=now)
         policy = _governed(configured, ordered)
-        snapshot = replace(
-            _snapshot(policy, signals, replicas, forecasts, lead_times.get(policy.workload)),
-            control=ordered,
-            standby=not leads,
+        seen = _Seen(
+            signals=signals.get(policy.workload, _UNSEEN),
+            replicas=replicas.get(policy.workload, _UNREAD),
+            forecasts=forecasts.get(policy.workload, ()),
+            lead_time=lead_times.get(policy.workload),
         )
-        seen.append((policy, snapshot))
-    seen, groups = _in_groups(fleet.variants, seen, states, now=now)
+        looked.append((policy, _snapshot(policy, seen, ordered, leads=leads)))
+    looked, groups = _in_groups(fleet.variants, looked, states, now=now)
     spilling = Spilling(now=now, free_gpus=_free_gpus(fleet, replicas, states))
     decided, wishes, failed, next_states = [], [], {}, {}
-    for policy, snapshot in seen:
+    for policy, snapshot in looked:
         before = states.get(policy.workload, PolicyState())
         try:
             snapshot = spilling.onto(snapshot, before)
@@ -192,7 +194,11 @@ def _in_groups(
         if policy.workload in of_groups
     }
     places, views = arranged(groups, members, now=now)
-    return [(policy, replace(snapshot, variant=places.get(policy.workload))) for policy, snapshot in seen], views
+    placed = (
+        replace(snapshot, variant=places[policy.workload]) if policy.workload in places else snapshot
+        for policy, snapshot in seen
+    )
+    return [(policy, snapshot) for (policy, _), snapshot in zip(seen, placed, strict=True)], views
 
 
 def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:
@@ -201,26 +207,31 @@ def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:
     return policy if mode is policy.mode else replace(policy, mode=mode)
 
 
-def _snapshot(
-    policy: WorkloadPolicy,
-    signals: Mapping[str, WorkloadSignals],
-    replicas: Mapping[str, ReplicaState | Blind],
-    forecasts: Mapping[str, tuple[DemandForecast, ...]],
-    lead_time: LeadTime | None,
-) -> Snapshot:
-    """What is known of one workload; whatever is missing counts as blind."""
-    name = policy.workload
-    seen = signals.get(name, WorkloadSignals(classes=()))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What the ports told of one workload; whatever is missing counts as blind."""
+
+    signals: WorkloadSignals
+    replicas: ReplicaState | Blind
+    forecasts: tuple[DemandForecast, ...]
+    lead_time: LeadTime | None
+
+
+def _snapshot(policy: WorkloadPolicy, seen: _Seen, ordered: Control, *, leads: bool) -> Snapshot:
+    """What is known of one workload, for its decision."""
+    signals, lead_time = seen.signals, seen.lead_time
     return Snapshot(
-        workload=name,
-        replicas=replicas.get(name, _UNREAD),
-        classes=seen.classes,
+        workload=policy.workload,
+        replicas=seen.replicas,
+        classes=signals.classes,
         lead_time_s=policy.start_time.total_seconds() if lead_time is None else lead_time.seconds,
-        requests_waiting=seen.requests_waiting,
-        forecasts=forecasts.get(name, ()),
-        demand_partial=seen.demand_partial,
+        requests_waiting=signals.requests_waiting,
+        forecasts=seen.forecasts,
+        demand_partial=signals.demand_partial,
         lead_time=lead_time,
-        requests_running=seen.requests_running,
+        requests_running=signals.requests_running,
+        control=ordered,
+        standby=not leads,
     )
 
 

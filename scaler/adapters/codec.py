@@ -41,6 +41,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 class CodecError(ValueError):
     """A type without a codec, a value that is not of its type, or bytes that are not a block of this layout."""
 
@@ -88,17 +91,21 @@ class Codec(Generic[T]):
 
 def to_plain(value: Any) -> Any:
     """`value` as JSON has it: objects, lists, numbers; times as ISO texts, durations as seconds, enums by value."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, (str, int, float)):  # numpy's float64 is one
         return value
-    if isinstance(value, tuple | list):
-        return [to_plain(item) for item in value]
+    if isinstance(value, (tuple, list)):
+        # Most of what there is are numbers and texts: no call for each of them.
+        return [item if type(item) in _PLAIN else to_plain(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: to_plain(getattr(value, name)) for name in _names(type(value))}
+        fields = ((name, getattr(value, name)) for name in _names(type(value)))
+        return {name: item if type(item) in _PLAIN else to_plain(item) for name, item in fields}
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
-    if isinstance(value, date | time):
+    if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value / timedelta(seconds=1)
@@ -303,6 +310,12 @@ class _Leaf(_Node):
         to = intern if self._shared else self._to
         return append if to is None else lambda value: append(to(value))
 
+    def writer_of_all(self, columns: Columns, intern: Callable[[Any], int]) -> Callable[[tuple[Any, ...]], None]:
+        """Writes a whole tuple at once."""
+        extend = columns[self._path].extend
+        to = intern if self._shared else self._to
+        return extend if to is None else lambda values: extend(map(to, values))
+
     def reader(self, layout: _Layout, values: Values, resolve: Callable[[int], Any]) -> Read:
         take = values[self._path].__next__
         back = resolve if self._shared else self._back
@@ -353,6 +366,14 @@ class _Many(_Node):
 
     def writer(self, columns: Columns, intern: Callable[[Any], int]) -> Write:
         length = columns[f"{self._path}#"].append
+        if isinstance(self._item, _Leaf):
+            write_all = self._item.writer_of_all(columns, intern)
+
+            def write_leaves(value: tuple[Any, ...]) -> None:
+                length(len(value))
+                write_all(value)
+
+            return write_leaves
         item = self._item.writer(columns, intern)
 
         def write(value: tuple[Any, ...]) -> None:
@@ -368,16 +389,24 @@ class _Many(_Node):
         return lambda: tuple([item() for _ in range(length())])
 
 
+def _all_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """Takes the fields of a value in one call: of 2,000 records a tick they are 300,000."""
+    if len(names) < 2:  # of one name, `attrgetter` answers no tuple
+        return lambda value: tuple(getattr(value, name) for name in names)
+    return operator.attrgetter(*names)
+
+
 class _Record(_Node):
     def __init__(self, kind: type, path: str, fields: dict[str, _Node]) -> None:
         self._kind, self._path, self._fields = kind, path, fields
 
     def writer(self, columns: Columns, intern: Callable[[Any], int]) -> Write:
-        writes = [(name, node.writer(columns, intern)) for name, node in self._fields.items()]
+        writes = [node.writer(columns, intern) for node in self._fields.values()]
+        fields = _all_of(tuple(self._fields))
 
         def write(value: Any) -> None:
-            for name, one in writes:
-                one(getattr(value, name))
+            for one, field in zip(writes, fields(value), strict=True):
+                one(field)
 
         return write
 

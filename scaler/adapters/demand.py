@@ -38,6 +38,10 @@ level today goes on, and without it there would be no forecast at all for a minu
 COMPARED = timedelta(days=3)
 """How far back days are compared with their like: two days are what the members look at, and the warm-up before."""
 
+COMPARED_AT_ONCE = 200_000
+"""Values that are compared with their evidence at once: of a thousand series and a day, all together would be copied
+four times over, 50 MB."""
+
 _KNOWN: TypeAdapter[dict[str, ScheduledRule]] = TypeAdapter(dict[str, ScheduledRule])
 
 
@@ -153,10 +157,16 @@ def _hide_censored(history: HistoryStore, panel: Panel) -> None:
             start=panel.start,
             end=panel.end,
             step=STEP,
-        ).values[[number_of[panel.keys[row].workload] for row in rows]]
+        ).values
         for signal in (DEMAND_SEEN, SERVICE_UP)
     )
-    panel.values[rows] = without_censored(panel.values[rows], seen_ratio=seen, service_up_ratio=served, step=panel.step)
+    at_once = max(1, COMPARED_AT_ONCE // max(1, panel.values.shape[1]))
+    for first in range(0, len(rows), at_once):
+        part = rows[first : first + at_once]
+        told_by = [number_of[panel.keys[row].workload] for row in part]
+        panel.values[part] = without_censored(
+            panel.values[part], seen_ratio=seen[told_by], service_up_ratio=served[told_by], step=panel.step
+        )
 
 
 def _by_local_clocks(values: np.ndarray, panel: Panel, known: Known) -> np.ndarray:

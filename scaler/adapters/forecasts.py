@@ -26,6 +26,7 @@ from scaler.adapters.accounts import Account, accounts_of
 from scaler.adapters.demand import Known, as_announced, clocks_changed, usual_demand, with_like_days
 from scaler.adapters.intake import DEMAND, demand_keys, usage_keys
 from scaler.adapters.store import Store
+from scaler.adapters.turns import GiveWay, at_once
 from scaler.policy.types import DemandForecast
 
 SHARD = 128
@@ -98,10 +99,12 @@ class DemandForecaster:
         ttl: timedelta,
         known: Known | None = None,
         holidays: Mapping[str, Set[date]] | None = None,
+        give_way: GiveWay = at_once,
     ) -> None:
         """`known` are the workloads' events, which the models never see, and the clocks their people live by;
-        `holidays` the days that the people of some workloads keep."""
+        `holidays` the days that the people of some workloads keep; `give_way` is called between portions."""
         self._store = store
+        self._give_way = give_way
         self._states: dict[int, EngineState] = {}
         self.use(workloads=workloads, ttl=ttl, known=known, holidays=holidays)
 
@@ -166,11 +169,16 @@ class DemandForecaster:
     def saved(self) -> Iterator[tuple[str, bytes]]:
         """The engine's memory as it can be stored, a portion at a time: of 2,000 workloads all are 140 MB."""
         for shard, state in list(self._states.items()):
+            self._give_way()
             yield f"{shard:04d}", ensemble.to_bytes(state)
 
     def restore(self, saved: Iterable[tuple[str, bytes]]) -> None:
         """Go on from a stored memory. `ArtefactError` if it is damaged: nothing is restored then."""
-        self._states = {int(name): ensemble.from_bytes(stored) for name, stored in saved}
+        restored = {}
+        for name, stored in saved:
+            restored[int(name)] = ensemble.from_bytes(stored)
+            self._give_way()
+        self._states = restored
 
     def _portions(self, keys: Sequence[SeriesKey]) -> list[tuple[SeriesKey, ...]]:
         """The series of each portion: those that it remembers, then new ones where there is room.
@@ -205,10 +213,12 @@ class DemandForecaster:
             group = numbered[at : at + READ_TOGETHER]
             going_on = {shard for shard, keys in group if self._goes_on(shard, keys, end)}
             together = tuple(key for shard, keys in group if shard in going_on for key in keys)
+            self._give_way()
             recent = self._read(together, start=end - ensemble.lookback(members), end=end)
             first = 0
             for shard, keys in group:
                 if shard not in going_on:
+                    self._give_way()
                     yield self._read(keys, start=end - PAST, end=end)
                     continue
                 rows = slice(first, first + len(keys))
@@ -225,6 +235,7 @@ class DemandForecaster:
         return not clocks_changed(self._known, keys, since=state.end - STEP, until=end - STEP)
 
     def _step(self, shard: int, members: Sequence[Forecaster], panel: Panel, moment: _Moment) -> EngineStep:
+        self._give_way()
         lead_steps = _lead_steps(panel.keys, moment.lead)
         state = self._states.get(shard)
         if not self._goes_on(shard, panel.keys, panel.end):
@@ -241,6 +252,7 @@ class DemandForecaster:
         """
         found: dict[SeriesKey, Forecast] = {}
         for at in range(0, len(keys), SHARD):
+            self._give_way()
             panel = self._read(keys[at : at + SHARD], start=end - stand_in.LOOKBACK, end=end)
             for key, values in zip(panel.keys, stand_in.predict(panel), strict=True):
                 if np.isfinite(values).all():
@@ -269,6 +281,7 @@ class DemandForecaster:
         """
         state: EngineState | None = None
         for back in range(minutes, 0, -1):
+            self._give_way()
             known = up_to(panel, panel.end - back * STEP)
             state = ensemble.step(members, known, state, lead_steps=lead_steps, rule=self._rule).state
         return state

@@ -36,6 +36,9 @@ REPORTED = tuple(
 """Signals that are shown and never decided on, but for running requests: they speak against a demand of zero."""
 
 
+_NO_TARGETS = LatencyRule()
+
+
 class Source(Protocol):
     """What reads the metrics."""
 
@@ -91,9 +94,8 @@ class SourceSignals:
         for key, reading in readings.values.items():
             of_workload[key.workload][key] = reading
         return {
-            name: replace(
-                signals_of(of_workload[name], self._latency.get(name, LatencyRule())),
-                demand_partial=name in readings.partial,
+            name: signals_of(
+                of_workload[name], self._latency.get(name, _NO_TARGETS), demand_partial=name in readings.partial
             )
             for name in (selector.workload for selector in self._selectors)
         }
@@ -105,7 +107,9 @@ def _judged(rule: LatencyRule | None) -> tuple[str, ...]:
     return tuple(name for name in LATENCIES if any(getattr(slo, name) is not None for slo in slos))
 
 
-def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> WorkloadSignals:
+def signals_of(
+    values: Mapping[SeriesKey, Reading], rule: LatencyRule, *, demand_partial: bool = False
+) -> WorkloadSignals:
     """One workload's readings by request class.
 
     The engine does not tell classes apart in its latencies. A mixed percentile is given to one class only: the one
@@ -135,6 +139,7 @@ def signals_of(values: Mapping[SeriesKey, Reading], rule: LatencyRule) -> Worklo
         ),
         requests_waiting=by_name.get(WAITING, NOT_READ),
         requests_running=by_name.get(RUNNING, NOT_READ),
+        demand_partial=demand_partial,
         reported=(
             *((name, by_name[name]) for name in REPORTED if name in by_name),
             *((f"{key.signal}[{key.request_class}]", told_apart[key]) for key in told_apart if key.signal in USAGE),

@@ -24,6 +24,7 @@ from forecaster.types import LEVELS, Blind, BlindReason, Forecast, value_of
 from scaler.adapters.board import Board, SettingsStatus, View
 from scaler.adapters.invariants import INVARIANTS, Violation
 from scaler.adapters.metrics import SPECS
+from scaler.adapters.turns import GiveWay, at_once
 from scaler.adapters.usage import Usage
 from scaler.loop import TickReport
 from scaler.policy.latency import SIGNALS as LATENCIES
@@ -51,11 +52,17 @@ class Telemetry:
     """Counts since the start, and the registry that `/metrics` serves. Safe between threads."""
 
     def __init__(
-        self, board: Board, *, in_force: Callable[[], bool] = lambda: True, leads: Callable[[], bool] = lambda: True
+        self,
+        board: Board,
+        *,
+        in_force: Callable[[], bool] = lambda: True,
+        leads: Callable[[], bool] = lambda: True,
+        give_way: GiveWay = at_once,
     ) -> None:
         """`leads` says whether this daemon may write now, `in_force` whether the last decisions are still to be
-        followed: ticks finish, and no other daemon leads instead."""
+        followed: ticks finish, and no other daemon leads instead. `give_way` is called before the page is made."""
         self.in_force = in_force
+        self.give_way = give_way
         self._lock = threading.Lock()
         self._leads = leads
         self._decisions: Counter[tuple[str, str, str]] = Counter()
@@ -218,6 +225,7 @@ class _TickCollector(Collector):
         self._telemetry = telemetry
 
     def collect(self) -> Iterator[Metric]:
+        self._telemetry.give_way()
         yield from self._telemetry.counts()
         yield from _of_settings(self._board.settings())
         view = self._board.view()

@@ -34,6 +34,7 @@ from scaler.adapters.store import Store
 from scaler.adapters.targets import ScaleTargets
 from scaler.adapters.telemetry import Telemetry
 from scaler.adapters.together import Together
+from scaler.adapters.turns import TickFirst
 from scaler.adapters.watchdog import Health, ProgressWatchdog
 from scaler.adapters.writes import BEGIN_WITHIN_S, ParallelWrites
 from scaler.config import Config
@@ -84,7 +85,13 @@ class Daemon:
         self.log = logs.logger()
         self.stopping = threading.Event()
         self.board = Board()
-        self.telemetry = Telemetry(self.board, in_force=self._in_force, leads=lambda: self.leading.leads)
+        self._turns = TickFirst(config.tick)
+        self.telemetry = Telemetry(
+            self.board,
+            in_force=self._in_force,
+            leads=lambda: self.leading.leads,
+            give_way=self._turns.give_way_to_page,
+        )
         self._forecasts = ForecastBoard()
         self._starts = StartLedger()
         self._pod_requests = PodRequests(connection_of(config.prometheus))
@@ -239,6 +246,7 @@ class Daemon:
             ttl=config.forecast.ttl,
             known=known_of(config),
             holidays=days_off(config),
+            give_way=self._turns.give_way,
         )
         upkeep = Upkeep(
             Parts(
@@ -256,6 +264,7 @@ class Daemon:
                 refit=Refit(train_command(config), budget=REFIT_BUDGET),
                 log=self.log,
                 stopping=self.stopping.is_set,
+                give_way=self._turns.give_way,
             )
         )
         upkeep.restore_starts()
@@ -291,6 +300,7 @@ class Daemon:
         self.ground.start()  # behind the page: where its port is taken nothing is begun
         self.watchdog.start()
         self.leading.start()
+        self._turns.expect()
         self._schedule.start(now=datetime.now(UTC))
         fleet = self.config.fleet.workloads
         self.log.info(
@@ -317,7 +327,8 @@ class Daemon:
         due = due_time(self._tick_job, now=datetime.now(UTC))
         # The run at the start and the regular one may belong to one moment: it is decided once.
         if due != self._ticked_for:
-            self.round.run(now=due)
+            with self._turns.under_way():
+                self.round.run(now=due)
             self._ticked_for = due
         self.watchdog.progressed()
 
@@ -328,6 +339,7 @@ class Daemon:
     def stop(self) -> bool:
         """Finish or abandon what runs, keep what was learnt, close. False if a thread could not be ended."""
         self.stopping.set()
+        self._turns.release()
         self._schedule.stop()
         self.upkeep.stop()
         finished = self._schedule.wait("tick", timeout_s=STOP_TICK_S)

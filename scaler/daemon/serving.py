@@ -34,6 +34,7 @@ from scaler.loop import TickReport
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; answers the exit status. Says on stderr why it could not start."""
     heap.keep_little()
+    heap.look_rarely()
     logs.configure()
     log = logs.logger()
     asked = threading.Event()
@@ -52,6 +53,7 @@ def run(config: Config) -> int:
             store = Store.open(config.data_dir, now=datetime.now(UTC))
             found = discovery.at_start(config, store, log)
             daemon = Daemon(found.config, store, on_lost=asked.set, end_in=prepare_last_resort())
+            heap.settle()
             daemon.start()
         except (OSError, HistoryError, KubernetesError) as error:
             log.critical("not_started", error=str(error), meanwhile="nothing is scaled")

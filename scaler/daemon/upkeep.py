@@ -30,6 +30,7 @@ from scaler.adapters.signals import at_bucket_edges
 from scaler.adapters.starts import STARTS_BLOB, StartLedger, StartsUnreadable
 from scaler.adapters.store import Store
 from scaler.adapters.telemetry import Telemetry
+from scaler.adapters.turns import GiveWay, at_once
 from scaler.adapters.usage import USAGE_BLOB, Reminder, UsageWatch, to_bytes
 from scaler.daemon.refits import Refits
 from scaler.daemon.round import Round, frozen_series
@@ -91,6 +92,7 @@ class Parts:
     refit: Refit
     log: Any
     stopping: Callable[[], bool] = lambda: False
+    give_way: GiveWay = at_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +182,7 @@ class Upkeep:
 
     def forecast(self, *, now: datetime) -> None:
         """Take in the last minute, forecast, publish. On a first start the past is taken in before."""
+        self._parts.give_way()
         begun = time.monotonic()
         self._take_up(now)
         if not self._restored:
@@ -206,7 +209,7 @@ class Upkeep:
         parts = self._parts
         try:
             if not self._filled:
-                brought = parts.intake.backfill(now=now, stopped=parts.stopping)
+                brought = parts.intake.backfill(now=now, stopped=self._stopped_between_ticks)
                 if brought.most >= RELEARN_FROM_POINTS:
                     parts.log.info("history_filled", points=brought.stored, queries=brought.pieces)
                     if self._relearn:
@@ -221,6 +224,11 @@ class Upkeep:
             self._told.failed("history", error, meanwhile="the minutes are asked for again later")
         else:
             self._told.succeeded("history")
+
+    def _stopped_between_ticks(self) -> bool:
+        """Asked before each portion of work that takes long: whether to leave it."""
+        self._parts.give_way()
+        return self._parts.stopping()
 
     def _run(self, now: datetime) -> ForecastRun:
         parts = self._parts
@@ -246,6 +254,7 @@ class Upkeep:
     def _look_at_requests(self, run: ForecastRun, *, now: datetime) -> None:
         """What requests are made of, and whether that still is what their profiles say."""
         parts = self._parts
+        parts.give_way()
         try:
             policies = parts.round.fleet.workloads
             leads = _lead_times(policies, parts.board.view())
@@ -264,7 +273,7 @@ class Upkeep:
     def compact(self, *, now: datetime) -> None:
         """Fold old days of the history, and look for holes in it at the next forecast."""
         try:
-            while self._parts.store.history.compact(now=now) and not self._parts.stopping():
+            while self._parts.store.history.compact(now=now) and not self._stopped_between_ticks():
                 pass
         except HistoryError as error:
             self._told.failed("compact", error, meanwhile="the history grows; the next hour tries again")
@@ -319,6 +328,7 @@ class Upkeep:
         """Move latency targets to bucket edges; hourly, and every minute until the source has answered once."""
         if self._edges_at is not None and now - self._edges_at < EDGES_EVERY:
             return
+        self._parts.give_way()
         parts, configured = self._parts, self._configured
         try:
             checks = parts.source.check(parts.selectors, now=now)

@@ -478,6 +478,27 @@ def test_portions_change_nothing(store: Store, past: ScriptedPast, monkeypatch: 
     assert run() == whole
 
 
+def test_a_tick_goes_before_each_portion_and_each_minute_that_is_replayed(
+    store: Store, past: ScriptedPast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"w{i}" for i in range(4)]
+    HistoryIntake(past, [WorkloadSelector.for_workload("llm", name) for name in names], store).backfill(
+        now=NOON, stopped=lambda: False
+    )
+    monkeypatch.setattr(module, "SHARD", 2)
+    monkeypatch.setattr(module, "WARM_UP_MOST_STEPS", 3 * len(names))
+    gave_way: list[None] = []
+    workloads = {f"llm/{name}" for name in names}
+    forecaster = DemandForecaster(
+        store, workloads=workloads, ttl=timedelta(minutes=10), give_way=lambda: gave_way.append(None)
+    )
+    forecaster.run(MEMBERS, lead={}, now=NOON)
+    portions, replayed = 2, 3
+    assert len(gave_way) >= portions * (replayed + 1)
+    gave_way.clear()
+    assert len(list(forecaster.saved())) == len(gave_way) == portions
+
+
 def test_a_restart_goes_on_where_it_was(store: Store, intake: HistoryIntake) -> None:
     filled(intake)
     first = a_forecaster(store)

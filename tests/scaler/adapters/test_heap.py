@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system, also when many threads freed it."""
+"""Freed memory goes back to the system, also when many threads freed it; cycles are looked for rarely."""
 
 from __future__ import annotations
 
@@ -42,3 +42,46 @@ def kept_mib(how: str) -> float:
 def test_what_was_freed_is_not_kept() -> None:
     assert kept_mib("usual") > 40.0, "glibc gives it back by itself now: drop the module"
     assert kept_mib("little") < 8.0
+
+
+LOOKS = """
+import gc, json, sys
+from scaler.adapters import heap
+if sys.argv[1] == "little":
+    heap.look_rarely()
+    heap.settle()
+looks = []
+gc.callbacks.append(lambda phase, info: looks.append(phase == "start"))
+answer = json.dumps([{"metadata": {"name": str(n), "labels": {}}} for n in range(30_000)])
+del looks[:]
+read = json.loads(answer)
+print(sum(looks))
+"""
+
+CYCLES = """
+import gc, weakref
+from scaler.adapters import heap
+heap.look_rarely()
+heap.settle()
+class Link:
+    pass
+first = Link()
+first.itself, gone = first, weakref.ref(first)
+del first
+kept = [[] for _ in range(60_000)]
+print(gone() is None)
+"""
+
+
+def told_by(program: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_an_answer_of_many_pods_is_read_without_looking_for_cycles_at_every_turn() -> None:
+    assert int(told_by(LOOKS, "usual")) > 100, "Python looks rarely by itself now: drop the settings"
+    assert int(told_by(LOOKS, "little")) <= 2
+
+
+def test_a_cycle_is_found_all_the_same() -> None:
+    assert told_by(CYCLES) == "True"
