@@ -15,7 +15,7 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 PanelOf = Callable[..., Panel]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wave_panel() -> PanelOf:
     """A builder: `series` rows of Poisson arrivals over a daily wave, `days` long, at 10 requests a second."""
 

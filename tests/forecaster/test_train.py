@@ -347,6 +347,17 @@ def wait_for(found: Callable[[], object], within_s: float = 120.0) -> None:
         time.sleep(0.02)
 
 
+LARGE = a_panel(400)  # fifty parts: long enough to be stopped in
+
+
+@pytest.fixture(scope="module")
+def large_undisturbed() -> dict[str, bytes]:
+    """The model files of a training that nobody stopped."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(LARGE, out=Path(folder), seed=3, models=ONE, work=quick())
+        return stored(Path(folder))
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.parametrize(
     ("blow", "code"),
@@ -357,10 +368,10 @@ def wait_for(found: Callable[[], object], within_s: float = 120.0) -> None:
     ],
 )
 def test_a_job_that_is_stopped_takes_its_workers_along_and_the_next_one_goes_on(
-    blow: signal.Signals, code: int, tmp_path: Path
+    blow: signal.Signals, code: int, tmp_path: Path, large_undisturbed: dict[str, bytes]
 ) -> None:
-    panel, out = a_panel(400), tmp_path / "models"
-    write_panel(tmp_path / "panel.npz", panel)
+    out = tmp_path / "models"
+    write_panel(tmp_path / "panel.npz", LARGE)
     with (tmp_path / "events").open("w") as events:
         job = subprocess.Popen(
             command(tmp_path / "panel.npz", out, "--workers", "2"), stdout=subprocess.DEVNULL, stderr=events
@@ -380,10 +391,9 @@ def test_a_job_that_is_stopped_takes_its_workers_along_and_the_next_one_goes_on(
     kept = len(list((out / FOLDER).glob("*.json")))
     assert 0 < kept < 50
     engine = Watched()
-    train(panel, out=out, seed=3, models=("holt-winters",), work=quick(engine=engine))
+    train(LARGE, out=out, seed=3, models=ONE, work=quick(engine=engine))
     assert len(engine.asked) == 50 - kept
-    train(panel, out=tmp_path / "other", seed=3, models=("holt-winters",), work=quick())
-    assert stored(out) == stored(tmp_path / "other")
+    assert stored(out) == large_undisturbed
 
 
 def test_unusable_input_is_refused_with_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
