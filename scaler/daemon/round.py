@@ -183,4 +183,7 @@ def _is_frozen(record: DecisionRecord, after: PolicyState) -> bool:
         return True
     # A member that takes over within the ensemble is ordinary: only steering waits for that.
     same_model = replace(after, model_since=None)
+    if policy.spills_to is not None:
+        # At its limits all day, maybe, and on purpose: the pool behind it serves the rest and orders by this forecast.
+        same_model, most = replace(same_model, over_budget=False), replicas.desired + 1
     return steering.frozen(same_model, replicas, most_replicas=most, lead_time=lead, now=record.at)

@@ -19,6 +19,7 @@ from scaler.adapters.board import View
 from scaler.adapters.documents import workloads_document
 from scaler.adapters.invariants import violations
 from scaler.adapters.states import State, statuses
+from scaler.daemon.round import frozen_series
 from scaler.loop import Fleet, TickReport
 from scaler.policy.budget import BudgetRule
 from scaler.policy.capacity import CapacityProfile, ClassCapacity
@@ -226,6 +227,13 @@ def test_pods_without_a_gpu_spill_over_after_a_start() -> None:
     limits = [record(each, "llm/text").snapshot.inflows for each in reports]
     assert limits[2][0].limit is Reason.AT_MAX
     assert limits[-1][0].limit is Reason.UNSCHEDULABLE
+
+
+def test_the_forecast_goes_on_learning_at_a_maximum_behind_which_another_pool_serves() -> None:
+    told, untold = two_pools(), two_pools(told=False)
+    at_its_maximum, alone = told.run(91)[-1], untold.run(91)[-1]
+    assert {key.workload for key in frozen_series(at_its_maximum)} == set()
+    assert {key.workload for key in frozen_series(alone)} == {"llm/gui"}
 
 
 # ── What is told of it ────────────────────────────────────────────────────────────────────────────────────────

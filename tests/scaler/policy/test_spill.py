@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.types import Blind, BlindReason
-from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot
+from policy_cases import MINUTE, NOON, a_forecast, a_policy, a_snapshot, run
 from scaler.adapters.codec import Codec
 from scaler.policy.capacity import CapacityProfile, ClassCapacity
 from scaler.policy.decide import WorkloadPolicy, decide
@@ -276,7 +276,19 @@ def test_the_forecast_of_the_minutes_until_its_own_are_ready_is_kept_and_not_ord
     assert forecast is not None
     assert forecast.forecast.quantile(NOON + MINUTE, z=0.0) == pytest.approx(18.0)
     assert forecast.forecast.quantile(NOON + 3 * MINUTE, z=0.0) == 0.0
-    assert forecast.forecast.quantile(NOON + timedelta(seconds=200), z=0.0) == 0.0  # between two bins as well
+
+
+def test_a_round_between_two_minutes_orders_nothing_for_them_either() -> None:
+    """Half a minute into a bin what is Ready by then is interpolated between that bin and the next."""
+    late = NOON + timedelta(seconds=30)
+    found = inflow(
+        a_snapshot(rps={"gui": 24.0}, desired=1, forecasts=(a_forecast(24.0, request_class="gui"),)), now=late
+    )
+    assert found is not None
+    forecast = found.classes[0].forecast
+    assert forecast is not None
+    assert forecast.forecast.quantile(late, z=0.0) == pytest.approx(18.0)
+    assert forecast.forecast.quantile(late + 3 * MINUTE, z=0.0) == 0.0
 
 
 # ── The receiver ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -319,6 +331,30 @@ def test_nothing_is_released_while_a_pool_in_front_is_blind() -> None:
         decision, state = decide(blind, state, policy, now=NOON - ago * MINUTE)
         assert decision.target == decision.current
         assert lost.classes[0].planned_rps == 24.0
+
+
+def course(snapshots: list[Snapshot], policy: WorkloadPolicy) -> list[int]:
+    """The replicas that each minute's decision leaves, from those of the first snapshot on."""
+    return [decision.target or 0 for decision in run(snapshots, policy)]
+
+
+def test_what_serves_the_overflow_of_this_moment_is_not_released() -> None:
+    own = a_snapshot(rps={"text": 9.0}, desired=4)
+    policy = a_policy(profile=PROFILE)
+    passing = replace(own, inflows=(coming(0.0, now_rps=21.0),))
+    assert course([passing] * 40, policy) == [4] * 40  # .5 of text and 3.5 of gui
+    assert min(course([own] * 40, policy)) == 1
+
+
+def test_an_overflow_that_ends_at_once_is_no_sudden_silence() -> None:
+    """The other pool got its replicas: the receiver goes back as from any fall, not after half an hour."""
+    own = a_snapshot(rps={"text": 0.05}, desired=6)
+    policy = a_policy(profile=PROFILE)
+    decisions = run([replace(own, inflows=(coming(24.0),))] * 200 + [own] * 30, policy)
+    assert decisions[199].target == 6
+    assert Reason.SUDDEN_SILENCE not in {each.reason for each in decisions}
+    assert decisions[-1].target is not None
+    assert decisions[-1].target < 6
 
 
 @given(last=FEW, seen=st.none() | FEW)
