@@ -31,7 +31,7 @@ from scaler.service.model import LatencySlo
 from servers import free_port
 from slow_vllm import built, fleet, need_room
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTANCES = 3
