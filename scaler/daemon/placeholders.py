@@ -120,6 +120,9 @@ def _outlook(rule: PlaceholderRule, record: DecisionRecord, *, gpus: int, now: d
         return UNKNOWN
     bounds = policy.bounds
     _, most = scheduled.bounds_at(policy.scheduled, least=bounds.min_replicas, most=bounds.max_replicas, now=now)
+    place = record.snapshot.variant
+    if place is not None and place.most is not None:  # a service's demand is served once, not by each of its variants
+        most = min(most, place.most)
     return outlook(
         with_inflows(record.snapshot),
         policy.profile,

@@ -32,6 +32,9 @@ from scaler.policy.types import (
     Override,
     Pause,
     ReplicaState,
+    VariantPlace,
+    VariantReason,
+    VariantState,
 )
 from scaler.ports import Outcome, OutcomeKind
 from virtual_world import VirtualWorkload, VirtualWorld
@@ -165,6 +168,29 @@ def test_what_the_autoscaler_holds_above_its_floor_is_held(board: Board, log: Lo
     board.publish(View(report=a_peak_ahead(mode=Mode.FLOOR, held=5), gpu_budget=6))
     placeholders.run(now=NOON)
     assert targets.scaled == {"b/pool": 1}
+
+
+@pytest.mark.parametrize(
+    ("place_of_it", "prepared"),
+    [pytest.param(0, {}, id="another serves"), pytest.param(4, {"b/pool": 2}, id="the group has so many GPUs")],
+)
+def test_a_service_is_prepared_for_once_and_not_by_each_of_its_variants(
+    board: Board, log: Log, place_of_it: int, prepared: dict[str, int]
+) -> None:
+    report, (targets, placeholders) = a_peak_ahead(), a_pool(board, log)
+    (record,) = report.records
+    place = VariantPlace(
+        group="chat",
+        chosen="llm/other",
+        reason=VariantReason.COPES,
+        share=0.0,
+        state=VariantState(chosen="llm/other"),
+        most=place_of_it,
+    )
+    variant = replace(record, snapshot=replace(record.snapshot, variant=place))
+    board.publish(View(report=replace(report, records=(variant,))))
+    placeholders.run(now=NOON)
+    assert targets.scaled == prepared
 
 
 class _Odd(float):

@@ -17,6 +17,7 @@ import pytest
 from daemon_cases import a_tick, without_replicas
 from forecaster.models.ensemble import Standing
 from forecaster.types import HORIZONS, Blind, BlindReason, ForecastQuality
+from inference.gateway.shares import parse_shares
 from policy_cases import NOON, a_forecast, a_policy, a_snapshot, settled
 from scaler.adapters.accounts import Account
 from scaler.adapters.board import Board, View
@@ -308,3 +309,15 @@ def test_the_view_is_whole_or_not_there() -> None:
     board.publish(view := View(report=replace(TICK, at=NOON + timedelta(minutes=1))))
     assert board.view() is view
     assert view.at.tzinfo is UTC
+
+
+def test_gateways_are_told_that_there_are_no_shares() -> None:
+    with serving() as api:
+        status, body, _ = api.ask("/api/v1/shares")
+    assert (status, body["kind"], body["leads"], body["models"]) == (200, "Shares", True, [])
+    assert parse_shares(json.dumps(body), source="the daemon") == {}
+
+
+def test_before_the_first_tick_nothing_is_known_of_shares() -> None:
+    with serving(None) as api:
+        assert api.ask("/api/v1/shares")[0] == 503
