@@ -143,10 +143,10 @@ class DemandForecaster:
         shards = self._portions((*demand, *used))
         mute = frozen | {key for key in used if replace(key, signal=DEMAND) in frozen}
         moment = _Moment(now=now, lead=lead, frozen=mute, series=len(demand) + len(used))
-        steps = [
-            self._step(shard, members, panel, moment)
-            for shard, panel in enumerate(self._pasts(shards, members, moment))
-        ]
+        steps = []
+        for shard, panel in enumerate(self._pasts(shards, members, moment)):
+            steps.append(self._step(shard, members, panel, moment))
+            del panel  # a view of its group's past, 24 MB, which must be gone before the next group's is read
         stale = tuple(sorted(key for done in steps for key, why in done.silent.items() if why is Silence.STALE))
         blind = tuple(key for key in stale if key.signal == DEMAND)
         run = _run_of(
@@ -225,6 +225,7 @@ class DemandForecaster:
                 first += len(keys)
                 reference = None if recent.reference is None else recent.reference[rows]
                 yield replace(recent, keys=keys, values=recent.values[rows], reference=reference)
+            del recent
 
     def _goes_on(self, shard: int, keys: tuple[SeriesKey, ...], end: datetime) -> bool:
         """Whether what a portion remembers is of use at `end`."""

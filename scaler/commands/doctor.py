@@ -50,11 +50,11 @@ def _discovered(config: Config) -> tuple[Config, list[Finding]]:
     if not config.discover.namespaces:
         return config, []
     from scaler.adapters.kubernetes.errors import KubernetesError
-    from scaler.daemon.discovery import discovered
+    from scaler.daemon.discovery import as_a_start_would
     from scaler.doctor.finding import FLEET, Finding, Health
 
     try:
-        found = discovered(config, known=())
+        found = as_a_start_would(config)
     except KubernetesError as error:
         fix = "check kubernetes.kubeconfig, or run where a service account is mounted"
         return config, [Finding(workload=FLEET, check="discover", health=Health.FAIL, found=str(error), fix=fix)]

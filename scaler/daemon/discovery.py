@@ -6,6 +6,7 @@ Order only: which annotations there are is said by `config.annotations`, how man
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any
 
 from scaler.adapters.connections import access_of
 from scaler.adapters.discovered import DISCOVERED_BLOB, DiscoveredUnreadable, from_bytes, to_bytes
+from scaler.adapters.journal import SqliteJournal
 from scaler.adapters.kubernetes import ApiConnection
 from scaler.adapters.kubernetes.annotated import Found, annotated_in
 from scaler.adapters.kubernetes.errors import KubernetesError
-from scaler.adapters.store import Store
+from scaler.adapters.store import FILE_NAME, Store, read_blob
 from scaler.config import Config, TargetConfig
 from scaler.config.annotations import Annotated, AnnotationIssue, entries_from_annotations
 from scaler.config.discovery import admit
@@ -121,6 +123,26 @@ def at_start(config: Config, store: Store, log: Any) -> Discovery:
     tell(found, log)
     _keep(found.objects, store, log)
     return found
+
+
+def as_a_start_would(config: Config) -> Discovery:
+    """What a daemon that starts now would find: it knows whom the data folder knows. Writes and tells nothing.
+
+    A folder that cannot be read knows nobody, as at a start. Raises `KubernetesError` where there are no credentials.
+    """
+    file = config.data_dir / FILE_NAME
+    if not config.discover.namespaces or not file.exists():
+        return discovered(config, known=())
+    before: tuple[Annotated, ...] = ()
+    on_record: set[str] = set()
+    with contextlib.suppress(OSError, DiscoveredUnreadable):
+        stored = read_blob(file, DISCOVERED_BLOB)
+        before = () if stored is None else from_bytes(stored[0])
+    with contextlib.suppress(OSError):
+        now = datetime.now(UTC)
+        with SqliteJournal.open(file, now=now, read_only=True) as journal:
+            on_record = {entry.workload for entry in journal.latest(now=now)}
+    return discovered(config, known={each.workload for each in before} | on_record, before=before)
 
 
 def _keep(objects: Sequence[Annotated], store: Store, log: Any, *, told: str = "") -> str:

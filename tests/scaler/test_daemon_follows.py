@@ -17,7 +17,7 @@ import pytest
 
 from daemon_process import running, until
 from daemon_site import EVERYTHING, Site, a_site
-from scaler.daemon.discovery import LOOK_EVERY_S
+from scaler.daemon.discovery import LOOK_EVERY_S, as_a_start_would, discovered
 from scaler.policy.types import Mode
 from servers import free_port
 
@@ -183,6 +183,18 @@ def test_a_sudden_fleet_waits_until_it_is_confirmed(site: Site) -> None:
     (reloaded,) = site.log.of("reloaded")
     assert (reloaded["settings"], "needs_restart" in reloaded) == (["discover.confirm"], False)
     assert len(site.look()) == 14, "and they stay"
+
+
+def test_whoever_looks_beside_the_daemon_finds_the_fleet_that_it_found(site: Site) -> None:
+    """`doctor` holds nobody back whom the daemon knows: its data folder says who that is."""
+    names = [f"n{n:02}" for n in range(12)]
+    site.annotated(*names)
+    site.begin(confirm=13).tick()
+    unconfirmed = site.settings()
+    (held,) = discovered(unconfirmed, known=()).told
+    assert "12 are held back" in held
+    seen = as_a_start_would(unconfirmed)
+    assert (len(seen.config.fleet.workloads), seen.told) == (13, ())
 
 
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────────────────────
