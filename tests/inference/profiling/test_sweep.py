@@ -109,6 +109,7 @@ def test_a_level_torn_by_an_interruption_does_not_count(tmp_path: Path) -> None:
     assert torn + 1 in numbers, "a number is not used twice: its torn requests would join the new level"
 
 
+@pytest.mark.slow  # a sender that waits for a core crowds nobody
 def test_a_level_ends_early_once_too_many_wait(tmp_path: Path) -> None:
     raw, plan = tmp_path / "raw.jsonl", replace(PLAN, classes=(CHAT,), level_s=2.0, max_in_flight=6)
     with SlowServer(Speed(slots=1)) as server:
