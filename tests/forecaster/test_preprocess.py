@@ -14,9 +14,9 @@ from forecaster.errors import SeriesError
 from forecaster.preprocess import (
     Dropped,
     by_local_clock,
-    clock_stands,
     calendar,
     carried,
+    clock_stands,
     panel_of,
     reaches_back,
     roots,
