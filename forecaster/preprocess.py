@@ -297,6 +297,11 @@ def by_local_clock(values: FloatArray, *, start: datetime, step: timedelta, zone
     return values[:, source]
 
 
+def clock_stands(*, start: datetime, step: timedelta, bins: int, zone: ZoneInfo) -> bool:
+    """Whether `zone` keeps its offset over all these bins: then `by_local_clock` moves none, and need not be asked."""
+    return not _offset_changes(start, step, bins, zone)
+
+
 def _offset_changes(start: datetime, step: timedelta, bins: int, zone: ZoneInfo) -> list[tuple[int, timedelta]]:
     """The bins with which another offset from UTC begins, and that offset."""
 

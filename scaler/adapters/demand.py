@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from forecaster.day_kinds import Calendar, StandIn, departures, with_reference
 from forecaster.errors import HistoryError
-from forecaster.preprocess import by_local_clock, without_censored
+from forecaster.preprocess import by_local_clock, clock_stands, without_censored
 from forecaster.sources.history import HistoryStore
 from forecaster.sources.plan import DEMAND_SEEN, SERVICE_UP
 from forecaster.types import STEP, Forecast, Panel, SeriesKey
@@ -189,6 +189,8 @@ def _by_local_clocks(values: np.ndarray, panel: Panel, known: Known) -> np.ndarr
             rows_of[known[key.workload].timezone].append(row)
     moved = values
     for zone, rows in rows_of.items():
+        if clock_stands(start=panel.start, step=panel.step, bins=values.shape[1], zone=ZoneInfo(zone)):
+            continue  # nearly always: two copies of two days of a thousand series less, 49 MB
         own = by_local_clock(values[rows], start=panel.start, step=panel.step, zone=ZoneInfo(zone))
         if moved is values:
             moved = values.copy()

@@ -16,6 +16,7 @@ from forecaster.preprocess import (
     by_local_clock,
     calendar,
     carried,
+    clock_stands,
     panel_of,
     reaches_back,
     roots,
@@ -281,6 +282,7 @@ def test_a_day_is_24_hours_long_whatever_the_clocks_do(zone: str, change: dateti
     start = change - timedelta(days=3)
     bins = 5 * day
     hours = local_minutes(start, bins, clock, step)
+    assert not clock_stands(start=start, step=step, bins=hours.shape[1], zone=clock)
     moved = by_local_clock(hours, start=start, step=step, zone=clock)
     assert moved.shape == hours.shape
     again = moved[0, day:] == moved[0, :-day]
@@ -305,6 +307,7 @@ def test_half_a_year_brings_two_changes_that_cancel() -> None:
 def test_zones_whose_clocks_do_not_change_move_nothing(zone: str) -> None:
     values = np.arange(14 * 1440.0)[None, :]
     assert by_local_clock(values, start=START, step=STEP, zone=ZoneInfo(zone)) is values
+    assert clock_stands(start=START, step=STEP, bins=values.shape[1], zone=ZoneInfo(zone))
 
 
 @given(
