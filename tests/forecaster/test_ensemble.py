@@ -43,6 +43,14 @@ class Scripted:
         return np.repeat(point + self.spread * np.arange(len(LEVELS)), len(horizons), axis=1)
 
 
+class Still(Scripted):
+    """A member that says 400 whatever comes."""
+
+    def predict(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> np.ndarray:
+        """400, and `spread` more a level."""
+        return np.broadcast_to(400.0 + self.spread * np.arange(len(LEVELS)), (len(panel.keys), len(horizons), 4)).copy()
+
+
 class Raising(Scripted):
     """A member with a defect."""
 
@@ -264,7 +272,7 @@ def band_widths(hours: tuple[int, ...], *, days: int, loud_hour: int, step: time
     state, found = None, {}
     for end in range(2 * bins, days * bins + 1):
         done = ensemble.step(
-            [Scripted(model_id="last-value", spread=20.0)],
+            [Still(model_id="last-value", spread=20.0)],
             Panel(keys=(KEY,), start=START, step=step, values=panel.values[:, :end]),
             state,
         )
