@@ -72,7 +72,7 @@ def learn(
     here = (np.arange(RANKS) == rank[..., None]) & met[..., None]
     for name, one in (("height_ratio", above[..., None]), ("height_weight", 1.0)):
         arrays[name] *= decay
-        arrays[name] += here * one
+        arrays[name] += np.where(here, one, 0.0)
 
 
 def factors(rank: RankArray, arrays: Mapping[str, NDArray[Any]], step: timedelta, *, most: float) -> FloatArray:

@@ -331,7 +331,8 @@ def _move_offsets(
 ) -> None:
     """The conformal tracker δ += pace·(miss - (1 - level)) of the upper levels, in place; the median stays.
 
-    `pace` (horizons,) is how far a bin moves it. `error` (series, horizons) in roots feeds the scale that the offset moves by where the band is narrower.
+    `pace` (horizons,) is how far a bin moves it. `error` (series, horizons) in roots feeds the scale that the offset
+    moves by where the band is narrower.
     """
     with np.errstate(invalid="ignore"):
         missed = actual[:, None, None] > due * (1.0 + TOLERANCE)
