@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from forecaster.models import heights
 from forecaster.models.blending import mixed, mixture
 from forecaster.models.memory import (
     EngineState,
@@ -217,11 +218,14 @@ def step(
     raw, gated = _gate(raw, ceiling)
     credit, chosen = _choose(raw, learnt, rule)
     blended = _blend(raw, _mixture(credit, learnt), credit)
-    final = _calibrated(blended, learnt, ceiling, rule)
+    rank = heights.ranks(blended[..., 0], learnt.arrays, panel.step)
+    final = _calibrated(blended, rank, learnt, ceiling, rule)
     silent = _silences(panel, learnt, final)
-    final[[row for row, key in enumerate(panel.keys) if key in silent]] = np.nan
+    # What is not said yet of a young series is scored all the same: its first band has a day's errors behind it.
+    unheard = {None, Silence.TOO_LITTLE_HISTORY}
+    final[[row for row, key in enumerate(panel.keys) if silent.get(key) not in unheard]] = np.nan
 
-    after = replace(_issued(learnt, raw, final, blended).with_arrays(chosen=chosen), tracks=tracks)
+    after = replace(_issued(learnt, raw, final, blended, rank).with_arrays(chosen=chosen), tracks=tracks)
     speakers = chosen[np.arange(len(panel.keys)), lead]
     return EngineStep(
         forecasts=_forecasts(panel, ids, final, speakers, horizons, rule, silent),
@@ -359,11 +363,16 @@ def _blend(raw: FloatArray, share: FloatArray, credit: FloatArray) -> FloatArray
     return disputed(mixed(roots[..., 0], share)[..., None] + band, roots[..., 0], credit)
 
 
-def _calibrated(root: FloatArray, state: EngineState, ceiling: FloatArray, rule: EngineRule) -> FloatArray:
-    """Blended roots, as wide as the time of day asks for, moved by the conformal offset: in the series' unit, ordered,
-    at most the ceiling."""
+def _calibrated(
+    root: FloatArray, rank: heights.RankArray, state: EngineState, ceiling: FloatArray, rule: EngineRule
+) -> FloatArray:
+    """Blended roots, as wide as the time of day and their `rank` among forecasts ask for, moved by the conformal
+    offset: in the series' unit, ordered, at most the ceiling."""
     arrays = state.arrays
-    width = (root - root[..., :1]) * recurrent(state, rule.learning)[..., None]
+    asked = recurrent(state, rule.learning) * heights.factors(
+        rank, arrays, state.step, most=rule.learning.most_recurrent
+    )
+    width = (root - root[..., :1]) * asked[..., None]
     # A band that is hopelessly narrow, or has no width at all, is moved by the size of its errors.
     unit = np.maximum(width[..., COLUMN_95], arrays["error"] / np.maximum(arrays["error_weight"], 1e-300))
     moved = np.maximum(width + arrays["offset"] * unit[..., None], 0.0)
@@ -385,15 +394,18 @@ def _silences(panel: Panel, state: EngineState, final: FloatArray) -> dict[Serie
     return reasons
 
 
-def _issued(state: EngineState, raw: FloatArray, final: FloatArray, root: FloatArray) -> EngineState:
+def _issued(
+    state: EngineState, raw: FloatArray, final: FloatArray, root: FloatArray, rank: heights.RankArray
+) -> EngineState:
     """`state` with this step's forecasts waiting for their bins; members wait even while nothing is published."""
-    pending, width = state.arrays["pending"].copy(), state.arrays["pending_width"].copy()
+    pending, width, ranked = (state.arrays[name].copy() for name in ("pending", "pending_width", "pending_rank"))
     with np.errstate(over="ignore"):
         issued = np.concatenate([raw, final[:, :, None]], axis=2).astype(np.float32)
     slot = slots(state.horizons, bin_index(state.end, state.step))
     pending[:, slot] = issued
     width[:, slot] = root[..., COLUMN_95] - root[..., 0]
-    return state.with_arrays(pending=pending, pending_width=width)
+    ranked[:, slot] = rank
+    return state.with_arrays(pending=pending, pending_width=width, pending_rank=ranked)
 
 
 def _forecasts(

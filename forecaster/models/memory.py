@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forecaster.errors import ArtefactError
+from forecaster.models.heights import NO_RANK, RANKS
 from forecaster.models.tracking import Track
 from forecaster.preprocess import DAY, bins_in
 from forecaster.types import LEVELS, Panel, SeriesKey
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from forecaster.types import FloatArray
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 QUALITY_SPAN = timedelta(hours=6)
 """Over how long `ForecastQuality` is measured."""
 QUALITY_COLUMNS = ("hit_95", "error", "error_last_value", "actual")
@@ -50,6 +51,10 @@ class EngineState:
     - `ratio`, `ratio_weight` (S, H): decayed sums of (error / width)² and of the bins behind them.
     - `slot_ratio`, `slot_weight` (S, 96) float32: the same by quarter of an hour of the day, over all horizons, each
       relative to its horizon's mean: 4 says that errors are twice as large there as the bands let expect.
+    - `median`, `median_square`, `median_weight` (S, H): decayed sums of the medians said, of their squares and of their
+      number, in roots; `pending_rank` (S, W) int8: how high among them the one that waits lay (`heights`), in the slots
+      of `pending`. `height_ratio`, `height_weight` (S, H, 6) float32: decayed sums, by that rank, of (error / width)²
+      above the forecast, relative to the horizon's mean, and of the bins behind them.
     - `window` (S, 6 h of bins, 4) float32: `QUALITY_COLUMNS` by bin number, at the lead time's horizon.
     - `since_s` (S): start of the first known bin, Unix seconds; NaN before it. `peak` (S): highest known value.
     """
@@ -107,6 +112,12 @@ def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> 
         "ratio_weight": np.zeros((series, width)),
         "slot_ratio": np.zeros((series, DAY // SLOT), dtype=np.float32),
         "slot_weight": np.zeros((series, DAY // SLOT), dtype=np.float32),
+        "median": np.zeros((series, width)),
+        "median_square": np.zeros((series, width)),
+        "median_weight": np.zeros((series, width)),
+        "pending_rank": np.full((series, sum(horizons)), NO_RANK, dtype=np.int8),
+        "height_ratio": np.zeros((series, width, RANKS), dtype=np.float32),
+        "height_weight": np.zeros((series, width, RANKS), dtype=np.float32),
         "window": np.full((series, bins_in(QUALITY_SPAN, panel.step), len(QUALITY_COLUMNS)), np.nan, np.float32),
         "since_s": np.full(series, np.nan),
         "peak": np.zeros(series),
@@ -209,7 +220,7 @@ def from_bytes(stored: bytes) -> EngineState:
         with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays.pop("head").tobytes())
-        if head["version"] not in (1, 2, STATE_VERSION):
+        if head["version"] not in (1, 2, 3, STATE_VERSION):
             raise ArtefactError(f"engine state has version {head['version']}, this one reads {STATE_VERSION}; drop it")
         tracks = {
             one["model"]: Track(
@@ -239,8 +250,9 @@ def _of_today(state: EngineState, version: int) -> EngineState:
     """A state of an earlier version in today's layout: what was not kept then starts blank.
 
     Before version 2 offsets were counted in errors and not in widths of the band: they are learnt again, which takes
-    hours. Before version 3 nobody counted gains: members of a record share alike until they have some. What the
-    members have earned, what waits for its bin, and the quality stay.
+    hours. Before version 3 nobody counted gains: members of a record share alike until they have some. Before
+    version 4 nobody ranked forecasts by their height: every rank starts like all. What the members have earned, what
+    waits for its bin, and the quality stay.
     """
     if version == STATE_VERSION:
         return state

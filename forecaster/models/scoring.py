@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from forecaster.models import heights
 from forecaster.models.blending import gains, mixture
 from forecaster.models.memory import QUALITY_COLUMNS, SLOT, EngineState, seen, slots
 from forecaster.models.quantiles import QUANTILE_LEVELS, STALE_SPAN, pinball
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
     from forecaster.types import FloatArray
 
 COLUMN_95 = LEVELS.index(0.95)
-_IN_PLACE = frozenset({"pending", "pending_width", "loss", "evidence", "slot_ratio", "slot_weight", "window"})
+_IN_PLACE = frozenset(
+    {
+        "pending",
+        "pending_width",
+        "pending_rank",
+        "loss",
+        "evidence",
+        "slot_ratio",
+        "slot_weight",
+        "height_ratio",
+        "height_weight",
+        "window",
+    }
+)
 """Arrays that `observe` writes into, and so copies; the others it leaves or replaces whole."""
 TOLERANCE = 1e-6
 """Forecasts wait as float32: a constant series must not miss its own value by rounding."""
@@ -53,15 +67,24 @@ class Learning:
     slot_prior_days: float = 0.5
     """Days like the average that every time of the day is taken to have had."""
     most_recurrent: float = 3.0
-    """Bound of the factor by which the time of day widens a band, or narrows it."""
+    """Bound of the factor by which the time of day widens a band, or narrows it; and of that by its height."""
     conformal_gain: float = 0.01
     """Offset step a scored bin, in widths of the band: a miss of the .95 quantile adds .0095, a hit takes .0005."""
+    conformal_steps: int = 8
+    """Up to this horizon that step is a whole one; from there on it falls with the horizon's root: 32 takes half a
+    step. A forecast h steps ahead learns h steps late that it misses, and has missed in the same way meanwhile."""
     max_offset: float = 3.0
     """Bound of the offset, in widths of the band, either way."""
 
     def enough(self, step: timedelta) -> float:
         """Scored bins of this width (decayed) from which on a member may speak."""
         return min(self.min_scored, 0.5 / (1.0 - _decay(self.loss_half_life, step)))
+
+    def paces(self, horizons: tuple[int, ...]) -> FloatArray:
+        """The offset's step a scored bin at each of `horizons`, in widths of the band."""
+        ahead = np.array(horizons, dtype=np.float64)
+        found: FloatArray = self.conformal_gain * np.sqrt(np.minimum(1.0, self.conformal_steps / ahead))
+        return found
 
 
 def observe(
@@ -90,6 +113,7 @@ def observe(
     arrays = {name: array.copy() if name in _IN_PLACE else array for name, array in state.arrays.items()}
     quality_bins = arrays["window"].shape[1]
     rows, ahead = np.arange(len(panel.keys)), np.array(state.horizons)[lead]
+    pace = rule.paces(state.horizons)
     for end in range(now - fresh + 1, now - fresh + reach + 1):
         column = width - 1 - (now - end)
         actual = values[:, column] if column >= 0 else np.full(len(panel.keys), np.nan)
@@ -100,15 +124,19 @@ def observe(
         taught = np.where(learning, actual, np.nan)
         published = due[:, :, -1]
         scored = np.isfinite(published).all(axis=2) & np.isfinite(taught)[:, None]
-        error = np.sqrt(taught)[:, None] - np.sqrt(published[:, :, 0])
+        medians = np.sqrt(published[:, :, 0])
+        error = np.sqrt(taught)[:, None] - medians
         _weigh_members(arrays, due[:, :, :-1], taught, panel.step, rule)
         _learn_gains(arrays, due[:, :, :-1, 0], taught, panel.step, rule)
         ratio = _error_ratios(error, arrays["pending_width"][:, slot].astype(np.float64), scored)
-        _learn_ratios(arrays, ratio, _slot(end, panel.step), panel.step, rule)
-        _move_offsets(arrays, published, taught, error, scored, panel.step, rule)
+        relative = _learn_ratios(arrays, ratio, _slot(end, panel.step), panel.step, rule)
+        above = np.where(error > 0.0, relative, 0.0)
+        heights.learn(arrays, arrays["pending_rank"][:, slot], medians, above, np.isfinite(ratio), panel.step)
+        _move_offsets(arrays, published, taught, error, scored, pace, panel.step, rule)
         arrays["window"][:, end % quality_bins] = _marks(published[rows, lead], actual, naive)
         arrays["pending"][:, slot] = np.nan
         arrays["pending_width"][:, slot] = np.nan
+        arrays["pending_rank"][:, slot] = heights.NO_RANK
     if reach < fresh:
         # Bins after the longest pending horizon have no forecast to check: their marks take the place of older ones.
         unchecked = np.arange(now - fresh + reach + 1, now + 1)[-quality_bins:]
@@ -269,8 +297,11 @@ def _error_ratios(error: FloatArray, width: FloatArray, scored: NDArray[np.bool_
 
 def _learn_ratios(
     arrays: dict[str, NDArray[Any]], ratio: FloatArray, slot: int, step: timedelta, rule: Learning
-) -> None:
-    """Errors in widths of the band, a horizon's over the day and all horizons' in this slot of the day, in place."""
+) -> FloatArray:
+    """Errors in widths of the band, a horizon's over the day and all horizons' in this slot of the day, in place.
+
+    Answers `ratio` (series, horizons) relative to the horizon's mean, 0 where it cannot be told.
+    """
     told = np.isfinite(ratio)
     decay = np.where(told, _decay(rule.ratio_half_life, step), 1.0)
     known = np.where(told, ratio, 0.0)
@@ -285,6 +316,7 @@ def _learn_ratios(
     arrays["slot_ratio"][:, slot] += relative.sum(axis=1) / np.maximum(told.sum(axis=1), 1)
     arrays["slot_weight"][:, slot] *= aged
     arrays["slot_weight"][:, slot] += some
+    return relative
 
 
 def _move_offsets(
@@ -293,16 +325,18 @@ def _move_offsets(
     actual: FloatArray,
     error: FloatArray,
     scored: NDArray[np.bool_],
+    pace: FloatArray,
     step: timedelta,
     rule: Learning,
 ) -> None:
-    """The conformal tracker δ += gain·(miss - (1 - level)) of the upper levels, in place; the median stays.
+    """The conformal tracker δ += pace·(miss - (1 - level)) of the upper levels, in place; the median stays.
 
-    `error` (series, horizons) in roots feeds the scale that the offset moves by where the band is narrower.
+    `pace` (horizons,) is how far a bin moves it. `error` (series, horizons) in roots feeds the scale that the offset
+    moves by where the band is narrower.
     """
     with np.errstate(invalid="ignore"):
         missed = actual[:, None, None] > due * (1.0 + TOLERANCE)
-    moved = rule.conformal_gain * (missed - (1.0 - QUANTILE_LEVELS))
+    moved = pace[:, None] * (missed - (1.0 - QUANTILE_LEVELS))
     moved[:, :, 0] = 0.0
     offset = arrays["offset"] + np.where(scored[:, :, None], moved, 0.0)
     arrays["offset"] = np.minimum(np.maximum(offset, -rule.max_offset), rule.max_offset)

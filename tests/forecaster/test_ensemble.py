@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from forecaster.errors import ArtefactError
-from forecaster.models import ensemble, memory, scoring
+from forecaster.models import ensemble, heights, memory, scoring
 from forecaster.models.ensemble import EngineRule, EngineState, EngineStep, Silence, Strength
 from forecaster.models.holt_winters import HoltWinters
 from forecaster.models.seasonal import LastValue, SeasonalDelta, SeasonalNaive
@@ -41,6 +41,14 @@ class Scripted:
         """`factor` × last value, and `spread` more a level."""
         point = self.factor * panel.values[:, -1][:, None, None]
         return np.repeat(point + self.spread * np.arange(len(LEVELS)), len(horizons), axis=1)
+
+
+class Still(Scripted):
+    """A member that says 400 whatever comes."""
+
+    def predict(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> np.ndarray:
+        """400, and `spread` more a level."""
+        return np.broadcast_to(400.0 + self.spread * np.arange(len(LEVELS)), (len(panel.keys), len(horizons), 4)).copy()
 
 
 class Raising(Scripted):
@@ -264,7 +272,7 @@ def band_widths(hours: tuple[int, ...], *, days: int, loud_hour: int, step: time
     state, found = None, {}
     for end in range(2 * bins, days * bins + 1):
         done = ensemble.step(
-            [Scripted(model_id="last-value", spread=20.0)],
+            [Still(model_id="last-value", spread=20.0)],
             Panel(keys=(KEY,), start=START, step=step, values=panel.values[:, :end]),
             state,
         )
@@ -312,7 +320,8 @@ def test_a_frozen_series_learns_nothing_but_its_quality_is_still_measured() -> N
     panel.values[0] += np.random.default_rng(3).normal(0.0, 1.0, panel.values.shape[1])
     before = walk([LastValue()], up_to(panel, panel.end - 30 * STEP), minutes=60)[-1]
     after = walk([LastValue()], panel, minutes=30, state=before.state, frozen=frozenset({KEY}))[-1]
-    for name in ("loss", "evidence", "offset", "error", "ratio", "slot_ratio", "slot_weight"):
+    learnt = ("loss", "evidence", "offset", "error", "ratio", "slot_ratio", "slot_weight", "median", "height_ratio")
+    for name in learnt:
         assert np.array_equal(before.state.arrays[name], after.state.arrays[name])
     assert after.quality[KEY].scored_bins == before.quality[KEY].scored_bins + 30
 
@@ -438,13 +447,30 @@ def test_a_stored_state_goes_on_as_if_nothing_had_happened(wave_panel: PanelOf) 
     assert restarted.quality == going_on.quality
 
 
+OF_HEIGHTS = {"median", "median_square", "median_weight", "pending_rank", "height_ratio", "height_weight"}
+
+
+def test_a_state_of_before_the_heights_keeps_all_else(wave_panel: PanelOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = wave_panel(3)
+    state = walk([LastValue(), SeasonalNaive()], up_to(panel, panel.end - STEP), minutes=90)[-1].state
+    with monkeypatch.context() as then:
+        then.setattr(memory, "STATE_VERSION", 3)
+        kept = {name: array for name, array in state.arrays.items() if name not in OF_HEIGHTS}
+        stored = ensemble.to_bytes(replace(state, arrays=kept))
+    old = ensemble.from_bytes(stored)
+    assert all(np.array_equal(old.arrays[name], array, equal_nan=True) for name, array in kept.items())
+    assert not old.arrays["height_weight"].any()
+    assert (old.arrays["pending_rank"] == heights.NO_RANK).all()
+    assert state.arrays["height_weight"].any()
+
+
 def test_a_state_of_before_the_slots_keeps_what_was_earned_and_learns_its_offsets_again(
     wave_panel: PanelOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = wave_panel(3)
     members: list[Forecaster] = [LastValue(), SeasonalNaive()]
     state = walk(members, up_to(panel, panel.end - STEP), minutes=90)[-1].state
-    new = {"pending_width", "ratio", "ratio_weight", "slot_ratio", "slot_weight", "gain", "gain_square"}
+    new = {"pending_width", "ratio", "ratio_weight", "slot_ratio", "slot_weight", "gain", "gain_square", *OF_HEIGHTS}
     with monkeypatch.context() as then:
         then.setattr(memory, "STATE_VERSION", 1)
         stored = ensemble.to_bytes(replace(state, arrays={k: v for k, v in state.arrays.items() if k not in new}))
