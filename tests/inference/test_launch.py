@@ -180,13 +180,14 @@ def understood(vllm_python: Path) -> dict[str, dict[str, Any]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=600,
     )
     assert answer.returncode == 0, answer.stderr[-2_000:]
     return dict(zip(lists, json.loads(answer.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("name", list(SPECS))
 def test_vllm_itself_understands_every_argument(name: str, understood: dict[str, dict[str, Any]]) -> None:
     variant, values = SPECS[name], understood[name]
@@ -209,6 +210,7 @@ def test_vllm_itself_understands_every_argument(name: str, understood: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_the_parser_does_refuse_what_vllm_has_not(understood: dict[str, dict[str, Any]]) -> None:
     """Older guides set --swap-space; were it accepted here, the test above could not fail either."""
     assert "--swap-space" in understood["swap-space"]["refused"]
