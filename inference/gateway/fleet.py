@@ -124,6 +124,14 @@ class Fleet:
             each.serving and each.share > 0 and each.health.standing is not Standing.EJECTED for each in known.replicas
         )
 
+    def has_room(self, model: str) -> bool:
+        """Whether one more request of it would get a slot or a place in the line."""
+        known = self._models.get(model)
+        if known is None or not self.is_up(model):
+            return False
+        has_slot = any(each.usable and each.share > 0 and each.in_flight < each.slots for each in known.replicas)
+        return has_slot or len(known.line) < self._settings.queue.max_waiting
+
     def could_serve(self, ask: Ask) -> bool:
         """Whether some replica that the request has not tried may get it, now or once a slot is free."""
         known = self._models[ask.model]

@@ -193,7 +193,12 @@ class Proxy:
             raise Refusal(Reason.SHED, message, retry_after_s=self._settings.degradation.fall_after_s)
         changes = degradation.changes(body, exchange.level, self._settings.degradation)
         told = sorted("smaller-images" if name == "mm_processor_kwargs" else "shorter-output" for name in changes)
-        if exchange.level >= Level.SMALLER and rule is not None and rule.fallback and self._fleet.is_up(rule.fallback):
+        if (
+            exchange.level >= Level.SMALLER
+            and rule is not None
+            and rule.fallback
+            and self._fleet.has_room(rule.fallback)
+        ):
             exchange.variant = rule.fallback
             told.append("smaller-model")
         exchange.changes = tuple(told)

@@ -139,3 +139,23 @@ def test_who_has_waited_long_enough_is_told_when_to_come_back() -> None:
         assert fleet.waiting("m") == 0
 
     asyncio.run(story())
+
+
+def test_a_model_has_room_as_long_as_one_more_would_get_a_slot_or_a_place_in_the_line() -> None:
+    async def story() -> None:
+        fleet = a_fleet(one())
+        said = [fleet.has_room("m")]
+        await fleet.take(an_ask())
+        waits = []
+        for _ in range(4):
+            said.append(fleet.has_room("m"))
+            waits.append(await begun(fleet, an_ask()))
+        said.append(fleet.has_room("m"))
+        assert said == [True] * 5 + [False]
+        for each in waits:
+            each.cancel()
+        fleet.replace("file", ())
+        assert not fleet.has_room("m"), "whoever has no replica has no room, however empty the line"
+        assert not fleet.has_room("never heard of")
+
+    asyncio.run(story())
