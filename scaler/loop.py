@@ -28,8 +28,9 @@ from scaler.policy.types import (
     Reason,
     ReplicaState,
     Snapshot,
+    VariantPlace,
 )
-from scaler.policy.variant_groups import GroupView, Member, VariantGroup, arranged
+from scaler.policy.variant_groups import GroupView, Member, VariantGroup, arrange
 from scaler.pools import Spilling, in_spill_order
 from scaler.ports import (
     Controls,
@@ -133,12 +134,14 @@ def tick(
             lead_time=lead_times.get(policy.workload),
         )
         looked.append((policy, _snapshot(policy, seen, ordered, leads=leads)))
-    looked, groups = _in_groups(fleet.variants, looked, states, now=now)
+    looked, groups, placeless = _in_groups(fleet.variants, looked, states, now=now)
     spilling = Spilling(now=now, free_gpus=_free_gpus(fleet, replicas, states))
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy, snapshot in looked:
         before = states.get(policy.workload, PolicyState())
         try:
+            if policy.workload in placeless:
+                raise placeless[policy.workload]
             snapshot = spilling.onto(snapshot, before)
             decision, after = decide(snapshot, before, policy, now=now)
         except Exception as error:
@@ -179,26 +182,40 @@ def tick(
 
 def _in_groups(
     groups: tuple[VariantGroup, ...],
-    seen: list[tuple[WorkloadPolicy, Snapshot]],
+    looked: list[tuple[WorkloadPolicy, Snapshot]],
     states: Mapping[str, PolicyState],
     *,
     now: datetime,
-) -> tuple[list[tuple[WorkloadPolicy, Snapshot]], tuple[GroupView, ...]]:
-    """The snapshots with each variant's place in them, and what the groups came to."""
+) -> tuple[list[tuple[WorkloadPolicy, Snapshot]], tuple[GroupView, ...], dict[str, Exception]]:
+    """The snapshots with each variant's place in them, what the groups came to, and the members of those that broke."""
     if not groups:
-        return seen, ()
+        return looked, (), {}
     of_groups = {each.workload for group in groups for each in group.workloads}
     members = {
         policy.workload: Member(policy=policy, snapshot=snapshot, state=states.get(policy.workload, PolicyState()))
-        for policy, snapshot in seen
+        for policy, snapshot in looked
         if policy.workload in of_groups
     }
-    places, views = arranged(groups, members, now=now)
+    places: dict[str, VariantPlace] = {}
+    views: list[GroupView] = []
+    placeless: dict[str, Exception] = {}
+    for group in groups:
+        of_group = tuple(members[each.workload] for each in group.workloads if each.workload in members)
+        if len(of_group) < len(group.workloads):
+            continue  # `validate` refuses a member that the fleet does not have: the others are left alone
+        try:
+            made = arrange(group, of_group, now=now)
+        except Exception as error:
+            # As a defect of a decision. Without a place each would order for the whole service.
+            placeless |= dict.fromkeys((each.workload for each in group.workloads), error)
+        else:
+            places |= made.places
+            views.append(made.view)
     placed = (
         replace(snapshot, variant=places[policy.workload]) if policy.workload in places else snapshot
-        for policy, snapshot in seen
+        for policy, snapshot in looked
     )
-    return [(policy, snapshot) for (policy, _), snapshot in zip(seen, placed, strict=True)], views
+    return [(policy, snapshot) for (policy, _), snapshot in zip(looked, placed, strict=True)], tuple(views), placeless
 
 
 def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:

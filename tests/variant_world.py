@@ -74,6 +74,8 @@ class Service:
         return report
 
     def _check(self, report: TickReport, ready: dict[str, int]) -> None:
+        if report.failed:
+            return
         (view,) = report.variants
         sizes = {each.workload: each.profile.gpus for each in self.policies}
         if sum(self.orders[name][-1] * size for name, size in sizes.items()) <= self.gpus:

@@ -135,21 +135,6 @@ class Arrangement:
     places: Mapping[str, VariantPlace]
 
 
-def arranged(
-    groups: Sequence[VariantGroup], members: Mapping[str, Member], *, now: datetime
-) -> tuple[dict[str, VariantPlace], tuple[GroupView, ...]]:
-    """The place of every workload that belongs to a group, and the groups' views.
-
-    A group with a member that the fleet does not have, which `validate` refuses, is left alone.
-    """
-    made = [
-        arrange(group, tuple(members[each.workload] for each in group.workloads), now=now)
-        for group in groups
-        if all(each.workload in members for each in group.workloads)
-    ]
-    return {name: place for each in made for name, place in each.places.items()}, tuple(each.view for each in made)
-
-
 def arrange(group: VariantGroup, members: Sequence[Member], *, now: datetime) -> Arrangement:
     """One group's arrangement at `now`; `members` in the order of its workloads."""
     state = _remembered(members, now=now)

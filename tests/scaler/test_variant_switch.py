@@ -258,3 +258,16 @@ def test_noise_between_the_two_thresholds_never_switches(noise: list[float], sma
         made.demand_rps = rate
         made.minute()
     assert not any(report.variants[0].switched for report in made.reports)
+
+
+def test_a_defect_in_a_group_costs_its_members_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("scaler.loop.arrange", broken)
+    service.demand_rps = 12.0
+    service.minutes(10)
+    report = service.reports[-1]
+    assert set(report.failed) == {BIG, SMALL}
+    assert service.scales() == (3, 0), "without a place neither may decide as if it served everything"
+    assert report.variants == ()
