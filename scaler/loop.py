@@ -28,9 +28,8 @@ from scaler.policy.types import (
     Reason,
     ReplicaState,
     Snapshot,
-    VariantPlace,
 )
-from scaler.policy.variant_groups import GroupView, Member, VariantGroup, arrange
+from scaler.policy.variant_groups import GroupView, VariantGroup
 from scaler.pools import Spilling, in_spill_order
 from scaler.ports import (
     Controls,
@@ -45,6 +44,7 @@ from scaler.ports import (
     WorkloadSignals,
     Writes,
 )
+from scaler.variants import in_their_groups
 
 _UNSEEN = WorkloadSignals(classes=())
 _UNREAD = Blind(reason=BlindReason.NOT_READ, detail="the source gave no answer for this workload")
@@ -134,7 +134,7 @@ def tick(
             lead_time=lead_times.get(policy.workload),
         )
         looked.append((policy, _snapshot(policy, seen, ordered, leads=leads)))
-    looked, groups, placeless = _in_groups(fleet.variants, looked, states, now=now)
+    looked, groups, placeless = in_their_groups(fleet.variants, looked, states, now=now)
     spilling = Spilling(now=now, free_gpus=_free_gpus(fleet, replicas, states))
     decided, wishes, failed, next_states = [], [], {}, {}
     for policy, snapshot in looked:
@@ -178,44 +178,6 @@ def tick(
         leads=leads,
         variants=groups,
     )
-
-
-def _in_groups(
-    groups: tuple[VariantGroup, ...],
-    looked: list[tuple[WorkloadPolicy, Snapshot]],
-    states: Mapping[str, PolicyState],
-    *,
-    now: datetime,
-) -> tuple[list[tuple[WorkloadPolicy, Snapshot]], tuple[GroupView, ...], dict[str, Exception]]:
-    """The snapshots with each variant's place in them, what the groups came to, and the members of those that broke."""
-    if not groups:
-        return looked, (), {}
-    of_groups = {each.workload for group in groups for each in group.workloads}
-    members = {
-        policy.workload: Member(policy=policy, snapshot=snapshot, state=states.get(policy.workload, PolicyState()))
-        for policy, snapshot in looked
-        if policy.workload in of_groups
-    }
-    places: dict[str, VariantPlace] = {}
-    views: list[GroupView] = []
-    placeless: dict[str, Exception] = {}
-    for group in groups:
-        of_group = tuple(members[each.workload] for each in group.workloads if each.workload in members)
-        if len(of_group) < len(group.workloads):
-            continue  # `validate` refuses a member that the fleet does not have: the others are left alone
-        try:
-            made = arrange(group, of_group, now=now)
-        except Exception as error:
-            # As a defect of a decision. Without a place each would order for the whole service.
-            placeless |= dict.fromkeys((each.workload for each in group.workloads), error)
-        else:
-            places |= made.places
-            views.append(made.view)
-    placed = (
-        replace(snapshot, variant=places[policy.workload]) if policy.workload in places else snapshot
-        for policy, snapshot in looked
-    )
-    return [(policy, snapshot) for (policy, _), snapshot in zip(looked, placed, strict=True)], tuple(views), placeless
 
 
 def _governed(policy: WorkloadPolicy, ordered: Control) -> WorkloadPolicy:

@@ -264,7 +264,7 @@ def test_a_defect_in_a_group_costs_its_members_alone(service: Service, monkeypat
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("scaler.loop.arrange", broken)
+    monkeypatch.setattr("scaler.variants.arrange", broken)
     service.demand_rps = 12.0
     service.minutes(10)
     report = service.reports[-1]
