@@ -132,6 +132,25 @@ STORIES = [
     ),
     pytest.param(
         Story(
+            alert="HeadstartJobLate",
+            series={f'headstart_job_late_total{{job="forecast",{TARGET}}}': "0x10 0+1x40 40x200"},
+            fires_at=50,
+            quiet_at=(20, 150),
+            labels=f'{TARGET},job="forecast"',
+        ),
+        id="a forecast hangs",
+    ),
+    pytest.param(
+        Story(
+            alert="HeadstartJobLate",
+            series={f'headstart_job_late_total{{job="forecast",{TARGET}}}': "0x10 0+1x5 5x100"},
+            fires_at=-1,
+            quiet_at=(20, 60),
+        ),
+        id="five late forecasts in an hour are no alert",
+    ),
+    pytest.param(
+        Story(
             alert="HeadstartNoLeader",
             series={LEADER: "1x10 0x10 1x20", STANDBY: "0x40", IN_FORCE: "1x40"},
             fires_at=14,

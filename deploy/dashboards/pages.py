@@ -363,6 +363,11 @@ DAEMON = Dashboard(
             ("sum by (instance, job) (increase(headstart_job_failures_total[1h]))", "{{job}} {{instance}}"),
         ),
         panel(
+            "Late runs of background jobs",
+            "An hour's runs that began late, or were left out because the last one was not over.",
+            ("sum by (instance, job) (increase(headstart_job_late_total[1h]))", "{{job}} {{instance}}"),
+        ),
+        panel(
             "Decisions that could not be stored",
             "An hour's rounds; scaling goes on from memory.",
             ("sum by (instance) (increase(headstart_journal_errors_total[1h]))", "{{instance}}"),

@@ -188,6 +188,12 @@ METRICS: tuple[MetricSpec, ...] = (
         meaning="Runs of a background job that failed; the next run tries again.",
     ),
     MetricSpec(
+        name="job_late_total",
+        kind="counter",
+        labels=("job",),
+        meaning="Runs of a background job that began late, or were left out because the last one was not over.",
+    ),
+    MetricSpec(
         name="prometheus_query_seconds",
         kind="histogram",
         labels=(),

@@ -68,6 +68,7 @@ class Telemetry:
         self._decisions: Counter[tuple[str, str, str]] = Counter()
         self._violations: Counter[str] = Counter(dict.fromkeys(INVARIANTS, 0))
         self._job_failures: Counter[str] = Counter()
+        self._job_late: Counter[str] = Counter()
         self._switches: Counter[str] = Counter()
         self._journal_errors = 0
         self._last_success_s = 0.0
@@ -147,6 +148,11 @@ class Telemetry:
         with self._lock:
             self._job_failures[job] += 1
 
+    def job_late(self, job: str) -> None:
+        """Count a run of a background job that began late, or was left out."""
+        with self._lock:
+            self._job_late[job] += 1
+
     def trained(self, outcome: str, duration_s: float) -> None:
         """Note the last refit."""
         with self._lock:
@@ -173,7 +179,7 @@ class Telemetry:
         """What was counted since the start."""
         with self._lock:
             decisions, violations = dict(self._decisions), dict(self._violations)
-            failures, journal_errors = dict(self._job_failures), self._journal_errors
+            failures, late, journal_errors = dict(self._job_failures), dict(self._job_late), self._journal_errors
             last_success_s, train, models = self._last_success_s, self._train, self._models
             drifted, drift_refits = self._drifted, self._drift_refits
             dropped, skew_s = dict(self._dropped), self._skew_s
@@ -187,6 +193,9 @@ class Telemetry:
         failed = _counter("job_failures_total")
         for job, count in failures.items():
             failed.add_metric((job,), count)
+        behind = _counter("job_late_total")
+        for job, count in late.items():
+            behind.add_metric((job,), count)
         lost = _counter("journal_errors_total")
         lost.add_metric((), journal_errors)
         success = _gauge("tick_last_success_timestamp_seconds")
@@ -214,7 +223,7 @@ class Telemetry:
         for model, count in switches.items():
             switched.add_metric((model,), count)
         yield switched
-        yield from (total, broken, failed, lost, success, took, age, drifting, refits, leader, unsound, skew)
+        yield from (total, broken, failed, behind, lost, success, took, age, drifting, refits, leader, unsound, skew)
 
 
 class _TickCollector(Collector):

@@ -362,10 +362,11 @@ class Daemon:
         self.log.critical("stalled", reason=health.reason, since=health.since.isoformat(), stacks="on stderr")
 
     def _trouble(self, trouble: Trouble) -> None:
-        self.telemetry.job_failed(trouble.job)
         if trouble.error is not None:
+            self.telemetry.job_failed(trouble.job)
             self.log.error("job_failed", job=trouble.job, exc_info=trouble.error, meanwhile="the next run tries again")
         else:
+            self.telemetry.job_late(trouble.job)
             self.log.warning("job_late", job=trouble.job, what=trouble.what)
 
 

@@ -293,6 +293,7 @@ def _await_forecast(daemon: Daemon, tell: Callable[[str], None]) -> None:
 def _failures(page: str) -> dict[str, float]:
     return {
         "jobs": total(page, "headstart_job_failures_total"),
+        "late": total(page, "headstart_job_late_total"),
         "journal": total(page, "headstart_journal_errors_total"),
         "invariants": total(page, "headstart_invariant_violations_total"),
         "blind": total(page, "headstart_blind"),

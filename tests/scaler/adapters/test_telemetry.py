@@ -185,6 +185,7 @@ def test_durations_jobs_models_and_the_last_success() -> None:
     telemetry.requested("get", None, 2.0)
     telemetry.forecast_finished(0.5)
     telemetry.job_failed("history")
+    telemetry.job_late("forecast")
     telemetry.trained("done", 12.5)
     telemetry.drifted(3)
     telemetry.drift_refit()
@@ -198,6 +199,7 @@ def test_durations_jobs_models_and_the_last_success() -> None:
     }
     assert seen["headstart_journal_errors_total"] == [({}, 1.0)]
     assert seen["headstart_job_failures_total"] == [({"job": "history"}, 1.0)]
+    assert seen["headstart_job_late_total"] == [({"job": "forecast"}, 1.0)]
     assert seen["headstart_drifted_series"] == [({}, 3.0)]
     assert seen["headstart_drift_refits_total"] == [({}, 1.0)]
     assert seen["headstart_train_duration_seconds"] == [({"outcome": "done"}, 12.5)]
