@@ -81,7 +81,9 @@ class Service:
         if sum(self.orders[name][-1] * size for name, size in sizes.items()) <= self.gpus:
             held = sum(each.scale * sizes[name] for name, each in self.world.workloads.items())
             assert held <= self.gpus, "GPUs are never exceeded"
-        if any(ready.values()):
+        if not all(each.readable for each in self.world.workloads.values()):
+            assert not view.shares, "who is not seen must not lose its traffic"
+        elif any(ready.values()):
             assert sum(view.shares.values()) == pytest.approx(1.0)
             assert all(ready[name] > 0 for name in view.shares), "only who is Ready has traffic"
             if self.leads:

@@ -118,7 +118,7 @@ class GroupView:
     """The workload of the variant that serves, or takes over."""
     reason: VariantReason
     shares: Mapping[str, float]
-    """Of the traffic by workload; empty while none is Ready."""
+    """Of the traffic by workload; empty while none is Ready, or one cannot be read: then gateways go by what they see."""
     ready: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     detail: str = ""
     switched: bool = False
@@ -147,7 +147,7 @@ def arrange(group: VariantGroup, members: Sequence[Member], *, now: datetime) ->
         serving = state.chosen or max(members, key=_held).name
         choice = Choice(variant=serving, reason=VariantReason.FROZEN, detail=stands)
         state = replace(state, short_since=None, roomy_since=None)
-        step = HandOver(replicas={}, shares=shares_by_capacity(situation, rule))
+        step = HandOver(replicas={}, shares={} if _unread(members) else shares_by_capacity(situation, rule))
     else:
         choice, state = choose(situation, rule, state, now=now)
         step = hand_over(situation, rule, choice.variant)
@@ -223,10 +223,10 @@ def _found(state: VariantState, rule: VariantRule, members: Sequence[Member], *,
     """The memory as what runs corrects it: a first tick, and one of a standby, believes what serves.
 
     A switch must be earned by the rule's own waits, and a restart is no reason to skip them. While another daemon leads
-    it chooses, and its choice is the variant that has most replicas Ready.
+    it chooses, and its choice is the variant that has most replicas Ready. Nothing is concluded from what is not read.
     """
     standby = any(each.snapshot.standby for each in members)
-    if rule.option(state.chosen) is not None and not standby:
+    if (rule.option(state.chosen) is not None and not standby) or _unread(members):
         return state
     ready = {each.name: _ready(each) for each in members}
     most = max(ready, key=lambda name: ready[name])  # the better of two that have as many: members are in that order
@@ -273,6 +273,12 @@ def _situation(group: VariantGroup, members: Sequence[Member], chosen: str, *, n
 def _ready(member: Member) -> int:
     replicas = member.snapshot.replicas
     return 0 if isinstance(replicas, Blind) else replicas.ready
+
+
+def _unread(members: Sequence[Member]) -> bool:
+    """Whether some member's replicas are unknown. One that does not exist is known to have none."""
+    seen = (each.snapshot.replicas for each in members)
+    return any(isinstance(each, Blind) and each.reason is not BlindReason.NOT_FOUND for each in seen)
 
 
 def _held(member: Member) -> int:

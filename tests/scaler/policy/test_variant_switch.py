@@ -147,6 +147,26 @@ def test_a_switch_that_is_interrupted_stops_where_it_is_and_goes_on_after(
     service.until(lambda: service.scales()[0] == 0)
 
 
+@pytest.mark.parametrize("unread", [BIG, SMALL])
+def test_a_member_that_cannot_be_read_is_not_taken_for_one_that_has_nothing(service: Service, unread: str) -> None:
+    """Half way both serve: whoever is not seen would lose its traffic. Nothing is said, so gateways go by what they see."""
+    service.demand_rps = 12.0
+    service.until(lambda: service.world.workloads[SMALL].ready == 1)
+    service.world.workloads[unread].readable = False
+    assert service.minute().variants[0].shares == {}
+
+
+def test_a_standby_that_cannot_read_a_member_does_not_think_that_another_serves(service: Service) -> None:
+    service.demand_rps = 12.0
+    service.until(lambda: service.world.workloads[SMALL].ready == 1)
+    service.leads, service.demand_rps = False, 5.0
+    service.minutes(2)
+    assert service.chosen() == BIG, "three of 8B serve, one of 4B"
+    service.world.workloads[BIG].readable = False
+    service.minutes(2)
+    assert service.chosen() == BIG
+
+
 def test_a_restart_goes_on_with_the_variant_that_serves(service: Service) -> None:
     """4B serves, 8B would have room: a restart is no reason to skip the quarter of an hour that it must have had."""
     service.demand_rps = 12.0
