@@ -257,7 +257,7 @@ METRICS: tuple[MetricSpec, ...] = (
         name="variant_share",
         kind="gauge",
         labels=("model", *_WORKLOAD),
-        meaning="Share of the model's traffic that the variant should get, 0 to 1.",
+        meaning="Share of the model's traffic that the variant should get, 0 to 1; absent where that cannot be told.",
     ),
     MetricSpec(
         name="variant_switches_total",

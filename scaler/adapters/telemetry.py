@@ -388,7 +388,8 @@ def _of_variants(view: View) -> Iterator[Metric]:
         for member in each.group.workloads:
             labels = (each.group.name, *_split(member.workload))
             chosen.add_metric(labels, float(member.workload == each.chosen))
-            share.add_metric(labels, each.shares.get(member.workload, 0.0))
+            if each.shares:
+                share.add_metric(labels, each.shares.get(member.workload, 0.0))
     yield from (chosen, share)
 
 

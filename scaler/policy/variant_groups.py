@@ -118,7 +118,8 @@ class GroupView:
     """The workload of the variant that serves, or takes over."""
     reason: VariantReason
     shares: Mapping[str, float]
-    """Of the traffic by workload; empty while none is Ready, or one cannot be read: then gateways go by what they see."""
+    """Of the traffic by workload; empty while none is Ready, or one cannot be read: gateways then go by what they see.
+    """
     ready: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     detail: str = ""
     switched: bool = False

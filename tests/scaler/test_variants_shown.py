@@ -105,6 +105,10 @@ def test_metrics_show_who_serves_and_count_switches() -> None:
     assert (value("variant_chosen", **big), value("variant_chosen", **small)) == (0.0, 1.0)
     assert (value("variant_share", **big), value("variant_share", **small)) == (0.0, 1.0)
     assert value("variant_switches_total") == 1.0
+    service.world.workloads[BIG].readable = False
+    board.publish(view_of(service.minute()))
+    assert value("variant_chosen", **small) == 1.0
+    assert (value("variant_share", **big), value("variant_share", **small)) == (None, None), "unknown is not 0"
 
 
 def test_a_switch_is_told_once_in_the_log(half_way: Service) -> None:
