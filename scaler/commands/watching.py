@@ -62,7 +62,7 @@ def _about_variants(group: dict[str, Any]) -> str:
     only_shown = "" if group["followed"] else "; only shown, nothing follows it"
     return (
         f"variants of {group['name']}: {group['chosen'] or 'none'} serves because {group['why']}{detail}; "
-        f"traffic: {shares or 'none is Ready'}{only_shown}"
+        f"traffic: {shares or 'by what gateways see'}{only_shown}"
     )
 
 

@@ -29,5 +29,9 @@ def variant_lines(decision: Decision, snapshot: Snapshot) -> Iterator[tuple[str,
     who = "this variant serves" if place.chosen == decision.workload else f"{place.chosen or 'none'} serves"
     detail = f" ({place.detail})" if place.detail else ""
     bounds = "" if place.most is None else f", {place.least} to {place.most} replicas for now"
-    text = f"{who} because {WHY[place.reason]}{detail}; {100.0 * place.share:.0f} % of the traffic is here{bounds}"
-    yield place.group, text
+    part = (
+        "its part of the traffic is as gateways see it"
+        if place.share is None
+        else f"{100.0 * place.share:.0f} % of the traffic is here"
+    )
+    yield place.group, f"{who} because {WHY[place.reason]}{detail}; {part}{bounds}"

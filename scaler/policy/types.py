@@ -287,17 +287,23 @@ class VariantPlace:
     """What a workload may have at this tick as one of several variants of a model, whatever its own rules want.
 
     `least` replicas are ordered for a variant that takes over, above `most` it gives back what the others need; None
-    leaves it alone. `share` of the traffic is its, 0 to 1. `state` is the group's, for the next tick.
+    leaves it alone. `share` of the traffic is its, 0 to 1; None where nobody can tell. `state` is the group's, for the
+    next tick.
     """
 
     group: str
     chosen: str
     reason: VariantReason
-    share: float
+    share: float | None
     state: VariantState
     least: int = 0
     most: int | None = None
     detail: str = ""
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether it is known to get the whole traffic."""
+        return self.share is not None and self.share >= 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,7 +178,7 @@ def _place(member: Member, view: GroupView, state: VariantState, limits: tuple[i
         group=view.group.name,
         chosen=view.chosen,
         reason=view.reason,
-        share=view.shares.get(member.name, 0.0),
+        share=view.shares.get(member.name, 0.0) if view.shares else None,
         state=state,
         least=least,
         most=most,

@@ -30,7 +30,7 @@ def placed(
             return target, ()
         # It may not be released yet, but nothing of it is ordered any more either.
         return current, (_clamp(target, current, held_by, why),)
-    retires = place.share < 1.0 or place.most == 0
+    retires = not place.serves_all or place.most == 0
     return place.most, (_clamp(target, place.most, Reason.VARIANT_SWITCH if retires else Reason.VARIANT_GPUS, why),)
 
 

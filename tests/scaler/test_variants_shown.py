@@ -15,13 +15,17 @@ from scaler.adapters.telemetry import Telemetry
 from scaler.commands.watching import put_workloads
 from scaler.loop import TickReport
 from scaler.policy.explain import explain
-from scaler.policy.explain_variants import WHY
+from scaler.policy.explain_variants import WHY, variant_lines
 from scaler.policy.types import Mode, VariantReason
 from variant_world import BIG, SMALL, Service, a_variant
 
 
 @pytest.fixture(scope="module")
 def half_way() -> Service:
+    return in_mid_switch()
+
+
+def in_mid_switch() -> Service:
     """4B is chosen, one of its three replicas is Ready and carries 42.5 % of 12/s."""
     service = Service()
     service.minutes(15)
@@ -67,6 +71,18 @@ def test_get_has_a_line_for_the_group(half_way: Service, capsys: pytest.CaptureF
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("variants of chat")]
     assert f"{SMALL} serves because {WHY[VariantReason.COPES]} ({SMALL} needs 3 of 4 GPUs)" in line
     assert f"57 % {BIG}" in line or f"58 % {BIG}" in line
+
+
+def test_get_and_explain_do_not_call_an_unknown_share_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    service = in_mid_switch()
+    service.world.workloads[SMALL].readable = False
+    report = service.minute()
+    assert shares_document(view_of(report))["models"] == [{"model": "chat", "shares": {}}]
+    put_workloads(workloads_document(view_of(report)))
+    assert "traffic: by what gateways see" in capsys.readouterr().out
+    record = next(each for each in report.records if each.policy.workload == BIG)
+    (place,) = [text for _, text in variant_lines(record.decision, record.snapshot)]
+    assert "its part of the traffic is as gateways see it" in place
 
 
 def test_get_says_where_nothing_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
