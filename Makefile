@@ -80,7 +80,7 @@ vllm-env: ## .venv-vllm with a CPU build of vLLM (2.5 GB), for the tests against
 demo-vllm: $(VENV)/.all servers vllm-env ## real vLLM servers on this machine, scaled ahead of a load that comes back (Ctrl-C ends it)
 	@$(BIN)/python -m scaler.rehearsal
 
-e2e: $(VENV)/.all servers vllm-env locust-env ## every story with real vLLM servers, at full length (about forty minutes)
+e2e: $(VENV)/.all servers vllm-env locust-env ## every story with real vLLM servers, at full length (about an hour)
 	HEADSTART_E2E=full $(BIN)/pytest tests/e2e tests/loadtest tests/inference/test_real_vllm.py -q -n 0 -p no:randomly
 
 locust-env: ## .venv-locust with Locust, for load tests (docs/profiling.md)
