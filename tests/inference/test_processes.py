@@ -109,6 +109,7 @@ def test_what_hides_its_environment_and_outlives_its_leader_is_found_by_the_sess
     hidden = f"import subprocess; subprocess.run({list(SLEEP)!r}, env={{}})"
     begun = Nursery().begin(launch(tmp_path, marks, (sys.executable, "-c", hidden)))
     until(lambda: len(list(processes.left_by(begun, folder=tmp_path))) == 2)
+    until(lambda: len(list(processes.find(marks))) == 1)  # the child carries its parent's until its own exec
     processes.tell(begun, signal.SIGKILL)
     assert processes.wait(begun, timeout_s=PATIENCE_S)
     assert list(processes.find(marks)) == []
