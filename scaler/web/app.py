@@ -27,7 +27,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from scaler.adapters.accounts import Account
@@ -45,6 +45,7 @@ from scaler.ports import DecisionRecord, Outcome
 from scaler.web.access import AccessGuard
 from scaler.web.control import control_routes
 from scaler.web.crowds import RunningRequests
+from scaler.web.exposition import exposition
 
 
 class Records(Protocol):
@@ -103,8 +104,8 @@ class _Pages:
 
     async def metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        body = await run_in_threadpool(encode, self._sources.registry)
-        return Response(body, headers={"Content-Type": content_type})
+        page = exposition(self._sources.registry, encode)
+        return StreamingResponse(page, headers={"Content-Type": content_type})
 
     async def healthz(self, request: Request) -> Response:
         health = self._sources.health()

@@ -27,7 +27,7 @@ from scaler.adapters.kubernetes.errors import (
 )
 from scaler.adapters.kubernetes.http import ApiConnection, Call, Json, Verb
 from scaler.adapters.kubernetes.lists import items_of
-from scaler.adapters.kubernetes.pods import WorkloadPods, count, is_owned, refusal_of
+from scaler.adapters.kubernetes.pods import StartsRead, WorkloadPods, count, is_owned, refusal_of
 from scaler.adapters.kubernetes.selectors import Labelled, Selector, parse_selector, query_for, selector_of
 from scaler.adapters.kubernetes.targets import Budget, ScaleApi, TargetRef
 
@@ -58,11 +58,13 @@ class PodReader:
         self._api = api
         self._scales = scales
         self._unlisted: dict[tuple[str, str, str], float] = {}  # namespace, api version, kind -> monotonic s, until
+        self._starts = StartsRead()
 
     def read(
         self, targets: Sequence[TargetRef], budget: Budget, *, now: datetime
     ) -> dict[TargetRef, WorkloadPods | Blind]:
-        """The pods of every target, or why they are not known."""
+        """The pods of every target, or why they are not known. One thread at a time."""
+        self._starts.begin()
         namespaces: dict[str, list[TargetRef]] = defaultdict(list)
         for target in targets:
             namespaces[target.namespace].append(target)
@@ -118,7 +120,7 @@ class PodReader:
             try:
                 selected = pods.selected(found.selector)
                 own = [pod for pod in selected if is_owned(pod, kind=target.kind, name=target.name)]
-                counted = count(own, desired=found.desired, now=now, refused=found.refused)
+                counted = count(own, desired=found.desired, now=now, refused=found.refused, made=self._starts.of)
                 seen[target] = replace(counted, annotations=found.annotations)
             except MISSHAPEN as error:
                 seen[target] = _misshapen(target, error)

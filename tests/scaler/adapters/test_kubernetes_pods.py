@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kube_double_rules import matches, selector_text
 from scaler.adapters.kubernetes.events import micro_time
-from scaler.adapters.kubernetes.pods import PodPhase, count, is_owned, phase_of
+from scaler.adapters.kubernetes.pods import PodPhase, StartsRead, count, is_owned, phase_of
 from scaler.adapters.kubernetes.selectors import Labelled, SelectorError, parse_selector, query_for, selector_of
 
 NOW = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
@@ -97,6 +97,45 @@ def test_more_pods_never_make_fewer_ready(found: list[PodPhase], surge: list[Pod
     after = count(pods_in(found + surge), desired=desired, now=NOW).replicas
     assert before.ready <= after.ready
     assert before.ready + before.starting <= after.ready + after.starting
+
+
+# ── From one reading to the next ──────────────────────────────────────────────────────────────────────────────
+
+
+@given(readings=st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from(list(PodPhase))), max_size=6))
+def test_remembered_starts_are_those_of_the_pods_now(readings: list[dict[str, PodPhase]]) -> None:
+    """Whatever changed, came and went between readings: each change is another version, as the API promises."""
+    remembered = StartsRead()
+    for number, reading in enumerate(readings):
+        pods = [a_pod(EXAMPLES[phase], uid=uid, resourceVersion=f"{number}") for uid, phase in reading.items()]
+        remembered.begin()
+        assert count(pods, desired=3, now=NOW, made=remembered.of) == count(pods, desired=3, now=NOW)
+
+
+def test_a_pod_of_the_same_version_is_not_made_anew() -> None:
+    remembered, pod = StartsRead(), a_pod(READY, uid="1", resourceVersion="7")
+    first = remembered.of(pod)
+    remembered.begin()
+    assert remembered.of(pod) is first
+    again = remembered.of(a_pod(LOADING, uid="1", resourceVersion="8"))
+    assert again.phase is PodPhase.STARTING
+
+
+def test_who_was_not_in_a_reading_is_forgotten() -> None:
+    remembered, pod = StartsRead(), a_pod(READY, uid="1", resourceVersion="7")
+    first = remembered.of(pod)
+    remembered.begin()
+    remembered.begin()
+    assert remembered.of(pod) is not first
+
+
+@pytest.mark.parametrize("missing", ["uid", "resourceVersion"])
+def test_a_pod_without_a_name_or_a_version_is_always_made_anew(missing: str) -> None:
+    remembered = StartsRead()
+    named = {"uid": "1", "resourceVersion": "7", missing: ""}
+    remembered.of(a_pod(READY, **named))
+    remembered.begin()
+    assert remembered.of(a_pod(LOADING, **named)).phase is PodPhase.STARTING
 
 
 def owned_by(kind: str, name: str, **labels: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from daemon_cases import a_tick, without_replicas
 from forecaster.models.ensemble import Standing
@@ -76,16 +79,20 @@ def serving(
     alive: bool = True,
     token_file: Path | None = None,
     accounts: Mapping[str, Mapping[str, Account]] = MappingProxyType({}),
+    also: Collector | None = None,
 ) -> Iterator[Api]:
     board = Board()
     if report is not None:
         notes = {"llm/chat": ("every class: e2e_p95_s 1.2 s is judged at the bucket edge 1 s",)}
         board.publish(View(report=report, statuses=statuses(report, {}), notes=notes))
     health = Health(alive=alive, since=NOON, reason="ticks finish" if alive else "no tick has finished for 200 s")
+    registry = Telemetry(board).registry
+    if also is not None:
+        registry.register(also)
     app = create_app(
         Sources(
             board=board,
-            registry=Telemetry(board).registry,
+            registry=registry,
             health=lambda: health,
             ready=lambda: report is not None,
             records=OneRecord(),
@@ -207,6 +214,20 @@ def test_metrics_are_served_as_prometheus_wants_them(api: Api) -> None:
     assert headers["content-type"].startswith("text/plain; version=")
     assert 'headstart_replicas_desired{namespace="llm",workload="chat"} 3.0' in text
     assert "process_resident_memory_bytes" in text
+
+
+class Breaks(Collector):
+    """A collector that fails after its first family."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("half", "of the page", value=1.0)
+        raise RuntimeError("no more")
+
+
+def test_a_page_that_breaks_off_does_not_look_whole() -> None:
+    """Prometheus drops such a scrape and `up` says so; half a page would read as workloads that are gone."""
+    with serving(also=Breaks()) as api, pytest.raises(http.client.IncompleteRead):
+        api.ask("/metrics")
 
 
 @pytest.mark.parametrize(("path"), ["/api/v1/workloads/llm/other", "/api/v1/workloads/llm/other/explain", "/nowhere"])
