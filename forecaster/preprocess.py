@@ -212,6 +212,10 @@ def _columns(panel: Panel, first: int, end: int) -> Panel:
     )
 
 
+LARGEST_ROOT = float(np.finfo(np.float16).max)
+"""What memories keep in half precision is at most this: the root of 4 · 10⁹ requests, or tokens, a second."""
+
+
 def roots(values: FloatArray) -> FloatArray:
     """Square roots, NaN for what is unknown or a fault (negative, infinite).
 

@@ -26,7 +26,17 @@ from forecaster.models.quantiles import (
     residual_span_bins,
 )
 from forecaster.models.tracking import Track
-from forecaster.preprocess import DAY, any_known, bin_index, bins_in, reaches_back, roots, tail, window_means
+from forecaster.preprocess import (
+    DAY,
+    LARGEST_ROOT,
+    any_known,
+    bin_index,
+    bins_in,
+    reaches_back,
+    roots,
+    tail,
+    window_means,
+)
 from forecaster.types import HORIZONS, Panel
 
 if TYPE_CHECKING:
@@ -80,7 +90,7 @@ class Harmonic:
             "learnt": np.full(series, end - recent.values.shape[1], dtype=np.int64),
             "level": np.zeros((series, 2)),
             "rest": np.zeros((series, 2)),
-            "points": np.full((series, _slots(step, horizons), len(horizons)), np.nan, dtype=np.float32),
+            "points": np.full((series, _slots(step, horizons), len(horizons)), np.nan, dtype=np.float16),
             # Kept, because later panels may hold only the last day.
             "mature": reaches_back(panel, self.min_history),
         }
@@ -172,7 +182,7 @@ class Harmonic:
             following = first + column + 1
             if following % stride == 0:
                 said = self._ahead(arrays, following, step, horizons)
-                arrays["points"][:, (following // stride) % slots, :] = said
+                arrays["points"][:, (following // stride) % slots, :] = np.minimum(said, LARGEST_ROOT)
 
     def _ahead(
         self, arrays: Mapping[str, NDArray[Any]], next_bin: int, step: timedelta, horizons: tuple[int, ...]

@@ -23,7 +23,18 @@ from forecaster.models.quantiles import (
     past_origins,
 )
 from forecaster.models.tracking import Track
-from forecaster.preprocess import DAY, any_known, bin_index, bins_in, carried, reaches_back, roots, tail, window_means
+from forecaster.preprocess import (
+    DAY,
+    LARGEST_ROOT,
+    any_known,
+    bin_index,
+    bins_in,
+    carried,
+    reaches_back,
+    roots,
+    tail,
+    window_means,
+)
 from forecaster.types import HORIZONS, Panel, SeriesKey
 
 if TYPE_CHECKING:
@@ -86,7 +97,7 @@ class HoltWinters:
             "level": level,
             "trend": np.zeros(len(panel.keys)),
             "season": season.astype(np.float32),  # of 3,000 series 17 MB, a ten-millionth of a root off
-            "points": np.full((len(panel.keys), slots, len(horizons)), np.nan, dtype=np.float32),
+            "points": np.full((len(panel.keys), slots, len(horizons)), np.nan, dtype=np.float16),
             # NaN-free once the series is old enough: kept, because later panels may hold only the last day.
             "mature": reaches_back(panel, self.min_history),
         }
@@ -146,7 +157,7 @@ class HoltWinters:
             following = first + column + 1
             if following % stride == 0 and column >= skip_points:
                 said = np.maximum(ahead(arrays, following, damping, horizons), 0.0)
-                arrays["points"][:, (following // stride) % slots, :] = said
+                arrays["points"][:, (following // stride) % slots, :] = np.minimum(said, LARGEST_ROOT)
         return Track(keys=track.keys, end=track.end + step * root.shape[1], arrays=arrays)
 
 
