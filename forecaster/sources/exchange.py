@@ -12,8 +12,6 @@ waits for it shuts the socket down when the time is up.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import socket
 import ssl
 import threading
@@ -31,6 +29,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from forecaster.errors import SourceError, SourceMalformed, SourceRefused, SourceTimeout
+from forecaster.sources.answers import Row, document_of, parse_rows
 from forecaster.sources.connection import Connection, Credentials, body_head, load_credentials
 
 CHUNK_BYTES = 64 * 1024
@@ -45,15 +44,6 @@ MAX_ABANDONED = 8
 
 class SourcePartial(SourceMalformed):
     """The answer carries warnings: some of the data behind it could not be read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One series of an answer: its labels, sample times in Unix seconds and sample values."""
-
-    labels: Mapping[str, str]
-    times: tuple[float, ...]
-    values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +82,7 @@ class _Room:
                     retryable=False,
                 )
             self._left -= series
-            return json.loads(content)
+            return document_of(content)
 
 
 class _Lifeline:
@@ -361,36 +351,6 @@ class Wire:
         with self._lock:
             self._abandoned += [exchange for exchange in exchanges if exchange.hangs]
         return answers
-
-
-def parse_rows(result: list[Any]) -> tuple[Row, ...]:
-    """Prometheus' `result` as rows, which it is emptied into: of 2,000 workloads both at once are 80 MB.
-
-    `SourceMalformed` if it is not a vector or a matrix; NaN and ±Inf stay.
-    """
-    rows = []
-    try:
-        result.reverse()
-        while result:
-            rows.append(_row(result.pop()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SourceMalformed(f"a row of the answer has another shape: {type(error).__name__}") from None
-    return tuple(rows)
-
-
-def _row(item: Mapping[str, Any]) -> Row:
-    samples = item["values"] if "values" in item else [item["value"]]
-    if not samples:
-        raise ValueError("a row without a sample")
-    labels = {str(name): str(value) for name, value in item["metric"].items()}
-    times = tuple(float(at) for at, _ in samples)
-    if not all(math.isfinite(at) for at in times):
-        raise ValueError("a sample without a time")
-    return Row(
-        labels=labels,
-        times=times,
-        values=tuple(float(value) for _, value in samples),
-    )
 
 
 def _kind_of(error: BaseException) -> str:

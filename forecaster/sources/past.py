@@ -15,8 +15,9 @@ import numpy as np
 
 from forecaster.errors import SeriesError, SourceError, SourceMalformed
 from forecaster.sources import plan
+from forecaster.sources.answers import Row
 from forecaster.sources.catalogue import USAGE, Origin, Signal, signal_named
-from forecaster.sources.exchange import Answer, Question, Row
+from forecaster.sources.exchange import Answer, Question
 from forecaster.sources.promql import TERM_LABEL, Choice, Query, Term
 from forecaster.sources.readings import is_contested, owners_of, term_of
 from forecaster.sources.selection import find_choices

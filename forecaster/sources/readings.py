@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from forecaster.errors import SourceError, SourceMalformed, SourceRefused, SourceTimeout
+from forecaster.sources.answers import Row
 from forecaster.sources.catalogue import Origin, Signal
-from forecaster.sources.exchange import Answer, Row, SourcePartial
+from forecaster.sources.exchange import Answer, SourcePartial
 from forecaster.sources.plan import DEMAND, ENGINE, TARGETS, candidates_of
 from forecaster.sources.promql import TERM_LABEL, Choice, Part, Query, Term, probe_metric
 from forecaster.sources.selector import WorkloadSelector

@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.errors import SourceError, SourceMalformed, SourceRefused, SourceTimeout
+from forecaster.sources.answers import parse_rows
 from forecaster.sources.catalogue import SIGNAL_NAMES
 from forecaster.sources.connection import Connection, body_head, load_credentials, redact_url
-from forecaster.sources.exchange import Answer, Exchange, Question, SourcePartial, Wire, parse_rows
+from forecaster.sources.exchange import Answer, Exchange, Question, SourcePartial, Wire
 from forecaster.sources.prometheus import PrometheusSource
 from forecaster.sources.readings import Readings
 from forecaster.sources.selector import WorkloadSelector
