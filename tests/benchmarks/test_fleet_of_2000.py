@@ -25,7 +25,7 @@ TICKS = 20
 MOST_TICK_S = 5.0
 MOST_START_S = 5.0
 MOST_QUERIES = 8
-MOST_RSS_MIB = 350.0
+MOST_RSS_MIB = 350e6 / 2**20
 
 pytestmark = [
     pytest.mark.server,
