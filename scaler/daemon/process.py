@@ -105,7 +105,13 @@ class Daemon:
         self._control = ControlFile(config.data_dir)
         self.round = self._round(dry_run=dry_run)
         self.upkeep = self._upkeep()
-        self.rivals = RivalWatch(self.ground.rivals, self._active_targets, tell=self.round.set_remarks, log=self.log)
+        self.rivals = RivalWatch(
+            self.ground.rivals,
+            self._active_targets,
+            tell=self.round.set_remarks,
+            log=self.log,
+            give_way=self._turns.give_way,
+        )
         # On a connection of its own: what placeholders write is no write of a round.
         self._placeholder_api = self._connection() if config.placeholders and not dry_run else None
         self.watchdog = ProgressWatchdog(config.tick, on_stall=self._stalled)

@@ -8,6 +8,7 @@ from typing import Any
 
 from scaler.adapters.kubernetes import TargetRef
 from scaler.adapters.kubernetes.rivals import WAY_OUT
+from scaler.adapters.turns import GiveWay, at_once
 
 EVERY = timedelta(minutes=5)
 
@@ -18,9 +19,17 @@ class RivalWatch:
     """Looks, and tells what begins and what ends."""
 
     def __init__(
-        self, look: Look, targets: Callable[[], Mapping[str, TargetRef]], *, tell: Callable[..., None], log: Any
+        self,
+        look: Look,
+        targets: Callable[[], Mapping[str, TargetRef]],
+        *,
+        tell: Callable[..., None],
+        log: Any,
+        give_way: GiveWay = at_once,
     ) -> None:
-        """`targets` are those in mode active now, by workload; `tell` takes remarks by workload."""
+        """`targets` are those in mode active now, by workload; `tell` takes remarks by workload; `give_way` is called
+        before a look."""
+        self._give_way = give_way
         self._look = look
         self._targets = targets
         self._tell = tell
@@ -29,6 +38,7 @@ class RivalWatch:
 
     def look(self) -> None:
         """Look once; what cannot be seen now is left as it was seen last."""
+        self._give_way()
         targets = self._targets()
         self._known = {workload: names for workload, names in self._known.items() if workload in targets}
         found = self._look(tuple(targets.values())) if targets else {}

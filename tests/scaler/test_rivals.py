@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,24 @@ class Log:
         self.lines.append((name, str(keys["workload"])))
 
     info = warning
+
+
+def test_a_look_waits_for_its_turn() -> None:
+    """The first tick of a large fleet has the cluster's API to itself."""
+    course: list[str] = []
+
+    def look(targets: Sequence[TargetRef]) -> dict[TargetRef, tuple[str, ...]]:
+        course.append("look")
+        return {}
+
+    RivalWatch(
+        look,
+        lambda: {"llm/chat": CHAT},
+        tell=lambda found, about: None,
+        log=Log(),
+        give_way=lambda: course.append("give way"),
+    ).look()
+    assert course == ["give way", "look"]
 
 
 def test_it_is_told_when_it_begins_and_when_it_ends_and_stays_in_sight_meanwhile() -> None:
