@@ -21,8 +21,6 @@ from forecaster.models import heights
 from forecaster.models.blending import mixed, mixture
 from forecaster.models.memory import (
     EngineState,
-    as_kept,
-    as_said,
     blank,
     family,
     for_members,
@@ -175,8 +173,8 @@ def standings(
     Made again from the state, which holds what every member said and had lost: nothing is kept for the asking.
     """
     state = state if keys is None else narrowed(state, keys)
-    issued = as_said(state.arrays["pending"][:, slots(state.horizons, bin_index(state.end, state.step))])
-    credit, _ = _choose(issued, state, rule)
+    issued = state.arrays["pending"][:, slots(state.horizons, bin_index(state.end, state.step)), :-1]
+    credit, _ = _choose(issued.astype(np.float64), state, rule)
     weights = _mixture(credit, state)
     evidence = state.arrays["evidence"]
     losses = np.where(evidence > 0.0, state.arrays["loss"] / np.maximum(evidence, 1e-300), np.nan)
@@ -400,15 +398,14 @@ def _issued(
     state: EngineState, raw: FloatArray, final: FloatArray, root: FloatArray, rank: heights.RankArray
 ) -> EngineState:
     """`state` with this step's forecasts waiting for their bins; members wait even while nothing is published."""
-    names = ("pending", "published", "pending_width", "pending_rank")
-    pending, published, width, ranked = (state.arrays[name].copy() for name in names)
-    slot = slots(state.horizons, bin_index(state.end, state.step))
-    pending[:, slot] = as_kept(raw)
+    pending, width, ranked = (state.arrays[name].copy() for name in ("pending", "pending_width", "pending_rank"))
     with np.errstate(over="ignore"):
-        published[:, slot] = final.astype(np.float32)
+        issued = np.concatenate([raw, final[:, :, None]], axis=2).astype(np.float32)
+    slot = slots(state.horizons, bin_index(state.end, state.step))
+    pending[:, slot] = issued
     width[:, slot] = root[..., COLUMN_95] - root[..., 0]
     ranked[:, slot] = rank
-    return state.with_arrays(pending=pending, published=published, pending_width=width, pending_rank=ranked)
+    return state.with_arrays(pending=pending, pending_width=width, pending_rank=ranked)
 
 
 def _forecasts(

@@ -20,7 +20,7 @@ import numpy as np
 from forecaster.errors import ArtefactError
 from forecaster.models.heights import NO_RANK, RANKS
 from forecaster.models.tracking import Track
-from forecaster.preprocess import DAY, LARGEST_ROOT, bins_in
+from forecaster.preprocess import DAY, bins_in
 from forecaster.types import LEVELS, Panel, SeriesKey
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from forecaster.types import FloatArray
 
-STATE_VERSION = 5
+STATE_VERSION = 4
 QUALITY_SPAN = timedelta(hours=6)
 """Over how long `ForecastQuality` is measured."""
 QUALITY_COLUMNS = ("hit_95", "error", "error_last_value", "actual")
@@ -40,9 +40,8 @@ SLOT = timedelta(minutes=15)
 class EngineState:
     """The engine's memory at `end`; with S series, H horizons, M members, Q levels, W = sum of the horizons:
 
-    - `pending` (S, W, M, Q) float16: what the members said and has not come true yet, as `as_kept`. Horizon h owns h
-      slots; what is said at bin number t lies in slot t mod h of them. `published` (S, W, Q) float32: what was issued
-      then, in the same slots.
+    - `pending` (S, W, M + 1, Q) float32: what was issued and has not come true yet, the published forecast last.
+      Horizon h owns h slots; what is issued at bin number t lies in slot t mod h of them.
     - `loss`, `evidence` (S, H, M): decayed sums of pinball losses and of the bins behind them.
     - `gain`, `gain_square` (S, H, M): decayed sums of what more of a member would have gained the blend (`blending`).
     - `chosen` (S, H) int16: the member in use, -1 for none. `offset` (S, H, Q): conformal offset in band widths.
@@ -73,20 +72,6 @@ class EngineState:
         return replace(self, arrays={**self.arrays, **arrays})
 
 
-def as_kept(values: FloatArray) -> NDArray[np.float16]:
-    """Members' forecasts as they wait: roots of half precision, which is a thousandth of the value at most.
-
-    They are compared with each other by errors of a few hundredths and more; of 3,000 series all are 20 MB this way.
-    """
-    with np.errstate(invalid="ignore"):
-        return np.minimum(np.sqrt(values), LARGEST_ROOT).astype(np.float16)
-
-
-def as_said(kept: NDArray[np.float16]) -> FloatArray:
-    """What waited, as it was said but for its rounding."""
-    return np.square(kept.astype(np.float64))
-
-
 def family(model_id: str) -> str:
     """The model's name without its version: "lstm@3f2a91c0" is an "lstm"."""
     return model_id.partition("@")[0]
@@ -113,8 +98,7 @@ def blank(panel: Panel, members: tuple[str, ...], horizons: tuple[int, ...]) -> 
     """The memory of an engine that has seen nothing before this panel."""
     series, width, models, levels = len(panel.keys), len(horizons), len(members), len(LEVELS)
     arrays: dict[str, NDArray[Any]] = {
-        "pending": np.full((series, sum(horizons), models, levels), np.nan, dtype=np.float16),
-        "published": np.full((series, sum(horizons), levels), np.nan, dtype=np.float32),
+        "pending": np.full((series, sum(horizons), models + 1, levels), np.nan, dtype=np.float32),
         "loss": np.zeros((series, width, models)),
         "evidence": np.zeros((series, width, models)),
         "gain": np.zeros((series, width, models)),
@@ -176,8 +160,9 @@ def for_members(state: EngineState, members: tuple[str, ...]) -> EngineState:
 
     def moved(array: NDArray[Any], empty: float) -> NDArray[Any]:
         absent = np.full_like(array[:, :, :1], empty)
-        return np.concatenate([array, absent], axis=2)[:, :, columns]
+        return np.concatenate([array[:, :, : len(state.members)], absent], axis=2)[:, :, columns]
 
+    pending = state.arrays["pending"]
     column_now = np.full(len(state.members) + 1, -1, dtype=np.int16)
     for now, old in enumerate(columns):
         if old >= 0:
@@ -188,7 +173,7 @@ def for_members(state: EngineState, members: tuple[str, ...]) -> EngineState:
         gain=moved(state.arrays["gain"], 0.0),
         gain_square=moved(state.arrays["gain_square"], 0.0),
         evidence=moved(state.arrays["evidence"], 0.0),
-        pending=moved(state.arrays["pending"], np.nan),
+        pending=np.concatenate([moved(pending, np.nan), pending[:, :, -1:]], axis=2),
         chosen=column_now[state.arrays["chosen"]],
     )
     tracks = {one: old_tracks[family(one)] for one in members if family(one) in old_tracks}
@@ -235,7 +220,7 @@ def from_bytes(stored: bytes) -> EngineState:
         with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         head = json.loads(arrays.pop("head").tobytes())
-        if head["version"] not in range(1, STATE_VERSION + 1):
+        if head["version"] not in (1, 2, 3, STATE_VERSION):
             raise ArtefactError(f"engine state has version {head['version']}, this one reads {STATE_VERSION}; drop it")
         tracks = {
             one["model"]: Track(
@@ -266,17 +251,13 @@ def _of_today(state: EngineState, version: int) -> EngineState:
 
     Before version 2 offsets were counted in errors and not in widths of the band: they are learnt again, which takes
     hours. Before version 3 nobody counted gains: members of a record share alike until they have some. Before
-    version 4 nobody ranked forecasts by their height: every rank starts like all. Before version 5 what waits was kept
-    together, and exactly. What the members have earned, what waits for its bin, and the quality stay.
+    version 4 nobody ranked forecasts by their height: every rank starts like all. What the members have earned, what
+    waits for its bin, and the quality stay.
     """
     if version == STATE_VERSION:
         return state
     dropped = {"offset"} if version == 1 else set[str]()
     kept = {name: array for name, array in state.arrays.items() if name not in dropped}
-    waits = kept["pending"]
-    if waits.ndim != 4 or waits.shape[2] != len(state.members) + 1:
-        raise ValueError(f"pending is {waits.shape}, expected the members and what was published")
-    kept |= {"pending": as_kept(waits[:, :, :-1].astype(np.float64)), "published": waits[:, :, -1]}
     return replace(state, arrays={**_blank_arrays(state), **kept})
 
 

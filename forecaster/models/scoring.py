@@ -15,7 +15,7 @@ import numpy as np
 
 from forecaster.models import heights
 from forecaster.models.blending import gains, mixture
-from forecaster.models.memory import QUALITY_COLUMNS, SLOT, EngineState, as_said, seen, slots
+from forecaster.models.memory import QUALITY_COLUMNS, SLOT, EngineState, seen, slots
 from forecaster.models.quantiles import QUANTILE_LEVELS, STALE_SPAN, pinball
 from forecaster.preprocess import DAY, bin_index, bins_in, carried
 from forecaster.types import LEVELS, ForecastQuality, Panel, SeriesKey
@@ -29,7 +29,6 @@ COLUMN_95 = LEVELS.index(0.95)
 _IN_PLACE = frozenset(
     {
         "pending",
-        "published",
         "pending_width",
         "pending_rank",
         "loss",
@@ -43,7 +42,7 @@ _IN_PLACE = frozenset(
 )
 """Arrays that `observe` writes into, and so copies; the others it leaves or replaces whole."""
 TOLERANCE = 1e-6
-"""What was published waits as float32: a constant series must not miss its own value by rounding."""
+"""Forecasts wait as float32: a constant series must not miss its own value by rounding."""
 MOST_RATIO = 36.0
 """Six widths of the band: beyond it an error says no more about the next one."""
 
@@ -119,15 +118,16 @@ def observe(
         column = width - 1 - (now - end)
         actual = values[:, column] if column >= 0 else np.full(len(panel.keys), np.nan)
         slot = slots(state.horizons, end)
-        due, published = as_said(arrays["pending"][:, slot]), arrays["published"][:, slot].astype(np.float64)
+        due = arrays["pending"][:, slot].astype(np.float64)
         back = column - ahead
         naive = np.where(back >= 0, as_it_was[rows, np.maximum(back, 0)], np.nan)
         taught = np.where(learning, actual, np.nan)
+        published = due[:, :, -1]
         scored = np.isfinite(published).all(axis=2) & np.isfinite(taught)[:, None]
         medians = np.sqrt(published[:, :, 0])
         error = np.sqrt(taught)[:, None] - medians
-        _weigh_members(arrays, due, taught, panel.step, rule)
-        _learn_gains(arrays, due[..., 0], taught, panel.step, rule)
+        _weigh_members(arrays, due[:, :, :-1], taught, panel.step, rule)
+        _learn_gains(arrays, due[:, :, :-1, 0], taught, panel.step, rule)
         ratio = _error_ratios(error, arrays["pending_width"][:, slot].astype(np.float64), scored)
         relative = _learn_ratios(arrays, ratio, _slot(end, panel.step), panel.step, rule)
         above = np.where(error > 0.0, relative, 0.0)
@@ -135,7 +135,6 @@ def observe(
         _move_offsets(arrays, published, taught, error, scored, pace, panel.step, rule)
         arrays["window"][:, end % quality_bins] = _marks(published[rows, lead], actual, naive)
         arrays["pending"][:, slot] = np.nan
-        arrays["published"][:, slot] = np.nan
         arrays["pending_width"][:, slot] = np.nan
         arrays["pending_rank"][:, slot] = heights.NO_RANK
     if reach < fresh:

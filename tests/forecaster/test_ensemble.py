@@ -6,17 +6,13 @@ reference; nothing that a member says can get past the gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from forecaster.errors import ArtefactError
 from forecaster.models import ensemble, heights, memory, scoring
@@ -451,41 +447,6 @@ def test_a_stored_state_goes_on_as_if_nothing_had_happened(wave_panel: PanelOf) 
     assert restarted.quality == going_on.quality
 
 
-def before_version_5(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What members said and what was published waited in one array then, exactly."""
-    together = [memory.as_said(arrays["pending"]), arrays["published"][:, :, None].astype(np.float64)]
-    old = {**arrays, "pending": np.concatenate(together, axis=2).astype(np.float32)}
-    del old["published"]
-    return old
-
-
-def test_a_state_of_version_4_goes_on_as_if_nothing_had_happened(
-    wave_panel: PanelOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    panel = wave_panel(3)
-    members: list[Forecaster] = [LastValue(), SeasonalNaive()]
-    state = walk(members, up_to(panel, panel.end - STEP), minutes=90)[-1].state
-    with monkeypatch.context() as then:
-        then.setattr(memory, "STATE_VERSION", 4)
-        stored = ensemble.to_bytes(replace(state, arrays=before_version_5(state.arrays)))
-    going_on, restarted = (ensemble.step(members, panel, each) for each in (state, ensemble.from_bytes(stored)))
-    assert restarted.forecasts == going_on.forecasts
-    assert ensemble.to_bytes(restarted.state) == ensemble.to_bytes(going_on.state)
-
-
-@given(st.floats(0.0, 4e9))
-def test_what_a_member_said_waits_within_a_thousandth(value: float) -> None:
-    told = memory.as_said(memory.as_kept(np.array([value])))[0]
-    assert told == pytest.approx(value, rel=1e-3, abs=1e-12)
-
-
-def test_what_no_memory_can_hold_waits_as_the_largest_and_the_unknown_stays_unknown() -> None:
-    largest, unknown, nothing = memory.as_said(memory.as_kept(np.array([1e12, np.nan, 0.0])))
-    assert 4.2e9 < largest < 4.3e9
-    assert np.isnan(unknown)
-    assert nothing == 0.0
-
-
 OF_HEIGHTS = {"median", "median_square", "median_weight", "pending_rank", "height_ratio", "height_weight"}
 
 
@@ -495,7 +456,7 @@ def test_a_state_of_before_the_heights_keeps_all_else(wave_panel: PanelOf, monke
     with monkeypatch.context() as then:
         then.setattr(memory, "STATE_VERSION", 3)
         kept = {name: array for name, array in state.arrays.items() if name not in OF_HEIGHTS}
-        stored = ensemble.to_bytes(replace(state, arrays=before_version_5(kept)))
+        stored = ensemble.to_bytes(replace(state, arrays=kept))
     old = ensemble.from_bytes(stored)
     assert all(np.array_equal(old.arrays[name], array, equal_nan=True) for name, array in kept.items())
     assert not old.arrays["height_weight"].any()
@@ -512,8 +473,7 @@ def test_a_state_of_before_the_slots_keeps_what_was_earned_and_learns_its_offset
     new = {"pending_width", "ratio", "ratio_weight", "slot_ratio", "slot_weight", "gain", "gain_square", *OF_HEIGHTS}
     with monkeypatch.context() as then:
         then.setattr(memory, "STATE_VERSION", 1)
-        kept = {name: array for name, array in state.arrays.items() if name not in new}
-        stored = ensemble.to_bytes(replace(state, arrays=before_version_5(kept)))
+        stored = ensemble.to_bytes(replace(state, arrays={k: v for k, v in state.arrays.items() if k not in new}))
     old = ensemble.from_bytes(stored)
     assert np.array_equal(old.arrays["loss"], state.arrays["loss"])
     assert not old.arrays["offset"].any()

@@ -51,14 +51,13 @@ def done(panel: Panel) -> EngineStep:
 
 def test_the_weights_told_are_the_ones_that_made_the_forecast(done: EngineStep) -> None:
     """Medians are blended in roots and never moved: (Σ weight · √median)² is what was published."""
-    kept = done.state.arrays["pending"][:, slots(HORIZONS, bin_index(done.state.end, STEP))]
-    roots = kept.astype(np.float64)
+    issued = done.state.arrays["pending"][:, slots(HORIZONS, bin_index(done.state.end, STEP))]
     for row, (key, standing) in enumerate(ensemble.standings(done.state).items()):
         assert (standing.at, standing.horizons, standing.members) == (done.state.end, HORIZONS, NAMES)
         for column, published in enumerate(done.forecasts[key].values):
-            weights, medians = np.array(standing.weights[column]), roots[row, column, :, 0]
+            weights, medians = np.array(standing.weights[column]), issued[row, column, :-1, 0]
             assert weights.sum() == pytest.approx(1.0)
-            assert np.square(weights @ medians) == pytest.approx(published[0], rel=1e-3)  # members wait rounded
+            assert np.square(weights @ np.sqrt(medians)) == pytest.approx(published[0], rel=1e-5)
 
 
 def test_after_a_jump_the_day_before_weighs_less(done: EngineStep) -> None:

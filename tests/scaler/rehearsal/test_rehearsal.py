@@ -127,15 +127,19 @@ def test_the_gateway_takes_its_settings(plan: Plan, tmp_path: Path) -> None:
 # ── Load ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+CLOSED = "Connection: close\r\n"
+"""The server closes after each answer. Unsaid, the next request may go out on a connection that is just being closed."""
+
+
 def streamed(conversation: RawConversation) -> None:
     """A whole answer."""
     body = b'data: {"n": 1}\n\ndata: {"n": 2}\n\ndata: [DONE]\n\n'
-    conversation.answer(200, body, content_type="text/event-stream")
+    conversation.answer(200, body, content_type="text/event-stream", head=CLOSED)
 
 
 def cut(conversation: RawConversation) -> None:
     """An answer that ends before its end."""
-    conversation.answer(200, b'data: {"n": 1}\n\n', content_type="text/event-stream")
+    conversation.answer(200, b'data: {"n": 1}\n\n', content_type="text/event-stream", head=CLOSED)
 
 
 def torn(conversation: RawConversation) -> None:
@@ -145,7 +149,7 @@ def torn(conversation: RawConversation) -> None:
 
 def busy(conversation: RawConversation) -> None:
     """No answer but a refusal."""
-    conversation.answer(503, b"no server")
+    conversation.answer(503, b"no server", head=CLOSED)
 
 
 def shoot(url: str, count: int, *, images_share: float = 0.0) -> list[Shot]:
