@@ -222,6 +222,11 @@ workloads:
             _takes_lease(request, daemon) for request in list(self.cluster.requests)
         )
 
+    def somebody_else_lowers_the_scale(self) -> None:
+        """Below the minimum, while nobody leads. A standby cannot tell it from what the leader did, and brings it up when it
+        leads; a leader that has looked already would take it for a person's order, and leave it alone for a while."""
+        self.cluster.set_replicas("llm", "chat", 1)
+
     def scaled_by(self, daemon: Daemon) -> bool:
         """Whether the daemon has sent a change of the scale."""
         return any(request.user == daemon.name and request.method == "PATCH" for request in self.cluster.requests)
@@ -278,11 +283,11 @@ def test_row_22_cut_off_from_the_api_the_leader_ends_and_nothing_of_it_comes_lat
     first, second = leader_and_standby(site, wired=True)
     assert first.wire is not None
     first.wire.cut()
+    site.somebody_else_lowers_the_scale()
     assert first.ended() == 1
     assert first.log[-1]["event"] == "leader_lost"
     assert first.log[-1]["reason"] == f"not renewed for {RENEW_S} s"
     until(lambda: site.leads(second))
-    site.cluster.set_replicas("llm", "chat", 1)
     until(lambda: site.scaled_by(second) and site.cluster.replicas("llm", "chat") == 2)
     assert site.writes_of(first, after=second) == []
 
@@ -291,8 +296,8 @@ def test_row_22_cut_off_from_the_api_the_leader_ends_and_nothing_of_it_comes_lat
 def test_row_23_stopped_and_continued_the_old_leader_writes_nothing(site: Site) -> None:
     first, second = leader_and_standby(site)
     first.child.send_signal(signal.SIGSTOP)
+    site.somebody_else_lowers_the_scale()
     until(lambda: site.leads(second))
-    site.cluster.set_replicas("llm", "chat", 1)
     until(lambda: site.scaled_by(second) and site.cluster.replicas("llm", "chat") == 2)
     first.child.send_signal(signal.SIGCONT)
     # By the kernel's timer before a line of it runs, or by its own look at the clock.
@@ -330,8 +335,8 @@ def test_row_42_asked_to_end_the_leader_gives_the_lease_back(site: Site, mid_tic
 def test_when_the_leader_is_killed_the_standby_takes_over_and_grows_at_once(site: Site) -> None:
     first, second = leader_and_standby(site)
     first.child.kill()
+    site.somebody_else_lowers_the_scale()
     until(lambda: site.leads(second))
-    site.cluster.set_replicas("llm", "chat", 1)
     until(lambda: site.cluster.replicas("llm", "chat") == 2 and site.scaled_by(second))
     until(lambda: second.told("leader_acquired"))
 
