@@ -38,13 +38,7 @@ class Reported:
         self._due_at: dict[str, datetime] = {}
 
     def due(self, selectors: Sequence[WorkloadSelector], *, now: datetime) -> tuple[WorkloadSelector, ...]:
-        """Whose turn it is: those that were read too long ago, the longest first.
-
-        At the first read of a large fleet nobody's: that one looks for metrics too, and the first decision waits for
-        it.
-        """
-        if not self._told and len(selectors) > AT_ONCE:
-            return ()
+        """Whose turn it is: those that were read too long ago, the longest first."""
 
         def waits(selector: WorkloadSelector) -> bool:
             due_at = self._due_at.get(selector.workload)

@@ -46,13 +46,6 @@ def test_a_large_fleet_takes_turns_and_nobody_waits_longer_than_five_minutes() -
         assert all(b - a <= EVERY + TICK for a, b in itertools.pairwise(moments))
 
 
-def test_the_first_read_of_a_large_fleet_is_for_what_decides() -> None:
-    reported, selectors = Reported(), fleet(AT_ONCE + 1)
-    assert turn(reported, selectors, NOON) == []
-    assert turn(reported, selectors, NOON + TICK) == selectors[:AT_ONCE]
-    assert turn(reported, selectors, NOON + 2 * TICK) == selectors[AT_ONCE:]
-
-
 def test_after_a_failed_query_nobody_is_asked_again_for_a_minute() -> None:
     """A query that does not fit the server's time would else be its load at every tick."""
     reported, selectors = Reported(), fleet(3)
