@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from forecaster.types import FloatArray, SeriesKey
 
 DAY = timedelta(days=1)
+LARGEST_ROOT = float(np.finfo(np.float16).max)
+"""What memories keep in half precision is at most this: the root of 4 · 10⁹ requests, or tokens, a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +212,6 @@ def _columns(panel: Panel, first: int, end: int) -> Panel:
         values=panel.values[:, first:end],
         reference=None if panel.reference is None else panel.reference[:, first:end],
     )
-
-
-LARGEST_ROOT = float(np.finfo(np.float16).max)
-"""What memories keep in half precision is at most this: the root of 4 · 10⁹ requests, or tokens, a second."""
 
 
 def roots(values: FloatArray) -> FloatArray:

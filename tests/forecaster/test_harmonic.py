@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from forecaster.models.harmonic import DAILY_WAVES, TERMS, Harmonic, basis, solved
+from forecaster.models.holt_winters import HoltWinters
 from forecaster.models.tracking import Track, follow
 from forecaster.preprocess import tail, up_to
 from forecaster.types import HORIZONS, STEP, Forecaster, Panel, SeriesKey
@@ -108,3 +109,10 @@ def test_what_is_learnt_by_the_hour_is_what_a_fit_learns_at_once() -> None:
     assert by_the_hour.arrays["learnt"].tolist() == at_once.arrays["learnt"].tolist()
     assert by_the_hour.arrays["gram"][:, 0, 0] == pytest.approx(at_once.arrays["gram"][:, 0, 0], rel=2e-3)
     assert by_the_hour.arrays["shape"] == pytest.approx(at_once.arrays["shape"], abs=0.02)
+
+
+@pytest.mark.parametrize("model", [Harmonic(), HoltWinters()], ids=["harmonic", "holt-winters"])
+def test_the_largest_loads_are_told_within_a_thousandth_and_larger_ones_break_nothing(model: Forecaster) -> None:
+    """What a memory keeps of its own forecasts has half precision, and a largest root."""
+    assert median(model, np.full(4 * DAY, 1e9)) == pytest.approx(1e9, rel=2e-3)
+    assert np.isfinite(median(model, np.full(4 * DAY, 1e12))).all()
