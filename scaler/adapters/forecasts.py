@@ -167,7 +167,7 @@ class DemandForecaster:
         return accounts_of(list(self._states.values()), workload, self._read)
 
     def saved(self) -> Iterator[tuple[str, bytes]]:
-        """The engine's memory as it can be stored, a portion at a time: of 2,000 workloads all are 140 MB."""
+        """The engine's memory as it can be stored, a portion at a time: of 2,000 workloads all are 110 MB."""
         for shard, state in list(self._states.items()):
             self._give_way()
             yield f"{shard:04d}", ensemble.to_bytes(state)

@@ -214,10 +214,8 @@ def _steer(moment: _Moment, state: PolicyState) -> PolicyState:
     fresh = any(not each.forecast.expired(now=moment.now) for each in snapshot.forecasts_in_force)
     if moment.demand_rps is None or not moment.known or state.ready is None or not fresh:
         return state
-    if (
-        snapshot.variant is not None and not snapshot.variant.serves_all
-    ):  # what it misses, another variant may have served
-        return state
+    if snapshot.variant is not None and not snapshot.variant.serves_all:
+        return state  # what it misses, another variant may have served
     if not policy.mode.counts:  # what an observed workload misses is somebody else's doing
         return state
     if state.disabled_since is not None:

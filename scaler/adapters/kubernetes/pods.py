@@ -153,6 +153,23 @@ def refusal_of(workload: Mapping[str, Any]) -> str:
     return str(failure.get("message") or failure.get("reason") or "pods are not made")
 
 
+def start_of(pod: Mapping[str, Any]) -> PodStart:
+    """One pod's way to Ready, from the API's JSON."""
+    metadata, phase, status = pod["metadata"], phase_of(pod), pod.get("status") or {}
+    conditions, containers = _conditions(status), status.get("containerStatuses") or ()
+    return PodStart(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        created_at=_moment(metadata["creationTimestamp"]),
+        phase=phase,
+        scheduled_at=_turned_true(conditions.get("PodScheduled")),
+        running_at=_running_since(containers),
+        ready_at=_turned_true(conditions.get("Ready")),
+        restarts=sum(int(container.get("restartCount") or 0) for container in containers),
+        accelerator=_accelerator(pod.get("spec") or {}),
+    )
+
+
 class StartsRead:
     """The starts of pods from one reading to the next: made again only of a pod that has another version since.
 
@@ -184,7 +201,7 @@ def count(
     desired: int,
     now: datetime,
     refused: str = "",
-    made: Callable[[Mapping[str, Any]], PodStart] | None = None,
+    made: Callable[[Mapping[str, Any]], PodStart] = start_of,
 ) -> WorkloadPods:
     """Count a workload's pods against `spec.replicas`.
 
@@ -196,7 +213,7 @@ def count(
     of three are 2 that find no place, and ordering more would not bring them. `made` gives a pod's start where it is
     remembered (`StartsRead`).
     """
-    starts = tuple(sorted(map(made or start_of, pods), key=lambda start: (start.created_at, start.name)))
+    starts = tuple(sorted(map(made, pods), key=lambda start: (start.created_at, start.name)))
     found = Counter(start.phase for start in starts)
     left, counted = desired, {}
     for phase in (PodPhase.READY, PodPhase.STARTING, PodPhase.UNSCHEDULABLE, PodPhase.FAILED):
@@ -212,23 +229,6 @@ def count(
         failed=counted[PodPhase.FAILED],
     )
     return WorkloadPods(replicas=replicas, starts=starts, read_at=now, refused=refused)
-
-
-def start_of(pod: Mapping[str, Any]) -> PodStart:
-    """One pod's way to Ready, from the API's JSON."""
-    metadata, phase, status = pod["metadata"], phase_of(pod), pod.get("status") or {}
-    conditions, containers = _conditions(status), status.get("containerStatuses") or ()
-    return PodStart(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        created_at=_moment(metadata["creationTimestamp"]),
-        phase=phase,
-        scheduled_at=_turned_true(conditions.get("PodScheduled")),
-        running_at=_running_since(containers),
-        ready_at=_turned_true(conditions.get("Ready")),
-        restarts=sum(int(container.get("restartCount") or 0) for container in containers),
-        accelerator=_accelerator(pod.get("spec") or {}),
-    )
 
 
 def _running_since(containers: Sequence[Mapping[str, Any]]) -> datetime | None:
