@@ -48,7 +48,8 @@ EDGES_TOGETHER = 200
 EDGES_EVERY = timedelta(hours=1)
 
 SAVE_EVERY = timedelta(minutes=10)
-"""The engine's memory of 2,000 workloads and their tokens is some 110 MB; minutes it misses are scored again from the history."""
+"""The engine's memory of 2,000 workloads and their tokens is some 110 MB. Minutes it misses are scored again from the
+history."""
 
 
 class Told:
