@@ -291,13 +291,14 @@ def _manifest(folder: Path, model: str) -> Manifest:
 
 
 def load(root: Path, model: str, *, version: str | None = None, step: timedelta = STEP) -> Forecaster:
-    """A stored model ready to predict (the live version by default), its id "model@version".
+    """A stored model ready to predict on bins of `step` (the live version by default), its id "model@version".
 
     Raises `ArtefactError` if it is missing, damaged, or does not fit; the caller goes on with the members it has.
     """
     if model not in KINDS:
         raise ArtefactError(f"no stored model is called {model!r}; there are {', '.join(sorted(KINDS))}")
-    manifest, data = read(root, model, version=version, step_s=step.total_seconds())
+    made_of = STEP if KINDS[model].any_step else step
+    manifest, data = read(root, model, version=version, step_s=made_of.total_seconds())
     try:
         return KINDS[model].build(data, f"{model}@{manifest.version}")
     except (ValueError, KeyError, TypeError) as error:

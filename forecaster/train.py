@@ -39,8 +39,12 @@ __all__ = ["MODELS", "Outcome", "Work", "engine_for", "pretrain", "read_panel", 
 
 HELD_OUT = DAY
 """The examination: the last day of the panel, which no fit sees."""
-SHIPPED_WORKLOADS = 128
+SHIPPED_WORKLOADS = 1024
 """Synthetic workloads behind the network that is shipped."""
+SHIPPED_WINDOWS = 300
+"""Windows of each that it is shown."""
+SHIPPED_STEPS = 40_000
+"""Steps of its training. A site's own takes an eighth (`Schedule`), and is judged against this one first."""
 
 
 def _silent(_name: str, _facts: Mapping[str, Any]) -> None:
@@ -294,7 +298,7 @@ def pretrain(
     from forecaster.fitting.neural.lstm import Schedule, train_lstm
     from forecaster.fitting.neural.pretrain import training_fleet
 
-    schedule = Schedule() if steps is None else Schedule(steps=steps)
+    schedule = Schedule(windows_per_series=SHIPPED_WINDOWS, steps=SHIPPED_STEPS if steps is None else steps)
     fleet = training_fleet(workloads=workloads, seed=seed)
     weights = train_lstm(
         fleet,

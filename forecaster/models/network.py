@@ -1,9 +1,10 @@
 """A small LSTM, one for all workloads, predicted in numpy from exported weights.
 
 It sees shapes, never units: each series is centred on its present level and scaled by its own day, on square roots of
-demand; no clock, no calendar and no identity go in, so a weekend it has never seen cannot make it explode. One pass
-answers every horizon and quantile. The guards are part of the model: the scale has a floor, inputs are clipped to ±6,
-forecasts stop at three times what the history has seen, and a row that is not finite is no opinion. It never trains;
+demand; no clock, no calendar and no identity go in, so a weekend it has never seen cannot make it explode. Bins of two,
+five and ten minutes are laid out on the minutes that they cover, and how wide they are goes in. One pass answers every
+horizon and quantile. The guards are part of the model: the scale has a floor, inputs are clipped to ±6, forecasts stop
+at three times what the history has seen, and a row that is not finite is no opinion. It never trains;
 `forecaster.fitting.neural` does, on the same `features`.
 """
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     Float32Array = NDArray[np.float32]
 
+WIDTHS = (1, 2, 5, 10)
+"""Minutes of the bins that it has learnt to read."""
 BLOCK = 5
 """Minutes averaged into one step of the sequence."""
 BLOCKS = 36
@@ -42,7 +45,7 @@ WINDOW_BINS = DAY_BINS + BLOCK * BLOCKS + LEVEL_BINS
 HIDDEN = 32
 DENSE = 48
 CHANNELS = 2
-STATIC = RECENT + len(HORIZONS) + 4
+STATIC = RECENT + len(HORIZONS) + 5
 INPUT_LIMIT = 6.0
 SCALE_FLOOR_RATIO = 0.05
 """The scale is at least this share of the day's root mean square: a quiet day must not turn noise into a storm."""
@@ -75,7 +78,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The pooled LSTM with one artefact's `weights` (see `SHAPES`); silent on grids other than one minute."""
+    """The pooled LSTM with one artefact's `weights` (see `SHAPES`); silent on bins of a width not in `WIDTHS`."""
 
     weights: Mapping[str, Float32Array]
     model_id: str = "lstm"
@@ -85,25 +88,29 @@ class Network:
     def predict(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> FloatArray:
         """See `forecaster.types.Forecaster`; horizons between those it was trained on are interpolated."""
         answer = no_opinion(len(panel.keys), horizons)
-        if panel.step != STEP or max(horizons) > HORIZONS[-1] or not panel.keys or not panel.values.shape[1]:
+        minutes = next((each for each in WIDTHS if panel.step == each * STEP), None)
+        if minutes is None or max(horizons) > HORIZONS[-1] or not panel.keys or not panel.values.shape[1]:
             return answer
-        root = roots(tail(panel, WINDOW_BINS).values)
-        seen = features(root)
+        root = roots(tail(panel, -(-WINDOW_BINS // minutes)).values)
+        seen = features(root, minutes=minutes)
         scaled = forward(self.weights, seen.sequence, seen.static).astype(np.float64)
         quantiles = np.square(np.maximum(seen.level[:, None, None] + seen.scale[:, None, None] * scaled, 0.0))
         ceiling = CEILING_RATIO * np.square(np.nan_to_num(root)).max(axis=1)
         with np.errstate(invalid="ignore"):
             quantiles = np.minimum(quantiles, ceiling[:, None, None])
-        usable = any_known(panel.values[:, -bins_in(STALE_SPAN, STEP) :]) & reaches_back(panel, self.min_history)
+        usable = any_known(panel.values[:, -bins_in(STALE_SPAN, panel.step) :]) & reaches_back(panel, self.min_history)
         quantiles[~usable] = np.nan
         return settled(_at(quantiles, horizons))
 
 
-def features(root: FloatArray) -> Features:
-    """Features of windows (N, ≤ `WINDOW_BINS`) of roots, newest last; shorter ones are unknown on the left.
+def features(root: FloatArray, *, minutes: int = 1) -> Features:
+    """Features of windows (N, bins) of roots, newest last, each bin `minutes` wide; what is older than `WINDOW_BINS`
+    minutes is not read.
 
-    Gaps are bridged by the last known value; what was never known is 0 after scaling, that is "as usual".
+    Shorter windows are unknown on the left. Gaps are bridged by the last known value; what was never known is 0 after
+    scaling, that is "as usual".
     """
+    root = np.repeat(root, minutes, axis=1)[:, -WINDOW_BINS:]
     if root.shape[1] < WINDOW_BINS:
         root = np.concatenate([np.full((root.shape[0], WINDOW_BINS - root.shape[1]), np.nan), root], axis=1)
     filled = carried(root)
@@ -118,7 +125,7 @@ def features(root: FloatArray) -> Features:
     now = (_blocks(filled[:, -span:]) - level[:, None]) / divisor
     before = (_blocks(filled[:, -span - DAY_BINS : -DAY_BINS]) - level_before[:, None]) / divisor
     recent = (filled[:, -RECENT:] - level[:, None]) / divisor
-    after = (_day_before(filled) - level_before[:, None]) / divisor
+    after = (_day_before(filled, minutes) - level_before[:, None]) / divisor
     jitter = np.abs(np.diff(filled[:, -span:], axis=1)).mean(axis=1) / divisor[:, 0]
     rest = np.stack(
         [
@@ -126,6 +133,7 @@ def features(root: FloatArray) -> Features:
             (level - mean) / divisor[:, 0],
             np.log(np.maximum(jitter, 1e-3)),
             np.isfinite(level_before).astype(np.float64),
+            np.full(level.size, np.log2(minutes)),
         ],
         axis=1,
     )
@@ -169,9 +177,9 @@ def _blocks(values: FloatArray) -> FloatArray:
     return means
 
 
-def _day_before(filled: FloatArray) -> FloatArray:
-    """Five-minute means around each horizon's bin, 24 hours earlier; shape (N, horizons)."""
-    middle = filled.shape[1] - 1 - DAY_BINS + np.array(HORIZONS)
+def _day_before(filled: FloatArray, minutes: int) -> FloatArray:
+    """Five-minute means around the middle of each horizon's bin, 24 hours earlier; shape (N, horizons)."""
+    middle = filled.shape[1] - 1 - DAY_BINS + minutes * np.array(HORIZONS) - minutes // 2
     around = middle[:, None] + np.arange(-2, 3)
     means: FloatArray = filled[:, around].mean(axis=2)
     return means

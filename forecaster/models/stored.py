@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """How one family is stored: its file's name, and how its bytes (and an id) become a forecaster."""
+    """How one family is stored: its file's name, and how its bytes (and an id) become a forecaster.
+
+    With `any_step` one made of minutes answers on wider bins too, and is silent where it cannot; else a fit belongs to
+    the bins that it was made of.
+    """
 
     file: str
     build: Callable[[bytes, str], Forecaster]
+    any_step: bool = False
 
 
 def network_bytes(weights: Mapping[str, NDArray[Any]]) -> bytes:
@@ -107,7 +112,7 @@ def _build_holt_winters(data: bytes, model_id: str) -> Forecaster:
 
 
 KINDS: Mapping[str, Kind] = {
-    "lstm": Kind(file="weights.safetensors", build=_build_network),
+    "lstm": Kind(file="weights.safetensors", build=_build_network, any_step=True),
     "trees": Kind(file="trees.safetensors", build=_build_trees),
     "arima": Kind(file="coefficients.json", build=_build_arima),
     "holt-winters": Kind(file="coefficients.json", build=_build_holt_winters),

@@ -84,6 +84,51 @@ def test_features_see_shapes_not_units() -> None:
     assert ten.scale == pytest.approx(one.scale * 10)
 
 
+@pytest.mark.parametrize("minutes", network.WIDTHS)
+def test_wide_bins_are_laid_out_on_the_minutes_that_they_cover(minutes: int) -> None:
+    bins = np.random.default_rng(2).uniform(2, 9, (3, -(-network.WINDOW_BINS // minutes)))
+    wide, laid_out = features(bins, minutes=minutes), features(np.repeat(bins, minutes, axis=1))
+    assert np.array_equal(wide.sequence, laid_out.sequence)
+    assert (wide.static[:, -1] == np.float32(np.log2(minutes))).all()
+    newest = (np.sqrt(np.square(bins[:, -1])) - wide.level) / wide.scale
+    assert wide.static[:, network.RECENT - minutes : network.RECENT] == pytest.approx(
+        np.repeat(newest[:, None], minutes, axis=1), abs=1e-5
+    )
+
+
+def test_the_day_before_is_read_where_a_wide_bin_will_lie() -> None:
+    """A spike in the bin that begins 23 h 40 before the end of history: it is what the third bin of ten minutes did."""
+    root = np.full((1, 164), 5.0)
+    root[0, -144 + 2] = 50.0
+    after = features(root, minutes=10).static[0, network.RECENT : network.RECENT + len(HORIZONS)]
+    assert [step for step, usual in zip(HORIZONS, after, strict=True) if usual > 1.0] == [3]
+
+
+@pytest.mark.parametrize("minutes", network.WIDTHS)
+def test_training_windows_are_shown_in_wide_bins_with_their_means_to_come(minutes: int) -> None:
+    minute = np.arange(4 * 1440, dtype=np.float64)
+    fleet = [Series(start=START, step=STEP, values=np.square(minute))]
+    schedule = Schedule(windows_per_series=400, wide_ratio=0.5, no_yesterday_ratio=0.0)
+    shown = examples_of(fleet, schedule=schedule, seed=1)
+    mine = shown.static[:, -1] == np.float32(np.log2(minutes))
+    assert mine.sum() == pytest.approx(200 if minutes == 1 else 200 / 3, abs=30)
+    # Of a root that rises by one a minute, a bin's mean lies in its middle; the level is that of the last 15 minutes.
+    ahead = minutes * (np.array(HORIZONS) - 0.5)
+    rises = (shown.target[mine][:, 1:] - shown.target[mine][:, :-1]) / np.diff(ahead)
+    assert np.nanmax(np.ptp(rises, axis=1)) < 0.02 * np.nanmin(rises)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "speaks"), [(1, True), (2, True), (3, False), (5, True), (10, True), (15, False), (60, False)]
+)
+def test_bins_that_it_has_not_learnt_to_read_are_left_to_others(minutes: int, speaks: bool) -> None:
+    values = np.random.default_rng(3).gamma(2.0, 5.0, (1, 3 * 1440 // minutes))
+    panel = Panel(
+        keys=(SeriesKey(workload="a/b", signal="demand_rps"),), start=START, step=minutes * STEP, values=values
+    )
+    assert np.isfinite(Network(weights=random_weights(5, 0.05)).predict(panel)).all() == speaks
+
+
 @pytest.mark.parametrize(
     "root",
     [
@@ -120,7 +165,10 @@ def test_horizons_between_the_trained_ones_are_interpolated_and_beyond_them_refu
     assert np.isnan(model.predict(panel, horizons=(5, 31))).all()
 
 
-def test_the_shipped_network_is_small_and_beats_last_value_on_traffic_it_never_saw(wave_panel: PanelOf) -> None:
+@pytest.mark.parametrize("minutes", network.WIDTHS)
+def test_the_shipped_network_is_small_and_beats_last_value_on_traffic_it_never_saw(
+    minutes: int, wave_panel: PanelOf
+) -> None:
     root = registry.shipped_models()
     assert root is not None
     manifest, data = registry.read(root, "lstm")
@@ -128,9 +176,10 @@ def test_the_shipped_network_is_small_and_beats_last_value_on_traffic_it_never_s
     assert manifest.report["data"] == "synthetic"
     model, naive = registry.load(root, "lstm"), LastValue()
     panel = wave_panel(4, seed=99)
+    values = panel.values.reshape(1, -1, minutes).mean(axis=2)
     errors = np.zeros(2)
-    for at in range(3 * 1440, 4 * 1440 - 30, 41):
-        known = Panel(keys=panel.keys, start=panel.start, step=STEP, values=panel.values[:, :at])
-        truth = panel.values[0, at - 1 + np.array(HORIZONS)]
+    for at in range(3 * 1440 // minutes, 4 * 1440 // minutes - 30, 41):
+        known = Panel(keys=panel.keys, start=panel.start, step=minutes * STEP, values=values[:, :at])
+        truth = values[0, at - 1 + np.array(HORIZONS)]
         errors += [np.abs(truth - one.predict(known)[0, :, 0]).sum() for one in (model, naive)]
     assert errors[0] < errors[1]

@@ -270,3 +270,13 @@ def test_members_prefer_the_sites_own_models_and_report_what_was_refused(tmp_pat
     shipped_id = next(one.model_id for one in shipped.forecasters if one.model_id.startswith("lstm"))
     assert shipped_id in {one.model_id for one in fallen.forecasters}
     assert any(isinstance(one, Arima) for one in fallen.forecasters)
+
+
+def test_on_wide_bins_the_network_is_a_member_and_a_fit_made_of_minutes_is_not(tmp_path: Path) -> None:
+    for model, data in (("lstm", network_bytes(weights())), ("arima", arima_bytes(ARIMA))):
+        registry.promote(tmp_path, model, stored(tmp_path, model, data))
+    found = registry.members(tmp_path, step=timedelta(minutes=10))
+    families = {one.model_id.partition("@")[0] for one in found.forecasters}
+    assert "lstm" in families
+    assert "arima" not in families
+    assert "steps of 60 s, wanted demand_rps in steps of 600 s" in found.refused["arima"]

@@ -22,8 +22,12 @@ from forecaster.preprocess import roots
 from forecaster.types import HORIZONS, LEVELS, STEP, Series
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from forecaster.models.network import Float32Array
     from forecaster.types import FloatArray
+
+    IntArray = NDArray[np.int64]
 
 Progress = Callable[[int, float], None]
 """Called with the step and the recent loss, now and then."""
@@ -39,6 +43,8 @@ class Schedule:
     batch: int = 256
     learning_rate: float = 4e-3
     """Peak rate; it rises over the first twentieth of the steps and falls along a cosine to nothing."""
+    wide_ratio: float = 0.25
+    """Share of windows shown in bins of more than a minute (`network.WIDTHS`), made from the same minutes."""
     no_yesterday_ratio: float = 0.1
     """Share of windows shown without the day before, so that the first day of a workload is no surprise."""
 
@@ -91,27 +97,52 @@ def examples_of(series: Sequence[Series], *, schedule: Schedule, seed: int) -> E
     parts = [part for one in series if (part := _windows(one, schedule, draw)) is not None]
     if not parts:
         raise FittingError(f"the pooled network needs more than {network.WINDOW_BINS} minutes of at least one series")
-    return Examples(
-        sequence=np.concatenate([one.sequence for one in parts]),
-        static=np.concatenate([one.static for one in parts]),
-        target=np.concatenate([one.target for one in parts]),
-    )
+    return _joined(parts)
 
 
 def _windows(series: Series, schedule: Schedule, draw: np.random.Generator) -> Examples | None:
     newest = np.arange(network.WINDOW_BINS - 1, series.values.size - HORIZONS[-1])
     if series.step != STEP or not newest.size:
         return None
-    root = roots(series.values)
-    origins = np.sort(draw.choice(newest, size=min(schedule.windows_per_series, newest.size), replace=False))
-    windows = root[origins[:, None] + np.arange(1 - network.WINDOW_BINS, 1)]
-    windows[draw.random(origins.size) < schedule.no_yesterday_ratio, : -network.DAY_BINS] = np.nan
-    seen = network.features(windows)
-    usable = np.isfinite(windows[:, -30:]).any(axis=1) & (seen.scale > 0.0)
-    truth = root[origins[:, None] + np.array(HORIZONS)]
+    origins = draw.choice(newest, size=min(schedule.windows_per_series, newest.size), replace=False)
+    wide = draw.random(origins.size) < schedule.wide_ratio
+    minutes = np.where(wide, draw.choice(network.WIDTHS[1:], origins.size), network.WIDTHS[0])
+    return _joined(
+        [
+            _windows_of(series.values, np.sort(origins[minutes == width]), schedule, draw, minutes=width)
+            for width in network.WIDTHS
+        ]
+    )
+
+
+def _windows_of(
+    values: FloatArray, origins: IntArray, schedule: Schedule, draw: np.random.Generator, *, minutes: int
+) -> Examples:
+    """Windows in bins of that many minutes, each ending with the minute of its origin."""
+    span = network.WINDOW_BINS // minutes * minutes
+    windows = _bins(values, origins[:, None] + np.arange(1 - span, 1), minutes)
+    windows[draw.random(origins.size) < schedule.no_yesterday_ratio, : -(network.DAY_BINS // minutes)] = np.nan
+    seen = network.features(windows, minutes=minutes)
+    usable = np.isfinite(windows[:, -(30 // minutes) :]).any(axis=1) & (seen.scale > 0.0)
+    ahead = _bins(values, origins[:, None] + np.arange(1, minutes * HORIZONS[-1] + 1), minutes)
+    truth = ahead[:, np.array(HORIZONS) - 1]
     target = (truth - seen.level[:, None]) / np.where(seen.scale > 0.0, seen.scale, 1.0)[:, None]
     return Examples(
         sequence=seen.sequence[usable], static=seen.static[usable], target=target[usable].astype(np.float32)
+    )
+
+
+def _bins(values: FloatArray, places: IntArray, minutes: int) -> FloatArray:
+    """Roots of the means of so many minutes each; NaN where one of them is unknown or past the end."""
+    known = np.where(places < values.size, values[np.minimum(places, values.size - 1)], np.nan)
+    return roots(known.reshape(known.shape[0], known.shape[1] // minutes, minutes).mean(axis=2))
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    return Examples(
+        sequence=np.concatenate([one.sequence for one in parts]),
+        static=np.concatenate([one.static for one in parts]),
+        target=np.concatenate([one.target for one in parts]),
     )
 
 
