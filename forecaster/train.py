@@ -16,7 +16,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -39,12 +39,11 @@ __all__ = ["MODELS", "Outcome", "Work", "engine_for", "pretrain", "read_panel", 
 
 HELD_OUT = DAY
 """The examination: the last day of the panel, which no fit sees."""
-SHIPPED_WORKLOADS = 1024
-"""Synthetic workloads behind the network that is shipped."""
-SHIPPED_WINDOWS = 300
-"""Windows of each that it is shown."""
-SHIPPED_STEPS = 40_000
-"""Steps of its training. A site's own takes an eighth (`Schedule`), and is judged against this one first."""
+SHIPPED_WORKLOADS = 512
+"""Synthetic workloads behind each of the networks that the shipped one is made of; it learns on twice as many."""
+SHIPPED_TEACHERS = 3
+SHIPPED_STEPS = 20_000
+"""Steps of each. A site's own network takes a quarter (`Schedule`), and is judged against the shipped one first."""
 
 
 def _silent(_name: str, _facts: Mapping[str, Any]) -> None:
@@ -294,20 +293,33 @@ def pretrain(
     steps: int | None = None,
     on_event: Progress = _silent,
 ) -> Path:
-    """Train the network that is shipped, on synthetic traffic alone, and make it live under `out`; its folder."""
-    from forecaster.fitting.neural.lstm import Schedule, train_lstm
-    from forecaster.fitting.neural.pretrain import training_fleet
+    """Train the network that is shipped, on synthetic traffic alone, and make it live under `out`; its folder.
 
-    schedule = Schedule(windows_per_series=SHIPPED_WINDOWS, steps=SHIPPED_STEPS if steps is None else steps)
-    fleet = training_fleet(workloads=workloads, seed=seed)
-    weights = train_lstm(
-        fleet,
-        seed=seed,
-        schedule=schedule,
-        progress=lambda step, loss: on_event("network_step", {"step": step, "of": schedule.steps, "loss": loss}),
-    )
+    Several are trained, each on a fleet of its own, and one learns to say what they say on average.
+    """
+    from forecaster.fitting.neural.lstm import Schedule, distil_lstm, train_lstm
+    from forecaster.fitting.neural.pretrain import CALM_FROM, training_fleet
+
+    teaching = Schedule(steps=SHIPPED_STEPS if steps is None else steps)
+    learning = Schedule(steps=teaching.steps * 3 // 5, learning_rate=teaching.learning_rate / 2)
+    of = SHIPPED_TEACHERS * teaching.steps + learning.steps
+
+    def told(before: int) -> Callable[[int, float], None]:
+        return lambda step, loss: on_event("network_step", {"step": before + step, "of": of, "loss": loss})
+
+    teachers = [
+        train_lstm(
+            training_fleet(workloads=workloads, seed=seed + number, wander_from=CALM_FROM),
+            seed=seed + number,
+            schedule=teaching,
+            progress=told(number * teaching.steps),
+        )
+        for number in range(SHIPPED_TEACHERS)
+    ]
+    fleet = training_fleet(workloads=2 * workloads, seed=seed + SHIPPED_TEACHERS, wander_from=CALM_FROM)
+    weights = distil_lstm(teachers, fleet, seed=seed, schedule=learning, progress=told(of - learning.steps))
     span = registry.DataSpan(start=fleet[0].start, end=fleet[0].end, series=len(fleet))
-    report = {"data": "synthetic", "steps": schedule.steps, "batch": schedule.batch}
+    report = {"data": "synthetic", "steps": of, "batch": teaching.batch, "teachers": SHIPPED_TEACHERS}
     folder = registry.save(out, "lstm", network_bytes(weights), span=span, seed=seed, report=report)
     registry.promote(out, "lstm", folder.name)
     return folder

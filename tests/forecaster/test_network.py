@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forecaster import registry
 from forecaster.errors import FittingError
-from forecaster.fitting.neural.lstm import Schedule, examples_of, scaled_forward, train_lstm
+from forecaster.fitting.neural.lstm import Schedule, distil_lstm, examples_of, scaled_forward, train_lstm
 from forecaster.fitting.neural.pretrain import training_fleet
 from forecaster.models import network
 from forecaster.models.network import Network, features, forward
@@ -58,6 +58,19 @@ def test_training_lowers_the_loss() -> None:
         progress=lambda _step, loss: seen.append(loss),
     )
     assert seen[-1] < seen[0]
+
+
+def test_one_network_learns_what_several_say_on_average() -> None:
+    fleet = training_fleet(workloads=2, seed=3)
+    schedule = Schedule(windows_per_series=100, steps=300, batch=32, learning_rate=2e-3)
+    teachers = [random_weights(seed, 0.1) for seed in (1, 2, 3)]
+    learnt, again = (distil_lstm(teachers, fleet, seed=7, schedule=schedule) for _ in range(2))
+    unseen = examples_of(training_fleet(workloads=2, seed=4), schedule=schedule, seed=4)
+    said = [forward(weights, unseen.sequence, unseen.static) for weights in (*teachers, learnt)]
+    mean = np.mean(said[:3], axis=0)
+    distance = [np.abs(one - mean).mean() for one in said]
+    assert distance[3] < 0.5 * min(distance[:3])
+    assert network_bytes(learnt) == network_bytes(again)
 
 
 def test_series_too_short_to_learn_from_are_refused() -> None:

@@ -8,7 +8,8 @@ on the same kind of processor, so a GPU's network is another version than a CPU'
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, float], None]
 """Called with the step and the recent loss, now and then."""
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of what a network said and what was wanted of it."""
+ROWS_AT_ONCE = 4096
+"""Windows that a network is asked about at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,26 +179,75 @@ def train_lstm(
     """
     schedule = schedule if schedule is not None else Schedule()
     device = device if device is not None else chosen_device("auto")
+    examples = examples_of(series, schedule=schedule, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = Module().to(device)
+    with _repeatable():
+        return _trained(module, examples, examples.target, pinball_loss, schedule, seed, device, progress)
+
+
+def distil_lstm(
+    teachers: Sequence[Mapping[str, Float32Array]],
+    series: Sequence[Series],
+    *,
+    seed: int,
+    schedule: Schedule,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Float32Array]:
+    """Weights of one network that says what the `teachers` say on average, on windows of all series.
+
+    What one training leaves to chance cancels out in the mean of several, and one network says it at the price of one
+    (Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015). It begins as the first of them.
+    Devices and errors as in `train_lstm`.
+    """
+    device = device if device is not None else chosen_device("auto")
+    examples = examples_of(series, schedule=schedule, seed=seed)
+    modules = [_module_of(weights) for weights in teachers]
+    with _repeatable():
+        said = np.stack([_answers(module, examples) for module in modules]).mean(axis=0).astype(np.float32)
+        return _trained(modules[0].to(device), examples, said, mean_distance, schedule, seed, device, progress)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Sums in one order, whatever the machine: the same seed gives the same bytes."""
     # Without it cuBLAS may sum in any order and torch's deterministic mode refuses every matrix product on a GPU.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    examples = examples_of(series, schedule=schedule, seed=seed)
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)  # sums in one order: the same seed gives the same bytes
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
-        return _trained(examples, schedule, seed, device, progress)
+        yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)
 
 
+def _answers(module: Module, examples: Examples) -> Float32Array:
+    """What a network says of every window, (N, horizons, levels)."""
+    with torch.no_grad():
+        said = [
+            module(torch.from_numpy(examples.sequence[rows]), torch.from_numpy(examples.static[rows])).numpy()
+            for first in range(0, len(examples.static), ROWS_AT_ONCE)
+            for rows in [slice(first, first + ROWS_AT_ONCE)]
+        ]
+    return np.concatenate(said)
+
+
 def _trained(
-    examples: Examples, schedule: Schedule, seed: int, device: torch.device, progress: Progress | None
+    module: Module,
+    examples: Examples,
+    wanted: Float32Array,
+    loss_of: Loss,
+    schedule: Schedule,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None,
 ) -> dict[str, Float32Array]:
+    """The weights that `module` has after the schedule's steps towards `wanted` of each window."""
     chance = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = Module().to(device)
     optimiser = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate, weight_decay=1e-4)
     rise = max(1, schedule.steps // 20)
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -201,12 +255,12 @@ def _trained(
         lambda at: min((at + 1) / rise, 0.5 * (1.0 + float(np.cos(np.pi * min(1.0, at / schedule.steps))))),
     )
     sequence, static, target = (
-        torch.from_numpy(array).to(device) for array in (examples.sequence, examples.static, examples.target)
+        torch.from_numpy(array).to(device) for array in (examples.sequence, examples.static, wanted)
     )
     recent = 0.0
     for at in range(schedule.steps):
         picked = torch.randint(0, sequence.shape[0], (schedule.batch,), generator=chance).to(device)
-        loss = pinball_loss(module(sequence[picked], static[picked]), target[picked])
+        loss = loss_of(module(sequence[picked], static[picked]), target[picked])
         if not bool(torch.isfinite(loss)):
             raise FittingError(f"training diverged at step {at}: the loss is {loss.item()}")
         optimiser.zero_grad(set_to_none=True)
@@ -229,10 +283,20 @@ def pinball_loss(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def scaled_forward(weights: dict[str, Float32Array], sequence: FloatArray, static: FloatArray) -> FloatArray:
-    """The same forward pass in torch, from exported weights: the reference that the numpy one is checked against."""
+def mean_distance(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of two answers, (N, horizons, levels) both."""
+    return (quantiles - target).abs().mean()
+
+
+def _module_of(weights: Mapping[str, Float32Array]) -> Module:
     module = Module()
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.items()})
+    return module
+
+
+def scaled_forward(weights: Mapping[str, Float32Array], sequence: FloatArray, static: FloatArray) -> FloatArray:
+    """The same forward pass in torch, from exported weights: the reference that the numpy one is checked against."""
+    module = _module_of(weights)
     with torch.no_grad():
         answer = module(torch.from_numpy(sequence.astype(np.float32)), torch.from_numpy(static.astype(np.float32)))
     return np.asarray(answer.numpy(), dtype=np.float64)
