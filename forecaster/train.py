@@ -298,7 +298,7 @@ def pretrain(
     Several are trained, each on a fleet of its own, and one learns to say what they say on average.
     """
     from forecaster.fitting.neural.lstm import Schedule, distil_lstm, train_lstm
-    from forecaster.fitting.neural.pretrain import CALM_FROM, training_fleet
+    from forecaster.fitting.neural.pretrain import training_fleet
 
     teaching = Schedule(steps=SHIPPED_STEPS if steps is None else steps)
     learning = Schedule(steps=teaching.steps * 3 // 5, learning_rate=teaching.learning_rate / 2)
@@ -309,14 +309,14 @@ def pretrain(
 
     teachers = [
         train_lstm(
-            training_fleet(workloads=workloads, seed=seed + number, wander_from=CALM_FROM),
+            training_fleet(workloads=workloads, seed=seed + number),
             seed=seed + number,
             schedule=teaching,
             progress=told(number * teaching.steps),
         )
         for number in range(SHIPPED_TEACHERS)
     ]
-    fleet = training_fleet(workloads=2 * workloads, seed=seed + SHIPPED_TEACHERS, wander_from=CALM_FROM)
+    fleet = training_fleet(workloads=2 * workloads, seed=seed + SHIPPED_TEACHERS)
     weights = distil_lstm(teachers, fleet, seed=seed, schedule=learning, progress=told(of - learning.steps))
     span = registry.DataSpan(start=fleet[0].start, end=fleet[0].end, series=len(fleet))
     report = {"data": "synthetic", "steps": of, "batch": teaching.batch, "teachers": SHIPPED_TEACHERS}

@@ -279,12 +279,12 @@ def test_younger_than_its_least_history_it_says_nothing(model: Forecaster) -> No
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_ten_minute_bins_are_answered_or_refused_whole(model: Forecaster) -> None:
+def test_ten_minute_bins_are_answered(model: Forecaster) -> None:
     values = traffic(10.0).reshape(3, -1, 10).mean(axis=2)
     panel = Panel(keys=KEYS[:3], start=START, step=timedelta(minutes=10), values=values)
     answer = model.predict(panel, horizons=(1, 2, 3))
     assert answer.shape == (3, 3, len(LEVELS))
-    assert np.isnan(answer).all() if isinstance(model, Network) else np.isfinite(answer).all()
+    assert np.isfinite(answer).all()
 
 
 @pytest.mark.parametrize("stops", [(1,), (1, 1, 1, 7), (60, 3)])

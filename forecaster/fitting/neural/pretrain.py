@@ -24,13 +24,9 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 """A Monday, so that the weekend factors fall where they belong."""
 DAYS = 9
 """One week, and the two days that the first windows look back on."""
-WANDER_FROM, WANDER_TO = -1.7, -0.3
-"""Powers of ten between which the slow part of a workload's noise is drawn …"""
-CALM_FROM = -2.5
-"""… and where it begins in a fleet that also holds the calmest services: the sum of many users wanders by .3 %."""
 
 
-def drawn_spec(number: int, draw: np.random.Generator, *, wander_from: float = WANDER_FROM) -> TrafficSpec:
+def drawn_spec(number: int, draw: np.random.Generator) -> TrafficSpec:
     """One workload of the training fleet: an archetype's habit, stretched, shifted and disturbed at random."""
     base = list(ARCHETYPES.values())[number % len(ARCHETYPES)]
     hours = np.roll(np.array(base.hours, dtype=np.float64), draw.integers(0, 24)) ** draw.uniform(0.1, 1.3)
@@ -40,7 +36,7 @@ def drawn_spec(number: int, draw: np.random.Generator, *, wander_from: float = W
         mean_rps=float(10 ** draw.uniform(-1.5, 3.0)),
         hours=tuple((hours + 1e-6).tolist()),
         growth_per_week_ratio=float(draw.uniform(-0.1, 0.3)),
-        wander_ratio=float(10 ** draw.uniform(wander_from, WANDER_TO)),
+        wander_ratio=float(10 ** draw.uniform(-1.7, -0.3)),
         wander_memory=timedelta(minutes=float(10 ** draw.uniform(0.7, 3.0))),
         dispersion=float(1.0 + 10 ** draw.uniform(-0.5, 1.5)),
         bursts_per_day=float(draw.choice([0.0, 0.5, 2.0, 10.0])),
@@ -50,8 +46,7 @@ def drawn_spec(number: int, draw: np.random.Generator, *, wander_from: float = W
     )
 
 
-def training_fleet(*, workloads: int, seed: int, wander_from: float = WANDER_FROM) -> Sequence[Series]:
-    """The synthetic series that pooled models learn from."""
+def training_fleet(*, workloads: int, seed: int) -> Sequence[Series]:
+    """The synthetic series that the shipped network learns from."""
     draw = np.random.default_rng(seed)
-    specs = [drawn_spec(number, draw, wander_from=wander_from) for number in range(workloads)]
-    return [generate(spec, start=START, days=DAYS, seed=seed).series for spec in specs]
+    return [generate(drawn_spec(number, draw), start=START, days=DAYS, seed=seed).series for number in range(workloads)]
