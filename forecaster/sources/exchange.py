@@ -205,10 +205,13 @@ class _Session(requests.Session):
         return b"".join(parts)
 
     def _checked(self, response: requests.Response, content: bytes) -> Mapping[str, Any]:
-        head = body_head(content, self._credentials.secrets)
+        def head() -> str:
+            # Only of what is refused: to look for secrets in it takes longer than to read a good answer of that size.
+            return body_head(content, self._credentials.secrets)
+
         if response.status_code != 200:
             raise SourceRefused(
-                f"HTTP {response.status_code}: {head}",
+                f"HTTP {response.status_code}: {head()}",
                 retryable=response.status_code not in (400, 422),
                 status=response.status_code,
             )
@@ -216,12 +219,12 @@ class _Session(requests.Session):
             document = self._room.parsed(content)
         except (ValueError, RecursionError):
             kind = response.headers.get("Content-Type", "no content type").split(";")[0][:40]
-            raise SourceMalformed(f"HTTP 200 but not JSON ({kind}, {len(content)} bytes): {head}") from None
+            raise SourceMalformed(f"HTTP 200 but not JSON ({kind}, {len(content)} bytes): {head()}") from None
         if not isinstance(document, dict) or document.get("status") != "success":
-            raise SourceMalformed(f"HTTP 200 but not a Prometheus answer: {head}")
+            raise SourceMalformed(f"HTTP 200 but not a Prometheus answer: {head()}")
         data = document.get("data")
         if not isinstance(data, dict) or not isinstance(data.get("result"), list):
-            raise SourceMalformed(f"HTTP 200 but no result in the answer: {head}")
+            raise SourceMalformed(f"HTTP 200 but no result in the answer: {head()}")
         self.infos = self._remarks(document)
         return document
 

@@ -11,6 +11,7 @@ time stands beside it, and `slowed` says how much longer a busy loop took meanwh
 from __future__ import annotations
 
 import argparse
+import compileall
 import http.client
 import os
 import re
@@ -337,6 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / "data" / "headstart.db").exists() and asked.days:
             tell(f"storing {asked.days} days of {size.workloads} workloads")
             store_past(folder / "data", size, days=asked.days, now=datetime.now(UTC))
+        for package in ("scaler", "forecaster"):  # as an installed product has it
+            compileall.compile_dir(REPO / package, quiet=2)
         tell("starting engines, cluster and Prometheus")
         with running_world(size, folder) as world:
             measured = measure(world, tick=asked.tick, ticks=asked.ticks, tell=tell)
