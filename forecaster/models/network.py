@@ -110,7 +110,8 @@ def features(root: FloatArray, *, minutes: int = 1) -> Features:
     Shorter windows are unknown on the left. Gaps are bridged by the last known value; what was never known is 0 after
     scaling, that is "as usual".
     """
-    root = np.repeat(root, minutes, axis=1)[:, -WINDOW_BINS:]
+    if minutes > 1:
+        root = np.repeat(root, minutes, axis=1)[:, -WINDOW_BINS:]
     if root.shape[1] < WINDOW_BINS:
         root = np.concatenate([np.full((root.shape[0], WINDOW_BINS - root.shape[1]), np.nan), root], axis=1)
     filled = carried(root)
