@@ -227,7 +227,7 @@ def _fit_lstm(part: Part, progress: Progress) -> _Result:
     from forecaster.fitting.neural.pretrain import training_fleet
 
     if part.panel.step != STEP:
-        raise FittingError(f"the network is made for bins of {STEP}, got {part.panel.step}")
+        raise FittingError(f"the network learns from bins of {STEP}, got {part.panel.step}")
     schedule = Schedule() if part.steps is None else Schedule(steps=part.steps)
     device = chosen_device(part.device)
     weights = train_lstm(

@@ -297,7 +297,7 @@ def load(root: Path, model: str, *, version: str | None = None, step: timedelta 
     """
     if model not in KINDS:
         raise ArtefactError(f"no stored model is called {model!r}; there are {', '.join(sorted(KINDS))}")
-    made_of = STEP if KINDS[model].any_step else step
+    made_of = STEP if step in KINDS[model].reads else step
     manifest, data = read(root, model, version=version, step_s=made_of.total_seconds())
     try:
         return KINDS[model].build(data, f"{model}@{manifest.version}")

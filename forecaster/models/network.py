@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     Float32Array = NDArray[np.float32]
 
 WIDTHS = (1, 2, 5, 10)
-"""Minutes of the bins that it has learnt to read."""
+"""Minutes of the bins that it has learnt to read …"""
+READS = tuple(STEP * minutes for minutes in WIDTHS)
+"""… and those bins."""
 BLOCK = 5
 """Minutes averaged into one step of the sequence."""
 BLOCKS = 36
@@ -88,9 +90,9 @@ class Network:
     def predict(self, panel: Panel, *, horizons: tuple[int, ...] = HORIZONS) -> FloatArray:
         """See `forecaster.types.Forecaster`; horizons between those it was trained on are interpolated."""
         answer = no_opinion(len(panel.keys), horizons)
-        minutes = next((each for each in WIDTHS if panel.step == each * STEP), None)
-        if minutes is None or max(horizons) > HORIZONS[-1] or not panel.keys or not panel.values.shape[1]:
+        if panel.step not in READS or max(horizons) > HORIZONS[-1] or not panel.keys or not panel.values.shape[1]:
             return answer
+        minutes = panel.step // STEP
         root = roots(tail(panel, -(-WINDOW_BINS // minutes)).values)
         seen = features(root, minutes=minutes)
         scaled = forward(self.weights, seen.sequence, seen.static).astype(np.float64)

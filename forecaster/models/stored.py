@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +26,12 @@ if TYPE_CHECKING:
 class Kind:
     """How one family is stored: its file's name, and how its bytes (and an id) become a forecaster.
 
-    With `any_step` one made of minutes answers on wider bins too, and is silent where it cannot; else a fit belongs to
-    the bins that it was made of.
+    `reads` are the bins on which one made of minutes answers too; a fit of any other family belongs to its own.
     """
 
     file: str
     build: Callable[[bytes, str], Forecaster]
-    any_step: bool = False
+    reads: tuple[timedelta, ...] = ()
 
 
 def network_bytes(weights: Mapping[str, NDArray[Any]]) -> bytes:
@@ -112,7 +112,7 @@ def _build_holt_winters(data: bytes, model_id: str) -> Forecaster:
 
 
 KINDS: Mapping[str, Kind] = {
-    "lstm": Kind(file="weights.safetensors", build=_build_network, any_step=True),
+    "lstm": Kind(file="weights.safetensors", build=_build_network, reads=network.READS),
     "trees": Kind(file="trees.safetensors", build=_build_trees),
     "arima": Kind(file="coefficients.json", build=_build_arima),
     "holt-winters": Kind(file="coefficients.json", build=_build_holt_winters),

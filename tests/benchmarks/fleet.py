@@ -240,6 +240,8 @@ def queries_of(settings: Path) -> tuple[int, int, float]:
 
 def measure(world: World, *, tick: str, ticks: int, tell: Callable[[str], None]) -> Measured:
     """One run of the daemon over `ticks` ticks after its first forecast."""
+    for package in ("scaler", "forecaster"):  # bytecode, as an installed product has it
+        compileall.compile_dir(REPO / package, quiet=2)
     port = free_port()
     settings = world.settings(port=port, tick=tick)
     queries_first, queries, query_s = queries_of(settings)
@@ -338,8 +340,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (folder / "data" / "headstart.db").exists() and asked.days:
             tell(f"storing {asked.days} days of {size.workloads} workloads")
             store_past(folder / "data", size, days=asked.days, now=datetime.now(UTC))
-        for package in ("scaler", "forecaster"):  # as an installed product has it
-            compileall.compile_dir(REPO / package, quiet=2)
         tell("starting engines, cluster and Prometheus")
         with running_world(size, folder) as world:
             measured = measure(world, tick=asked.tick, ticks=asked.ticks, tell=tell)

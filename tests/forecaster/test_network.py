@@ -103,7 +103,7 @@ def test_wide_bins_are_laid_out_on_the_minutes_that_they_cover(minutes: int) -> 
     wide, laid_out = features(bins, minutes=minutes), features(np.repeat(bins, minutes, axis=1))
     assert np.array_equal(wide.sequence, laid_out.sequence)
     assert (wide.static[:, -1] == np.float32(np.log2(minutes))).all()
-    newest = (np.sqrt(np.square(bins[:, -1])) - wide.level) / wide.scale
+    newest = (bins[:, -1] - wide.level) / wide.scale
     assert wide.static[:, network.RECENT - minutes : network.RECENT] == pytest.approx(
         np.repeat(newest[:, None], minutes, axis=1), abs=1e-5
     )

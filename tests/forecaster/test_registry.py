@@ -280,3 +280,7 @@ def test_on_wide_bins_the_network_is_a_member_and_a_fit_made_of_minutes_is_not(t
     assert "lstm" in families
     assert "arima" not in families
     assert "steps of 60 s, wanted demand_rps in steps of 600 s" in found.refused["arima"]
+    assert (
+        "steps of 60 s, wanted demand_rps in steps of 900 s"
+        in registry.members(tmp_path, step=timedelta(minutes=15)).refused["lstm"]
+    )
